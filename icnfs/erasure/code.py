@@ -1,0 +1,90 @@
+"""Reed-Solomon coding of a segment: any k of its n shares give back the others.
+
+The code is systematic (shares 0 to k-1 are the data) and works byte column by byte column: the same range of any k
+shares gives the same range of the others.  Promises: the result of `rebuild` is right where its input is right; it
+cannot tell whether it is (see `hashtree`: verify first).  It does not know what a segment or a provider is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Final
+
+import zfec
+
+from icnfs.limits import KIB, SHARES_MAX
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+COLUMN: Final = 64 * KIB
+"""Bytes of each share coded at a time: bounds zfec's working memory and keeps its rows in the processor's cache."""
+
+
+class Code:
+    """A k-of-n code, 1 <= k <= n <= SHARES_MAX (ValueError).  zfec lets go of the interpreter lock while it codes."""
+
+    def __init__(self, k: int, n: int) -> None:
+        if not 1 <= k <= n <= SHARES_MAX:
+            raise ValueError(f"no code has {k} of {n} shares: 1 <= k <= n <= {SHARES_MAX}")
+        self.k = k
+        self.n = n
+        self._encoder = zfec.Encoder(k, n)
+        self._decoder = zfec.Decoder(k, n)
+
+    def __repr__(self) -> str:
+        return f"Code({self.k}, {self.n})"
+
+    def encode(self, shares: Sequence[Buffer]) -> list[bytes]:
+        """The n - k parity shares of the k data shares (all of one length), in the order of their index."""
+        if len(shares) != self.k:
+            raise ValueError(f"{len(shares)} data shares given to a code of {self.k}")
+        return self._parity(_views(shares), tuple(range(self.k, self.n)))
+
+    def rebuild(self, shares: Mapping[int, Buffer], want: Sequence[int]) -> dict[int, bytes]:
+        """The wanted shares, from at least k others of one length, by index; more than k are not looked at.
+
+        Every share may be the same range of the whole.  ValueError where there are fewer than k, the lengths differ
+        or an index is out of range.
+        """
+        if any(not 0 <= index < self.n for index in (*shares, *want)):
+            raise ValueError(f"a share's index lies outside 0 to {self.n - 1}")
+        if len(shares) < self.k:
+            raise ValueError(f"{len(shares)} shares cannot rebuild what {self.k} are needed for")
+        have = sorted(shares)[: self.k]  # data shares first: they need no decoding
+        views = _views([shares[index] for index in have])
+        if any(index not in shares for index in want if index < self.k):
+            data = self._decode(views, tuple(have))
+        elif have[-1] < self.k:
+            data = views
+        else:
+            data = self._decode(views, tuple(have)) if any(index not in shares for index in want) else []
+        parity = tuple(index for index in want if index >= self.k and index not in shares)
+        made = dict(zip(parity, self._parity(data, parity), strict=True))
+        return {
+            index: made[index] if index in made else bytes(shares[index] if index in shares else data[index])
+            for index in want
+        }
+
+    def _parity(self, data: Sequence[memoryview], indexes: tuple[int, ...]) -> list[bytes]:
+        if not indexes:
+            return []
+        pieces = [self._encoder.encode(column, indexes) for column in _columns(data)]
+        return [b"".join(rows) for rows in zip(*pieces, strict=True)] if pieces else [b""] * len(indexes)
+
+    def _decode(self, views: Sequence[memoryview], have: tuple[int, ...]) -> list[memoryview]:
+        pieces = [self._decoder.decode(column, have) for column in _columns(views)]
+        rows = [b"".join(rows) for rows in zip(*pieces, strict=True)] if pieces else [b""] * self.k
+        return [memoryview(row) for row in rows]
+
+
+def _views(shares: Sequence[Buffer]) -> list[memoryview]:
+    views = [memoryview(share).cast("B") for share in shares]
+    if len({len(view) for view in views}) > 1:
+        raise ValueError("shares of one segment have one length, or are the same range of it")
+    return views
+
+
+def _columns(views: Sequence[memoryview]) -> list[tuple[memoryview, ...]]:
+    """The same piece of every share, piece after piece; views only, nothing is copied."""
+    return [tuple(view[at : at + COLUMN] for view in views) for at in range(0, len(views[0]), COLUMN)]
