@@ -142,7 +142,7 @@ def decode_slot(data: bytes) -> Slot:
         raise FormatError("a key slot is damaged: its length does not fit; use another copy")
     try:
         slot = msgspec.msgpack.decode(data[_HEADER:-_CHECKSUM_SIZE], type=Slot)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise FormatError(f"a key slot is malformed: {error}") from None
     _check(slot)
     return slot

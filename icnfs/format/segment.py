@@ -85,7 +85,7 @@ def decode(data: bytes) -> SegmentInfo:
         raise NewerFormatError(f"a segment has format version {data[1]}, this release knows {VERSION}; upgrade icnfs")
     try:
         w = msgspec.msgpack.decode(data, type=_Wire)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise FormatError(f"a segment's description is malformed: {error}") from None
     segment = SegmentInfo(w.id, w.k, w.n, w.share_len, w.size, w.shares)
     if fault := _fault(segment):
