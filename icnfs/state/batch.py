@@ -1,0 +1,121 @@
+"""A batch, and the overlay of everything accepted that the snapshot does not show yet.
+
+A batch holds the changes that become durable together.  It is open while requests change it, then closed for good and
+handed to the committer.  Invariants:
+
+1. A request changes one batch only, in one stretch without an await; so no request is ever split.
+2. A closed batch is never changed by the request loop; whatever changes next is copied first (`Inode.batch`).
+3. The overlay shows each change until the snapshot does: `Overlay.drop` runs right after the snapshot was renewed, in
+   the same stretch, so no read sees neither or both.
+4. Within a batch cuts apply before chunks and patches; a chunk or patch whose version is at most a cut's bound, at or
+   past its first index, is dead.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from sortedcontainers import SortedDict
+
+from icnfs.format.records import ChunkRecord, Entry, Patch
+from icnfs.state.inode import Inode
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """What one commit leaves behind besides records."""
+
+    files: int = 0
+    bytes_used: int = 0
+    next_ino: int = 2
+    next_version: int = 1
+    ino_limit: int = 2
+    version_limit: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Contents of `ino` from chunk `first` on are gone, as far as their versions are at most `bound`."""
+
+    ino: int
+    first: int
+    bound: int
+
+
+@dataclass(slots=True, eq=False)
+class Batch:
+    """Changes by record; None means that the record goes."""
+
+    number: int
+    generation: int
+    inodes: dict[int, Inode | None] = field(default_factory=dict)
+    names: dict[tuple[int, int], Entry | None] = field(default_factory=dict)
+    xattrs: dict[int, dict[bytes, bytes] | None] = field(default_factory=dict)
+    chunks: dict[tuple[int, int], ChunkRecord] = field(default_factory=dict)
+    patches: list[tuple[int, int, Patch]] = field(default_factory=list)
+    cuts: list[Cut] = field(default_factory=list)
+    keys: dict[int, bytes | None] = field(default_factory=dict)
+    orphans: dict[int, bool] = field(default_factory=dict)
+    settings: dict[str, bytes | None] = field(default_factory=dict)
+    dead: list[ChunkRecord] = field(default_factory=list)
+    counters: Counters = Counters()
+    patch_bytes: int = 0
+    next_generation: int = 0
+    """The dirty generation that begins when this batch closes: its own, or the next after a cut."""
+    touched: bool = False
+    """Whether anything at all changed."""
+    lingering: list[Cut] = field(default_factory=list)
+    """Set by the committer: cuts too large to carry out at once, left as tombstones."""
+
+    @property
+    def changes(self) -> int:
+        """Records that committing will write, about."""
+        return len(self.inodes) + len(self.names) + len(self.chunks) + len(self.patches) + len(self.keys)
+
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class Overlay:
+    """The newest accepted state of every record that differs from the snapshot's."""
+
+    def __init__(self) -> None:
+        self.names: dict[int, SortedDict[int, Entry | None]] = {}
+        self.xattrs: dict[int, dict[bytes, bytes] | None] = {}
+        self.chunks: dict[tuple[int, int], ChunkRecord] = {}
+        self.patches: dict[tuple[int, int], list[Patch]] = {}
+        self.keys: dict[int, bytes | None] = {}
+        self.settings: dict[str, bytes | None] = {}
+
+    def set_name(self, parent: int, cookie: int, entry: Entry | None) -> None:
+        names = self.names.get(parent)
+        if names is None:
+            names = self.names[parent] = SortedDict()
+        names[cookie] = entry
+
+    def drop(self, batch: Batch) -> None:
+        """Forget what `batch` changed, unless a later batch changed it again."""
+        for (parent, cookie), entry in batch.names.items():
+            names = self.names.get(parent)
+            if names is not None and cookie in names and names[cookie] is entry:
+                del names[cookie]
+                if not names:
+                    del self.names[parent]
+        _drop(self.xattrs, batch.xattrs)
+        _drop(self.chunks, batch.chunks)
+        _drop(self.keys, batch.keys)
+        _drop(self.settings, batch.settings)
+        for ino, index, patch in batch.patches:
+            patches = self.patches.get((ino, index))
+            if patches is not None:
+                patches.remove(patch)
+                if not patches:
+                    del self.patches[ino, index]
+
+
+def _drop(overlay: dict[K, V], changes: dict[K, V]) -> None:
+    for key, value in changes.items():
+        if key in overlay and overlay[key] is value:
+            del overlay[key]

@@ -1,0 +1,279 @@
+"""The thread that owns LMDB's write transactions.
+
+Work comes in a queue and is taken in groups.  Of each group, first every chunk is sealed and put into `data`, which
+is committed and, where a batch is in the group, made durable; then all batches and tasks go into one `meta`
+commit.  So what `meta` names always lies in `data`, concurrent fsyncs share a commit, and an fsync waits for no more
+bulk data than ACCEPTED_MAX.
+
+Invariants:
+
+1. Batches are applied in the order in which they were submitted, each whole or not at all.
+2. Work that was taken is retried until it succeeds; a full disk delays it and is reported, and drops nothing.
+3. Callbacks run in the request loop, in order, after the commit they report.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import lmdb
+
+from icnfs.crypto.sealing import ChunkSealer, RecordSealer, Salts
+from icnfs.errors import LocalDiskError
+from icnfs.format.records import U64, ChunkRecord, Table
+from icnfs.state.apply import Writer
+from icnfs.state.batch import Batch
+from icnfs.state.env import Environments
+
+log = logging.getLogger(__name__)
+
+RETRY_SECONDS: Final = 0.5
+"""Between attempts while the disk takes nothing; a kick ends the wait early."""
+
+IDLE_SECONDS: Final = 0.5
+"""After so long without work the data of dead versions is erased."""
+
+DOOMED_MAX: Final = 4096
+"""Erasures are put off to the next idle moment, but no more than so many."""
+
+
+@dataclass(slots=True, eq=False)
+class SealJob:
+    """Seal `plain` as `record` (whose salt, length and tag this fills in) and put it into `data`."""
+
+    record: ChunkRecord
+    file_key: bytes
+    plain: bytes | memoryview | bytearray
+
+
+@dataclass(slots=True, eq=False)
+class CacheJob:
+    """Put a sealed chunk that came from the providers into `data`, unless it died meanwhile."""
+
+    version: int
+    sealed: bytes
+
+
+@dataclass(slots=True, eq=False)
+class Task:
+    """A change of its own to `meta`, committed like a batch."""
+
+    work: Callable[[Writer], Any]
+    done: Callable[[Any], None]
+    result: Any = None
+
+
+Job = SealJob | CacheJob | Batch | Task
+
+
+@dataclass(slots=True)
+class Done:
+    """What one group of work made durable."""
+
+    sealed: list[SealJob] = field(default_factory=list)
+    cached: list[CacheJob] = field(default_factory=list)
+    batches: list[Batch] = field(default_factory=list)
+    tasks: list[Task] = field(default_factory=list)
+
+
+class Committer:
+    """Start with `start`, end with `stop`, which commits what was submitted; `submit` may be called from the loop."""
+
+    def __init__(
+        self,
+        env: Environments,
+        records: RecordSealer,
+        chunks: ChunkSealer,
+        salts: Salts,
+        dirty_bytes: int,
+        post: Callable[[Callable[[], None]], None],
+        on_done: Callable[[Done], None],
+        on_failure: Callable[[LocalDiskError | None], None],
+    ) -> None:
+        self.dirty_bytes = dirty_bytes
+        """Bytes of sealed chunks that no location names; written by this thread only."""
+        self.commits = 0
+        self._env = env
+        self._records = records
+        self._chunks = chunks
+        self._salts = salts
+        self._post = post
+        self._on_done = on_done
+        self._on_failure = on_failure
+        self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._kick = threading.Event()
+        self._doomed: list[int] = []
+        self._forgotten: list[int] = []
+        self._unsynced = False
+        self._failing = False
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="committer", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def submit(self, job: Job) -> None:
+        self._queue.put(job)
+
+    def kick(self) -> None:
+        """Try again now: there may be room."""
+        self._kick.set()
+
+    def stop(self) -> None:
+        """Commit what was submitted and end; blocks.  Where the disk takes nothing, what waits is given up."""
+        self._stopping = True
+        self._queue.put(None)
+        self._kick.set()
+        self._thread.join()
+
+    # --- the thread -------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while True:
+            try:
+                jobs = self._take()
+                if jobs is None:
+                    self._erase_doomed()
+                    return
+                self._commit(jobs)
+            except Exception as error:
+                log.critical("the committer thread failed: %s", type(error).__name__, exc_info=True)
+                failure = LocalDiskError(f"the local state cannot be written: {error}; unmount and mount again")
+                self._post(lambda failure=failure: self._on_failure(failure))  # type: ignore[misc]
+                return
+
+    def _take(self) -> list[Job] | None:
+        """The next group of work, at least one job; None when all is done."""
+        try:
+            job = self._queue.get(timeout=IDLE_SECONDS) if self._doomed else self._queue.get()
+        except queue.Empty:
+            self._erase_doomed()
+            job = self._queue.get()
+        jobs: list[Job] = []
+        with contextlib.suppress(queue.Empty):
+            while job is not None:
+                jobs.append(job)
+                job = self._queue.get_nowait()
+            if jobs:
+                self._queue.put(None)
+        return jobs or None
+
+    def _commit(self, jobs: list[Job]) -> None:
+        done = Done(
+            [j for j in jobs if isinstance(j, SealJob)],
+            [j for j in jobs if isinstance(j, CacheJob)],
+            [j for j in jobs if isinstance(j, Batch)],
+            [j for j in jobs if isinstance(j, Task)],
+        )
+        ordered = [j for j in jobs if isinstance(j, Batch | Task)]
+        if done.sealed or done.cached or len(self._doomed) > DOOMED_MAX:
+            self._insist(lambda: self._put_data(done))
+            if done.sealed and not ordered:
+                self._post(lambda: self._on_done(Done(done.sealed, done.cached)))
+                return
+        if ordered:
+            if done.sealed or self._unsynced:
+                self._insist(self._sync)
+            self._insist(lambda: self._put_meta(ordered))
+        self.commits += 1
+        self._post(lambda: self._on_done(done))
+
+    def _sync(self) -> None:
+        self._env.sync_data()
+        self._unsynced = False
+
+    def _insist(self, step: Callable[[], None]) -> None:
+        """Run `step` until it succeeds; report a disk that takes nothing, and again when it takes something."""
+        while True:
+            try:
+                step()
+            except (lmdb.Error, OSError) as error:
+                if isinstance(error, lmdb.PanicError):
+                    raise
+                if not self._env.give_up_reserve():
+                    if self._stopping:
+                        raise
+                    self._report(error)
+                    self._kick.wait(RETRY_SECONDS)
+                    self._kick.clear()
+                continue
+            if self._failing:
+                self._failing = False
+                self._env.take_reserve()
+                self._post(lambda: self._on_failure(None))
+            return
+
+    def _report(self, error: Exception) -> None:
+        if not self._failing:
+            self._failing = True
+            failure = LocalDiskError(f"{self._env.root}: the local disk takes no more ({error}); free some space there")
+            log.error("%s", failure)
+            self._post(lambda: self._on_failure(failure))
+
+    def _put_data(self, done: Done) -> None:
+        with self._env.data.begin(write=True, db=self._env.data_db) as txn:
+            for job in done.sealed:
+                record = job.record
+                sealed, record.tag = self._chunks.seal(job.file_key, record.key_id, record.version, job.plain)
+                record.salt_id = self._salts.current
+                record.length = len(sealed)
+                txn.put(U64.pack(record.version), sealed, append=False)
+            for cached in done.cached:
+                txn.put(U64.pack(cached.version), cached.sealed)
+            self._erase(txn)
+        self._erased()
+        self._unsynced = True
+
+    def _put_meta(self, ordered: list[Batch | Task]) -> None:
+        with self._env.data.begin() as data, self._env.meta.begin(write=True) as meta:
+            writer = Writer(self._env, self._records, meta, data)
+            last: Batch | None = None
+            for job in ordered:
+                if isinstance(job, Batch):
+                    job.lingering.clear()
+                    writer.apply(job)
+                    last = job
+                else:
+                    job.result = job.work(writer)
+            if last is not None:
+                dirty = self.dirty_bytes + writer.dirty_change
+                writer.put_counters(last.counters, last.number, last.next_generation, dirty)
+            self._forget(meta)
+        self.dirty_bytes += writer.dirty_change
+        self._doomed += writer.doomed
+        self._forgotten.clear()
+
+    # --- dead versions ----------------------------------------------------------------------------------------------
+
+    def _erase(self, txn: lmdb.Transaction) -> None:
+        for version in self._doomed:
+            txn.delete(U64.pack(version), db=self._env.data_db)
+
+    def _erased(self) -> None:
+        self._forgotten += self._doomed
+        self._doomed = []
+
+    def _erase_doomed(self) -> None:
+        """In an idle moment; a full disk leaves it for later."""
+        if not self._doomed:
+            return
+        try:
+            with self._env.data.begin(write=True, db=self._env.data_db) as txn:
+                self._erase(txn)
+            self._erased()
+        except lmdb.Error as error:
+            log.warning("dead chunks could not be erased yet: %s", error)
+
+    def _forget(self, meta: lmdb.Transaction) -> None:
+        """Drop the notes of erased versions that no location names."""
+        locations, garbage = self._env.meta_dbs[Table.LOCATIONS], self._env.meta_dbs[Table.GARBAGE]
+        for version in self._forgotten:
+            key = U64.pack(version)
+            if meta.get(key, db=locations) is None:
+                meta.delete(key, db=garbage)

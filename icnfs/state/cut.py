@@ -1,0 +1,183 @@
+"""A cut: one committed state of the tables, held still while it is published.
+
+The snapshot may already show batches later than the one that was closed for the cut; it is whole all the same, being
+one commit.  `generation` is the last dirty generation that is complete in it: what the next publish must begin
+after.  Rows of the generation that follows may be in the snapshot too; they are listed, and listed again next time,
+which is harmless.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from icnfs.format import segment as segments
+from icnfs.format.records import (
+    DIRTY_PREFIX,
+    PUBLISHED,
+    U64,
+    Location,
+    Table,
+    pack_location,
+    unpack_chunk,
+)
+from icnfs.format.segment import SegmentInfo
+from icnfs.state.apply import Writer, unpack_counters
+from icnfs.state.batch import Counters
+from icnfs.state.reader import Reader
+
+if TYPE_CHECKING:
+    from icnfs.state.store import Store
+
+FORGET_STEP = 4096
+"""Dirty rows dropped in one commit."""
+
+Row = tuple[int, bytes, bytes | None]
+"""(table, key, sealed record or None where it was deleted)"""
+
+
+class PublishCut:
+    """Made by `begin_cut`; use from one thread at a time, and `close` it: it keeps LMDB from reusing pages."""
+
+    def __init__(self, store: Store, generation: int) -> None:
+        self.generation = generation
+        self.time_ns = time.time_ns()
+        self._store = store
+        self._meta = store.env.meta.begin(buffers=True)
+        self._data = store.env.data.begin(buffers=True)
+        self.reader = Reader(store.env, store.records, self._meta, self._data)
+        plain = self.reader.setting("counters")
+        assert plain is not None
+        counters, self.batch, _, self.dirty_bytes = unpack_counters(plain)
+        self.counters: Counters = counters
+
+    def close(self) -> None:
+        self._meta.abort()
+        self._data.abort()
+
+    def _dirty_keys(self, since: int) -> Iterator[bytes]:
+        """table (1) || key of every row noted dirty after generation `since`; repeats itself."""
+        for key, _ in self.reader.rows(Table.DIRTY, DIRTY_PREFIX.pack(since + 1, 0)):
+            yield key[8:]
+
+    def dirty_count(self, since: int) -> int:
+        """How many rows `dirty_rows(since)` gives."""
+        return len(set(self._dirty_keys(since)))
+
+    def dirty_rows(self, since: int) -> Iterator[Row]:
+        """What changed after generation `since`, as it is at the cut, by table and key."""
+        for row in sorted(set(self._dirty_keys(since))):
+            table, key = Table(row[0]), row[1:]
+            yield table, key, self.reader.raw(table, key)
+
+    def all_rows(self) -> Iterator[Row]:
+        """Every row of the published tables, by table and key: a checkpoint."""
+        for table in PUBLISHED:
+            for key, sealed in self.reader.rows(table):
+                yield table, key, bytes(sealed)
+
+    @property
+    def row_count(self) -> int:
+        """How many rows `all_rows` gives."""
+        return sum(self.reader.count(table) for table in PUBLISHED)
+
+    def unlocated(self) -> Iterator[tuple[int, int]]:
+        """(version, sealed bytes) of every chunk of the cut that no location names yet."""
+        seen = set()
+        for row in self._dirty_keys(self._store.published_generation):
+            if row[0] != Table.CHUNKS or row in seen:
+                continue
+            seen.add(row)
+            plain = self.reader.get(Table.CHUNKS, row[1:])
+            if plain is None:
+                continue
+            record = unpack_chunk(plain)
+            if self.reader.raw(Table.LOCATIONS, U64.pack(record.version)) is None:
+                yield record.version, record.length
+
+    def sealed_chunk(self, version: int) -> memoryview | bytes:
+        """The sealed chunk, valid until `close`; KeyError where the cut has none."""
+        sealed = self.reader.sealed_chunk(version)
+        if sealed is None:
+            raise KeyError(version)
+        return sealed
+
+
+async def begin_cut(store: Store) -> PublishCut:
+    """Close the open batch, wait until it is durable, and hold that state still."""
+    number, generation = store.close_for_cut()
+    await store.wait_committed(number)
+    return PublishCut(store, generation)
+
+
+def seal_location(store: Store, version: int, location: Location) -> Row:
+    key = U64.pack(version)
+    return Table.LOCATIONS, key, store.records.seal(Table.LOCATIONS, key, pack_location(location))
+
+
+def seal_segment(store: Store, info: SegmentInfo) -> Row:
+    return Table.SEGMENTS, info.id, store.records.seal(Table.SEGMENTS, info.id, segments.encode(info))
+
+
+async def finish_publish(
+    store: Store, cut: PublishCut, rows: Sequence[Row], documents: dict[str, bytes], keep_since: int
+) -> None:
+    """A durable head names the cut: keep its location and segment rows, and the publisher's `documents` as settings.
+
+    Dirty rows up to generation `keep_since` are not needed again.  One commit, then the forgetting in steps.
+    """
+
+    def work(writer: Writer, _: int) -> None:
+        for table, key, sealed in rows:
+            assert sealed is not None
+            writer.put_sealed(Table(table), key, sealed, cut.generation)
+            if table == Table.LOCATIONS:
+                _clean(writer, key)
+        for name, document in {**documents, "published": str(cut.generation).encode()}.items():
+            writer.put(Table.SETTINGS, name.encode(), document, 0)
+
+    await store.task(work)
+    store.published_generation = cut.generation
+    if keep_since > store.dirty_floor:
+        while await store.task(lambda writer, _: _forget(writer, keep_since)):
+            pass
+        store.dirty_floor = keep_since
+
+
+def _clean(writer: Writer, key: bytes) -> None:
+    """A version has a location now: it is dirty no more, unless it died meanwhile (and was discounted then)."""
+    reader = writer.reader
+    if reader.raw(Table.GARBAGE, key) is not None:
+        return
+    sealed = reader.sealed_chunk(U64.unpack(key)[0])
+    if sealed is None:
+        writer.note_garbage(key)
+    else:
+        writer.dirty_change -= len(sealed)
+
+
+def _forget(writer: Writer, keep_since: int) -> bool:
+    """Drop some dirty rows; false when there was none left."""
+    end = DIRTY_PREFIX.pack(keep_since + 1, 0)
+    keys: list[bytes] = []
+    for key, _ in writer.reader.rows(Table.DIRTY):
+        if key >= end or len(keys) == FORGET_STEP:
+            break
+        keys.append(key)
+    for key in keys:
+        writer.delete(Table.DIRTY, key, 0)
+    if not keys:
+        writer.put(Table.SETTINGS, b"dirty-floor", str(keep_since).encode(), 0)
+    return bool(keys)
+
+
+async def update_segments(store: Store, infos: Sequence[SegmentInfo]) -> None:
+    """Segments whose shares changed place; published with the next run."""
+
+    def work(writer: Writer, generation: int) -> None:
+        for info in infos:
+            writer.put(Table.SEGMENTS, info.id, segments.encode(info), generation)
+
+    store.touch()
+    await store.task(work)

@@ -1,0 +1,117 @@
+"""Making a local state: empty, for `init`, or from a checkpoint and runs, for `recover`.
+
+A loader fills a folder that no store has open.  Only `finish` makes it a state that `Store.open` accepts, so a recovery
+that was interrupted is never mistaken for a whole one.
+"""
+
+from __future__ import annotations
+
+import shutil
+import stat
+import time
+from pathlib import Path
+from typing import Final
+
+import lmdb
+
+from icnfs.crypto.keys import MasterKey
+from icnfs.crypto.sealing import RecordSealer, Salts
+from icnfs.errors import VolumeExistsError
+from icnfs.format.records import PUBLISHED, U64, Table
+from icnfs.limits import CHUNK_SIZE
+from icnfs.state.apply import Writer
+from icnfs.state.batch import Counters
+from icnfs.state.env import IDENTITY, Environments, pack_identity
+from icnfs.state.inode import Inode
+from icnfs.state.reader import Reader
+from icnfs.state.store import INO_STEP, VERSION_STEP, load_salts, put_salt
+
+ROOT_INO: Final = 1
+"""FUSE's root inode."""
+
+_TABLES: Final = frozenset(PUBLISHED)
+
+
+class Loader:
+    """Bulk puts of sealed rows.  `commit` now and then; then `finish`, or `abandon`."""
+
+    def __init__(self, root: Path, volume: bytes, chunk_size: int = CHUNK_SIZE) -> None:
+        if (root / "meta" / "data.mdb").exists():
+            raise VolumeExistsError(f"{root}: a volume's local state is here already; it is not overwritten")
+        self._root = root
+        self._volume = volume
+        self._env = Environments(root, create=True)
+        self._txn: lmdb.Transaction = self._env.meta.begin(write=True)
+        self._txn.put(IDENTITY, pack_identity(volume, chunk_size), db=self._env.meta_dbs[Table.SETTINGS])
+
+    def put(self, table: int, key: bytes, sealed: bytes | None) -> None:
+        """One row of a checkpoint or run; None deletes.  Rows of tables that no run may carry raise ValueError."""
+        if table not in _TABLES:
+            raise ValueError(f"table {table} is not one that runs carry")
+        db = self._env.meta_dbs[Table(table)]
+        if sealed is None:
+            self._txn.delete(key, db=db)
+        else:
+            self._txn.put(key, sealed, db=db)
+
+    def commit(self) -> None:
+        """Make what was put durable and go on."""
+        self._txn.commit()
+        self._txn = self._env.meta.begin(write=True)
+
+    def finish(
+        self,
+        master: MasterKey,
+        counters: Counters,
+        generation: int,
+        batch: int,
+        settings: dict[str, bytes],
+        root: Inode | None = None,
+    ) -> None:
+        """Complete the state and close it.
+
+        `generation` is the last that the loaded runs cover (0: none), `batch` the cut they stand for; numbers that
+        `counters` reserves are never handed out again.  `root` is a root directory to put where nothing was loaded.
+        """
+        with self._env.data.begin() as data:
+            salts = Salts()
+            records = RecordSealer(master, self._volume, salts)
+            writer = Writer(self._env, records, self._txn, data)
+            load_salts(writer.reader, records, salts)
+            salt_id, salt = salts.draw()
+            salts.add(salt_id, salt)
+            salts.current = salt_id
+            put_salt(writer, records, salt_id, salt, generation + 1)
+            for name, document in settings.items():
+                writer.put(Table.SETTINGS, name.encode(), document, 0)
+            for name in ("published", "dirty-floor"):
+                writer.put(Table.SETTINGS, name.encode(), str(generation).encode(), 0)
+            if root is not None:
+                writer.put(Table.INODES, U64.pack(root.ino), root.pack(), generation + 1)
+            writer.put_counters(counters, batch, generation + 1, 0)
+        self._txn.commit()
+        self._env.close()
+
+    def reader(self, master: MasterKey) -> Reader:
+        """Reads of what was put so far (to check it before `finish`)."""
+        salts = Salts()
+        records = RecordSealer(master, self._volume, salts)
+        reader = Reader(self._env, records, self._txn, self._env.data.begin())
+        load_salts(reader, records, salts)
+        return reader
+
+    def abandon(self) -> None:
+        """Remove everything again."""
+        self._txn.abort()
+        self._env.close()
+        shutil.rmtree(self._root)
+
+
+def create(root: Path, volume: bytes, master: MasterKey, *, uid: int = 0, gid: int = 0) -> None:
+    """An empty tree: a root directory of mode 0755 owned by `uid`, `gid`.  Raises `VolumeExistsError`."""
+    loader = Loader(root, volume)
+    node = Inode(ROOT_INO, stat.S_IFDIR | 0o755, uid, gid, time.time_ns())
+    node.nlink = 2
+    node.parent = ROOT_INO
+    counters = Counters(1, 0, 2, 1, 2 + INO_STEP, 1 + VERSION_STEP)
+    loader.finish(master, counters, 0, 0, {}, node)

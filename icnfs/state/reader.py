@@ -1,0 +1,157 @@
+"""Typed reads of the tables through one pair of LMDB transactions.
+
+The same reads serve the request loop's snapshot, a publish's cut and the committer's own write transaction.  Records
+are opened here and come out as values; a record that does not open is `DamagedError`.  Not thread-safe: one thread at
+a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import lmdb
+
+from icnfs.crypto.sealing import RecordSealer
+from icnfs.errors import NoVolumeError
+from icnfs.format import segment as segments
+from icnfs.format.records import (
+    PAIR,
+    RANK_BITS,
+    TRIPLE,
+    U64,
+    ChunkRecord,
+    Entry,
+    Location,
+    Patch,
+    Table,
+    unpack_chunk,
+    unpack_entry,
+    unpack_key,
+    unpack_location,
+    unpack_patch,
+    unpack_xattrs,
+)
+from icnfs.format.segment import SegmentInfo
+from icnfs.state.env import IDENTITY, Environments
+from icnfs.state.inode import Inode
+
+
+class Reader:
+    """Reads of one state of the tables; `meta` and `data` are the transactions it reads through."""
+
+    def __init__(self, env: Environments, sealer: RecordSealer, meta: lmdb.Transaction, data: lmdb.Transaction) -> None:
+        self.env = env
+        self.meta: lmdb.Transaction = meta
+        self.data: lmdb.Transaction = data
+        self._sealer = sealer
+        self._dbs = env.meta_dbs
+
+    def get(self, table: Table, key: bytes) -> bytes | None:
+        """The opened record, or None."""
+        sealed = self.meta.get(key, db=self._dbs[table])
+        return None if sealed is None else self._sealer.open(table, key, sealed)
+
+    def raw(self, table: Table, key: bytes) -> bytes | None:
+        """The record as it lies in LMDB."""
+        sealed = self.meta.get(key, db=self._dbs[table])
+        return None if sealed is None else bytes(sealed)
+
+    def rows(self, table: Table, start: bytes = b"", prefix: bytes = b"") -> Iterator[tuple[bytes, bytes | memoryview]]:
+        """Sealed rows with keys from `start` on that begin with `prefix`, in order."""
+        with self.meta.cursor(self._dbs[table]) as cursor:
+            if not cursor.set_range(start or prefix or b"\0"):
+                return
+            for key, sealed in cursor:
+                key = bytes(key)
+                if not key.startswith(prefix):
+                    return
+                yield key, sealed
+
+    def count(self, table: Table) -> int:
+        return int(self.meta.stat(self._dbs[table])["entries"])
+
+    # --- inodes and names -------------------------------------------------------------------------------------------
+
+    def inode(self, ino: int) -> Inode | None:
+        plain = self.get(Table.INODES, U64.pack(ino))
+        return None if plain is None else Inode.unpack(ino, plain)
+
+    def entries(self, parent: int, cookie: int) -> Iterator[Entry]:
+        """Entries of a directory whose cookies are at least `cookie`, in order of cookies."""
+        for key, sealed in self.rows(Table.NAMES, PAIR.pack(parent, cookie), U64.pack(parent)):
+            yield unpack_entry(U64.unpack_from(key, 8)[0], self._sealer.open(Table.NAMES, key, sealed))
+
+    def candidates(self, parent: int, base: int) -> Iterator[Entry]:
+        """Entries whose names hash to `base`: the ranks of one hash."""
+        for entry in self.entries(parent, base << RANK_BITS):
+            if entry.cookie >> RANK_BITS != base:
+                return
+            yield entry
+
+    def xattrs(self, ino: int) -> dict[bytes, bytes]:
+        plain = self.get(Table.XATTRS, U64.pack(ino))
+        return {} if plain is None else unpack_xattrs(plain)
+
+    # --- contents ---------------------------------------------------------------------------------------------------
+
+    def chunk(self, ino: int, index: int) -> ChunkRecord | None:
+        plain = self.get(Table.CHUNKS, PAIR.pack(ino, index))
+        return None if plain is None else unpack_chunk(plain)
+
+    def chunks(self, ino: int, first: int = 0) -> Iterator[tuple[int, ChunkRecord]]:
+        """(index, record) of an inode's sealed chunks from `first` on."""
+        for key, sealed in self.rows(Table.CHUNKS, PAIR.pack(ino, first), U64.pack(ino)):
+            yield U64.unpack_from(key, 8)[0], unpack_chunk(self._sealer.open(Table.CHUNKS, key, sealed))
+
+    def patches(self, ino: int, index: int) -> list[Patch]:
+        """The committed patches of one chunk, oldest first."""
+        prefix = PAIR.pack(ino, index)
+        return [
+            unpack_patch(U64.unpack_from(key, 16)[0], self._sealer.open(Table.PATCHES, key, sealed))
+            for key, sealed in self.rows(Table.PATCHES, prefix, prefix)
+        ]
+
+    def patched(self) -> Iterator[tuple[int, int]]:
+        """(inode, index) of every chunk with committed patches."""
+        last = None
+        for key, _ in self.rows(Table.PATCHES):
+            if key[:16] != last:
+                last = key[:16]
+                yield PAIR.unpack(last)
+
+    def tombstones(self) -> Iterator[tuple[int, int, int]]:
+        """(inode, first index, version bound) of every tombstone."""
+        for key, _ in self.rows(Table.TOMBSTONES):
+            yield TRIPLE.unpack(key)
+
+    def file_key(self, key_id: int) -> tuple[bytes, int] | None:
+        plain = self.get(Table.KEYS, U64.pack(key_id))
+        return None if plain is None else unpack_key(plain)
+
+    def sealed_chunk(self, version: int) -> memoryview | bytes | None:
+        """A sealed chunk, valid while the transaction is."""
+        sealed: memoryview | bytes | None = self.data.get(U64.pack(version), db=self.env.data_db)
+        return sealed
+
+    def has_chunk(self, version: int) -> bool:
+        return self.data.get(U64.pack(version), db=self.env.data_db) is not None
+
+    # --- where things lie -------------------------------------------------------------------------------------------
+
+    def location(self, version: int) -> Location | None:
+        plain = self.get(Table.LOCATIONS, U64.pack(version))
+        return None if plain is None else unpack_location(plain)
+
+    def segment(self, segment: bytes) -> SegmentInfo | None:
+        plain = self.get(Table.SEGMENTS, segment)
+        return None if plain is None else segments.decode(plain)
+
+    def setting(self, name: str) -> bytes | None:
+        return self.get(Table.SETTINGS, name.encode())
+
+    def identity(self) -> bytes | None:
+        """The record in clear that names the volume; raises `NoVolumeError` when nothing was ever stored."""
+        raw = self.meta.get(IDENTITY, db=self._dbs[Table.SETTINGS])
+        if raw is None:
+            raise NoVolumeError(f"{self.env.root}: the local state is empty")
+        return bytes(raw)

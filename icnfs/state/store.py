@@ -1,0 +1,558 @@
+"""The local state of a volume: what is accepted, what is committed, and how the one becomes the other.
+
+    requests --> Store (overlay, open batch) --> Committer (thread) --> LMDB
+                   ^                                   |
+                   +------- snapshots renewed ---------+
+
+A store answers from the overlay over one pair of LMDB snapshots, synchronously: a caller that does not await sees and
+makes one consistent state.  Changes gather in the open batch; it closes after BATCH_SECONDS, when it grows large, or
+when somebody waits for it (`flush`).  See `batch` for the invariants of batches and `committer` for those of commits.
+
+It does not know what POSIX means, nor that there are providers: cold chunks come from `source`.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import secrets
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import trio
+
+from icnfs.crypto.keys import MasterKey
+from icnfs.crypto.names import NameHash
+from icnfs.crypto.sealing import ChunkSealer, RecordSealer, Salts
+from icnfs.errors import FencedError, FsError, LocalDiskError
+from icnfs.format.records import (
+    RANK_BITS,
+    RANKS,
+    U32,
+    ChunkRecord,
+    Entry,
+    Location,
+    Table,
+)
+from icnfs.format.segment import SegmentInfo
+from icnfs.limits import ACCEPTED_MAX
+from icnfs.state.apply import Writer, unpack_counters
+from icnfs.state.batch import Batch, Counters, Overlay
+from icnfs.state.committer import Committer, Done, Task
+from icnfs.state.contents import ColdSource, Contents
+from icnfs.state.env import IDENTITY, Environments, check_identity
+from icnfs.state.inode import Inode
+from icnfs.state.reader import Reader
+
+log = logging.getLogger(__name__)
+
+BATCH_SECONDS: Final = 0.4
+"""An open batch closes after this, so that with its commit a crash costs at most one second."""
+
+BATCH_CHANGES: Final = 4096
+"""An open batch closes at so many changed records, so that committing one stays short."""
+
+UNCOMMITTED_MAX: Final = 32768
+"""Changed records accepted and not yet committed; past it writers wait."""
+
+INODES_MAX: Final = 20000
+"""Inodes kept in memory that are unchanged, some 600 bytes each."""
+
+INO_STEP: Final = 1 << 16
+VERSION_STEP: Final = 1 << 32
+"""Numbers reserved ahead of use by a commit, so that no crash hands one out twice."""
+
+FULL_WAIT: Final = 10.0
+"""Seconds that a writer waits for room before ENOSPC."""
+
+
+class Store:
+    """An open local state.  Use `create`, then `open`; start `run` in a nursery, and end with `close`."""
+
+    def __init__(self, env: Environments, master: MasterKey) -> None:
+        self.env = env
+        self.overlay = Overlay()
+        self.salts = Salts()
+        self.volume, self.chunk_size, _ = check_identity(_identity(env), env.root)
+        self.records = RecordSealer(master, self.volume, self.salts)
+        self.chunks = ChunkSealer(self.volume, self.salts)
+        self.names = NameHash(master)
+        self.reader = Reader(env, self.records, env.meta.begin(buffers=True), env.data.begin(buffers=True))
+        load_salts(self.reader, self.records, self.salts)
+        plain = self.reader.setting("counters")
+        if plain is None:
+            raise LocalDiskError(f"{env.root}: the local state is unfinished; run `icnfs recover`", errno.EIO)
+        counters, number, generation, dirty_bytes = unpack_counters(plain)
+        self.published_generation = int(self.reader.setting("published") or b"0")
+        """The dirty generation up to which the providers have everything."""
+        self.dirty_floor = int(self.reader.setting("dirty-floor") or b"0")
+        """Dirty rows up to this generation are forgotten: no run can reach back past it."""
+        self.files = counters.files
+        self.bytes_used = counters.bytes_used
+        self.first_unnamed, self.first_own = counters.next_version, counters.version_limit
+        """Versions between these two were handed out before a crash, and no batch names them."""
+        self._next_ino, self._ino_limit = counters.ino_limit, counters.ino_limit
+        self._next_version, self._version_limit = counters.version_limit, counters.version_limit
+        self.generation = generation
+        self.committed = number
+        self.batch = Batch(number + 1, generation)
+        self._closed: deque[Batch] = deque()
+        self._inodes: dict[int, Inode | None] = {}
+        self.contents = Contents(self)
+        self.source: ColdSource
+        self.is_safe: Callable[[SegmentInfo], bool] = lambda segment: not segment.missing()
+        self.fenced: FencedError | None = None
+        self.read_only = False
+        self.failure: LocalDiskError | None = None
+        self.full = False
+        """Whether upkeep finds no room for more data: the disk's reserve or the budget of dirty data is used up."""
+        self._progress = trio.Event()
+        self._stirred = trio.Event()
+        self.upkeep_wanted = trio.Event()
+        self._token: trio.lowlevel.TrioToken | None = None
+        self.committer = Committer(
+            env, self.records, self.chunks, self.salts, dirty_bytes, self._post, self._on_done, self._on_failure
+        )
+
+    @staticmethod
+    def open(root: Path, master: MasterKey) -> Store:
+        """Open what `create` or a recovery made.  Raises `NoVolumeError`, `MountedError`, `FormatError`, and
+        `DamagedError` where `master` is not this volume's key."""
+        env = Environments(root)
+        try:
+            return Store(env, master)
+        except BaseException:
+            env.close()
+            raise
+
+    # --- running ----------------------------------------------------------------------------------------------------
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Start the committer, draw this opening's salt, and close batches in time, for ever."""
+        self._token = trio.lowlevel.current_trio_token()
+        self.committer.start()
+        await self._draw_salt()
+        task_status.started()
+        while True:
+            await self._stirred.wait()
+            await trio.sleep(BATCH_SECONDS)
+            self._stirred = trio.Event()
+            self.close_batch()
+            if self.salts.spent:
+                await self._draw_salt()
+
+    async def close(self) -> None:
+        """Commit what was accepted and close; no request may follow."""
+        if self._token is not None:
+            self.close_batch()
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(self.committer.stop)
+        self.reader.meta.abort()
+        self.reader.data.abort()
+        self.env.close()
+
+    async def _draw_salt(self) -> None:
+        """A new sealing salt, durable before it is used."""
+        salt_id, salt = self.salts.draw()
+
+        def work(writer: Writer, generation: int) -> None:
+            put_salt(writer, self.records, salt_id, salt, generation)
+
+        await self.task(work)
+        self.salts.add(salt_id, salt)
+        self.salts.current = salt_id
+
+    def _post(self, callback: Callable[[], None]) -> None:
+        assert self._token is not None
+        try:
+            self._token.run_sync_soon(callback)
+        except trio.RunFinishedError:
+            log.debug("a commit ended after the event loop did")
+
+    async def task(self, work: Callable[[Writer, int], Any]) -> Any:
+        """Run `work(writer, dirty generation)` in a transaction of the committer; its result, once it is durable."""
+        event = trio.Event()
+        generation = self.generation
+        task = Task(lambda writer: work(writer, generation), lambda result: event.set())
+        self.committer.submit(task)
+        await self._wait(event)
+        return task.result
+
+    async def _wait(self, event: trio.Event) -> None:
+        """Until `event`; `LocalDiskError` when the disk takes nothing meanwhile."""
+        while not event.is_set():
+            if self.failure is not None:
+                raise self.failure
+            progress = self._progress
+            async with trio.open_nursery() as nursery:
+                for waited in (event, progress):
+                    nursery.start_soon(_wait_then_cancel, waited, nursery.cancel_scope)
+
+    # --- batches ----------------------------------------------------------------------------------------------------
+
+    def touch(self) -> None:
+        """The open batch has changes."""
+        if not self.batch.touched:
+            self.batch.touched = True
+            self._stirred.set()
+
+    def close_batch(self, *, urgent: bool = False) -> int:
+        """Hand the open batch to the committer; returns the number of the last closed one."""
+        batch = self.batch
+        if not batch.touched:
+            return batch.number - 1
+        self.contents.capture(batch, urgent=urgent)
+        if self._ino_limit - self._next_ino < INO_STEP // 2:
+            self._ino_limit += INO_STEP
+        if self._version_limit - self._next_version < VERSION_STEP // 2:
+            self._version_limit += VERSION_STEP
+        batch.counters = self.counters()
+        batch.next_generation = self.generation
+        self._closed.append(batch)
+        self.batch = Batch(batch.number + 1, self.generation)
+        self.committer.submit(batch)
+        return batch.number
+
+    def counters(self) -> Counters:
+        return Counters(
+            self.files,
+            self.bytes_used,
+            self._next_ino,
+            self._next_version,
+            self._ino_limit,
+            self._version_limit,
+        )
+
+    def close_for_cut(self) -> tuple[int, int]:
+        """Close the open batch and begin the next dirty generation: (its number, the generation that ended)."""
+        ended = self.generation
+        self.touch()
+        self.generation = ended + 1
+        return self.close_batch(), ended
+
+    async def flush(self) -> int:
+        """Everything accepted is durable on return: the number of the batch that holds the last of it.
+
+        Raises `LocalDiskError` where the disk takes nothing; the changes stay accepted and are tried again.
+        """
+        number = self.close_batch(urgent=True)
+        await self.wait_committed(number)
+        return number
+
+    async def wait_committed(self, number: int) -> None:
+        """Until batch `number` is durable; `LocalDiskError` while the disk takes nothing."""
+        while self.committed < number:
+            if self.failure is not None:
+                self.committer.kick()
+                raise self.failure
+            await self._progress.wait()
+
+    def _on_done(self, done: Done) -> None:
+        """In the request loop, after a commit: renew the snapshots and drop what they show now."""
+        reader = self.reader
+        if done.sealed or done.cached:
+            reader.data.abort()
+            reader.data = self.env.data.begin(buffers=True)
+        if done.batches or done.tasks:
+            reader.meta.abort()
+            reader.meta = self.env.meta.begin(buffers=True)
+        for batch in done.batches:
+            self.overlay.drop(batch)
+            self._closed.popleft()
+            self.committed = batch.number
+            for ino, node in batch.inodes.items():
+                if node is None and self._inodes.get(ino, node) is None:
+                    self._inodes.pop(ino, None)
+        self.contents.committed(done)
+        self._trim_inodes()
+        for task in done.tasks:
+            task.done(task.result)
+        self._signal()
+
+    def _on_failure(self, failure: LocalDiskError | None) -> None:
+        self.failure = failure
+        self._signal()
+
+    def _signal(self) -> None:
+        self._progress.set()
+        self._progress = trio.Event()
+
+    def _trim_inodes(self) -> None:
+        excess = len(self._inodes) - INODES_MAX
+        if excess > 0:
+            committed = self.committed
+            stale = [i for i, node in self._inodes.items() if node is not None and node.batch <= committed][:excess]
+            for ino in stale:
+                del self._inodes[ino]
+
+    # --- admission --------------------------------------------------------------------------------------------------
+
+    @property
+    def uncommitted(self) -> int:
+        """Changed records accepted and not yet committed."""
+        return self.batch.changes + sum(batch.changes for batch in self._closed)
+
+    @property
+    def congested(self) -> bool:
+        """Whether whoever changes something must wait first."""
+        return (
+            self.contents.accepted_bytes > ACCEPTED_MAX
+            or self.batch.changes > BATCH_CHANGES
+            or self.full
+            or self.failure is not None
+            or self.read_only
+        )
+
+    async def wait_room(self, *, growing: bool = True) -> None:
+        """Until changes may be accepted.  `growing` ones need room for data; others only that commits go on.
+
+        Raises EROFS when the volume is read-only, ENOSPC after FULL_WAIT seconds without room.
+        """
+        if self.read_only:
+            raise FsError(errno.EROFS)
+        if self.batch.changes > BATCH_CHANGES:
+            self.close_batch()
+        with trio.move_on_after(FULL_WAIT) as scope:
+            while self._lacks_room(growing):
+                if self.contents.hot_bytes > ACCEPTED_MAX // 2:
+                    self.close_batch()
+                self.want_upkeep()
+                await self._progress.wait()
+                if self.read_only:
+                    raise FsError(errno.EROFS)
+        if scope.cancelled_caught:
+            raise FsError(errno.ENOSPC)
+
+    def _lacks_room(self, growing: bool) -> bool:
+        if growing and (self.full or self.failure is not None):
+            return True
+        return self.contents.accepted_bytes > ACCEPTED_MAX or self.uncommitted > UNCOMMITTED_MAX
+
+    def set_full(self, full: bool) -> None:
+        """Upkeep's verdict on room for data."""
+        if full != self.full:
+            self.full = full
+            log.warning("no room for more data: writers wait") if full else log.info("room for data again")
+        self._signal()
+
+    def want_upkeep(self) -> None:
+        self.upkeep_wanted.set()
+
+    def fence(self, error: FencedError) -> None:
+        """Turn read-only for good: another machine took a higher epoch."""
+        self.fenced = error
+        self.read_only = True
+        self._signal()
+
+    def data_usage(self) -> tuple[int, int]:
+        """(bytes of sealed chunks held, bytes of LMDB's file that are free for more)."""
+        stat = self.reader.data.stat(self.env.data_db)
+        pages = int(stat["branch_pages"]) + int(stat["leaf_pages"]) + int(stat["overflow_pages"])
+        used = pages * int(stat["psize"])
+        size = (self.env.root / "data" / "data.mdb").stat().st_size
+        return used, max(size - used, 0)
+
+    # --- numbers ----------------------------------------------------------------------------------------------------
+
+    def new_version(self) -> int:
+        version = self._next_version
+        self._next_version = version + 1
+        return version
+
+    def new_ino(self) -> int:
+        ino = self._next_ino
+        self._next_ino = ino + 1
+        return ino
+
+    @staticmethod
+    def random_key() -> bytes:
+        return secrets.token_bytes(32)
+
+    # --- inodes -----------------------------------------------------------------------------------------------------
+
+    def inode(self, ino: int) -> Inode:
+        """The newest state; raises ESTALE where there is no such inode."""
+        try:
+            node = self._inodes[ino]
+        except KeyError:
+            node = self.reader.inode(ino)
+            if node is not None:
+                self._inodes[ino] = node
+        if node is None:
+            raise FsError(errno.ESTALE)
+        return node
+
+    def has_inode(self, ino: int) -> bool:
+        if ino in self._inodes:
+            return self._inodes[ino] is not None
+        return self.reader.inode(ino) is not None
+
+    def edit(self, ino: int) -> Inode:
+        """The inode, to be changed in the open batch."""
+        node = self.inode(ino)
+        batch = self.batch
+        if node.batch != batch.number:
+            node = node.copy(batch.number)
+            self._inodes[ino] = node
+            batch.inodes[ino] = node
+            self.touch()
+        return node
+
+    def new_inode(self, mode: int, uid: int, gid: int, now: int) -> Inode:
+        node = Inode(self.new_ino(), mode, uid, gid, now)
+        node.batch = self.batch.number
+        self._inodes[node.ino] = node
+        self.batch.inodes[node.ino] = node
+        self.files += 1
+        self.touch()
+        return node
+
+    def drop_inode(self, ino: int) -> None:
+        """The inode goes: its record, contents and attributes."""
+        node = self.edit(ino)
+        self.bytes_used -= node.blocks << 9
+        self.files -= 1
+        self.contents.drop(node)
+        if node.flags:
+            self.set_xattrs(node, {})
+        self.batch.inodes[ino] = None
+        self._inodes[ino] = None
+        self.set_orphan(ino, False)
+
+    def set_orphan(self, ino: int, orphan: bool) -> None:
+        """Note that nothing but open handles keeps the inode, or no longer so."""
+        self.batch.orphans[ino] = orphan
+        self.touch()
+
+    # --- names ------------------------------------------------------------------------------------------------------
+
+    def find(self, parent: int, name: bytes) -> Entry | None:
+        base = self.names.cookie_base(parent, name)
+        changed = self.overlay.names.get(parent)
+        if changed:
+            for cookie in changed.irange(base << RANK_BITS, (base << RANK_BITS) + RANKS - 1):
+                entry = changed[cookie]
+                if entry is not None and entry.name == name:
+                    return entry
+        for entry in self.reader.candidates(parent, base):
+            if entry.name == name:
+                if changed and entry.cookie in changed:
+                    return None
+                return entry
+        return None
+
+    def add_name(self, parent: int, name: bytes, ino: int, kind: int) -> Entry:
+        """Name an inode; the caller has seen that the name is free.  ENOSPC where 16 names of one hash meet."""
+        base = self.names.cookie_base(parent, name) << RANK_BITS
+        changed: Mapping[int, Entry | None] = self.overlay.names.get(parent, {})
+        taken = {e.cookie for e in self.reader.candidates(parent, base >> RANK_BITS)}
+        for cookie in range(base, base + RANKS):
+            present = changed[cookie] is not None if cookie in changed else cookie in taken
+            if not present:
+                return self.replace_name(parent, Entry(cookie, ino, kind, name))
+        raise FsError(errno.ENOSPC)
+
+    def replace_name(self, parent: int, entry: Entry) -> Entry:
+        """Put an entry at its cookie, whatever was there under the same name."""
+        self.batch.names[parent, entry.cookie] = entry
+        self.overlay.set_name(parent, entry.cookie, entry)
+        self.touch()
+        return entry
+
+    def remove_name(self, parent: int, entry: Entry) -> None:
+        self.batch.names[parent, entry.cookie] = None
+        self.overlay.set_name(parent, entry.cookie, None)
+        self.touch()
+
+    def entries(self, parent: int, cookie: int) -> Iterator[Entry]:
+        """Entries with cookies of at least `cookie`, in order: two sorted streams merged.  Valid until an await."""
+        changed = self.overlay.names.get(parent)
+        if not changed:
+            yield from self.reader.entries(parent, cookie)
+            return
+        pending = iter([(c, changed[c]) for c in changed.irange(cookie)])
+        ahead = next(pending, None)
+        for entry in self.reader.entries(parent, cookie):
+            while ahead is not None and ahead[0] < entry.cookie:
+                if ahead[1] is not None:
+                    yield ahead[1]
+                ahead = next(pending, None)
+            if ahead is not None and ahead[0] == entry.cookie:
+                continue
+            yield entry
+        while ahead is not None:
+            if ahead[1] is not None:
+                yield ahead[1]
+            ahead = next(pending, None)
+
+    # --- attributes and settings --------------------------------------------------------------------------------------
+
+    def xattrs(self, ino: int) -> dict[bytes, bytes]:
+        """All extended attributes; not to be changed by the caller."""
+        if ino in self.overlay.xattrs:
+            return self.overlay.xattrs[ino] or {}
+        return self.reader.xattrs(ino)
+
+    def set_xattrs(self, node: Inode, xattrs: dict[bytes, bytes]) -> None:
+        """Replace all attributes of an edited inode."""
+        node.flags = 1 if xattrs else 0
+        self.batch.xattrs[node.ino] = xattrs or None
+        self.overlay.xattrs[node.ino] = xattrs or None
+        self.touch()
+
+    def get_setting(self, name: str) -> bytes | None:
+        """A small document of the volume, kept locally and sealed."""
+        if name in self.overlay.settings:
+            return self.overlay.settings[name]
+        return self.reader.setting(name)
+
+    async def put_setting(self, name: str, document: bytes | None) -> None:
+        """Durable on return."""
+        self.batch.settings[name] = document
+        self.overlay.settings[name] = document
+        self.touch()
+        await self.flush()
+
+    # --- where things lie ---------------------------------------------------------------------------------------------
+
+    def locate(self, version: int) -> Location | None:
+        return self.reader.location(version)
+
+    def segment(self, segment: bytes) -> SegmentInfo | None:
+        return self.reader.segment(segment)
+
+    def chunk_rows(self, ino: int) -> Iterator[tuple[int, ChunkRecord | None, int]]:
+        """(index, record, bytes in patches) of a file's chunks, in order."""
+        return self.contents.records(ino)
+
+    @property
+    def dirty_bytes(self) -> int:
+        """Bytes, as sealed, that no durable head names yet, and what is not committed."""
+        return max(self.committer.dirty_bytes, 0) + self.contents.accepted_bytes
+
+
+async def _wait_then_cancel(event: trio.Event, scope: trio.CancelScope) -> None:
+    await event.wait()
+    scope.cancel()
+
+
+def _identity(env: Environments) -> bytes | None:
+    with env.meta.begin() as txn:
+        raw = txn.get(IDENTITY, db=env.meta_dbs[Table.SETTINGS])
+        return None if raw is None else bytes(raw)
+
+
+SALT_USE: Final = "salts"
+
+
+def put_salt(writer: Writer, records: RecordSealer, salt_id: int, salt: bytes, generation: int) -> None:
+    key = U32.pack(salt_id)
+    writer.put_sealed(Table.SALTS, key, records.seal_fixed(SALT_USE, key, salt), generation)
+
+
+def load_salts(reader: Reader, records: RecordSealer, salts: Salts) -> None:
+    """Make every salt of the volume known; the first record that a wrong master key fails to open."""
+    for key, sealed in reader.rows(Table.SALTS):
+        salts.add(U32.unpack(key)[0], records.open_fixed(SALT_USE, key, bytes(sealed)))

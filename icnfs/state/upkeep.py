@@ -1,0 +1,199 @@
+"""What a store does beside requests: folding, reaping, evicting, and judging whether there is room.
+
+All of it is bounded in each step, may be interrupted anywhere, and is found again after a crash: patches, tombstones,
+orphans and `garbage` notes are records.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+import trio
+
+from icnfs.errors import IcnfsError, LocalDiskError
+from icnfs.format.records import TRIPLE, U64, Table
+from icnfs.format.segment import SegmentInfo
+from icnfs.limits import GIB, MIB
+from icnfs.state.apply import Writer
+from icnfs.state.batch import Cut
+from icnfs.state.store import Store
+
+log = logging.getLogger(__name__)
+
+TICK: Final = 1.0
+"""Seconds between looks at the disk's and the cache's room."""
+
+REAP_STEP: Final = 512
+EVICT_STEP: Final = 512
+"""Rows that one commit reaps, and versions that one looks at: a few milliseconds of the committer's time."""
+
+FOLD_DEADLINE: Final = 20.0
+FOLD_RETRY: Final = 30.0
+"""Seconds that a fold may wait for a provider, and until a failed one is tried again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """Bytes: of clean chunks kept, of dirty ones accepted, of disk left free."""
+
+    clean: int = 10 * GIB
+    dirty: int = 4 * GIB
+    reserve: int = 256 * MIB
+
+
+class Upkeep:
+    """Start `run` beside `Store.run`."""
+
+    def __init__(self, store: Store, budget: Budget) -> None:
+        self._store = store
+        self._budget = budget
+        self._hand = b""
+        self.evicted = 0
+
+    async def run(self) -> None:
+        store = self._store
+        await self._sweep()
+        self._purge_orphans()
+        while True:
+            with trio.move_on_after(TICK):
+                await store.upkeep_wanted.wait()
+            store.upkeep_wanted = trio.Event()
+            try:
+                await self._fold()
+                await self._reap()
+                await self._make_room()
+            except LocalDiskError as error:
+                log.warning("upkeep waits for the local disk: %s", error)
+                with trio.move_on_after(TICK):
+                    await trio.sleep_forever()
+
+    # --- after a crash ----------------------------------------------------------------------------------------------
+
+    async def _sweep(self) -> None:
+        """Erase versions that a crash left in `data` before any batch named them, and dead ones not yet erased."""
+        store = self._store
+        named = store.first_unnamed
+
+        def work(writer: Writer, _: int) -> int:
+            doomed = [v for v in self._unnamed(writer, named, store.first_own) if writer.reader.has_chunk(v)]
+            writer.doomed += doomed
+            return len(doomed)
+
+        swept = await store.task(work)
+        if swept:
+            log.info("erased %d chunk versions that a crash had left", swept)
+
+    @staticmethod
+    def _unnamed(writer: Writer, named: int, own: int) -> list[int]:
+        versions = [U64.unpack(key)[0] for key, _ in writer.reader.rows(Table.GARBAGE)]
+        with writer.reader.data.cursor(writer.reader.env.data_db) as cursor:
+            if cursor.set_range(U64.pack(named)):
+                for key in cursor.iternext(keys=True, values=False):
+                    version = U64.unpack(key)[0]
+                    if version >= own:
+                        break
+                    versions.append(version)
+        return versions
+
+    def _purge_orphans(self) -> None:
+        """Inodes that only open handles kept when the last mount ended."""
+        store = self._store
+        for key, _ in list(store.reader.rows(Table.ORPHANS)):
+            ino = U64.unpack(key)[0]
+            if store.has_inode(ino):
+                store.drop_inode(ino)
+            else:
+                store.set_orphan(ino, False)
+
+    # --- folding and reaping ----------------------------------------------------------------------------------------
+
+    async def _fold(self) -> None:
+        store = self._store
+        places, store.contents.to_fold = store.contents.to_fold, set()
+        for ino, index in places:
+            if store.read_only:
+                return
+            if store.congested:
+                await store.wait_room(growing=False)
+            try:
+                await store.contents.fold(ino, index, trio.current_time() + FOLD_DEADLINE)
+            except LocalDiskError:
+                raise
+            except IcnfsError as error:
+                log.debug("a chunk could not be folded and keeps its patches: %s", error)
+            await trio.lowlevel.checkpoint()
+
+    async def _reap(self) -> None:
+        store = self._store
+        for ino, first, bound in list(store.reader.tombstones()):
+            cut = Cut(ino, first, bound)
+            step = partial(_reap, cut)
+            while not await store.task(step):
+                pass
+            store.contents.reaped(cut)
+
+    # --- room -------------------------------------------------------------------------------------------------------
+
+    async def _make_room(self) -> None:
+        store, budget = self._store, self._budget
+        used, reusable = store.data_usage()
+        dirty = store.dirty_bytes
+        over = used - dirty - budget.clean
+        room = store.env.free_bytes() + reusable
+        if room < budget.reserve:
+            over = max(over, budget.reserve - room)
+        while over > 0:
+            freed, end = await store.task(partial(self._evict, over))
+            over -= freed
+            if end:
+                break
+        used, reusable = store.data_usage()
+        room = store.env.free_bytes() + reusable
+        store.set_full(room < budget.reserve or store.dirty_bytes > budget.dirty)
+        if store.failure is not None:
+            store.committer.kick()
+
+    def _evict(self, over: int, writer: Writer, _: int) -> tuple[int, bool]:
+        """In the committer thread: doom clean chunks from the clock's hand on; (bytes, whether a round ended)."""
+        reader = writer.reader
+        freed = 0
+        safe: dict[bytes, bool] = {}
+        looked = 0
+        with reader.data.cursor(reader.env.data_db) as cursor:
+            found = cursor.set_range(self._hand) if self._hand else cursor.first()
+            if not found:
+                self._hand = b""
+                return 0, True
+            for key, sealed in cursor:
+                looked += 1
+                self._hand = bytes(key)
+                if looked > EVICT_STEP or freed >= over:
+                    return freed, False
+                version = U64.unpack(key)[0]
+                location = reader.location(version)
+                if location is None:
+                    continue
+                if location.segment not in safe:
+                    safe[location.segment] = _is_safe(reader.segment(location.segment), self._store.is_safe)
+                if safe[location.segment]:
+                    writer.doomed.append(version)
+                    freed += len(sealed)
+        self._hand = b""
+        self.evicted += freed
+        return freed, True
+
+
+def _is_safe(segment: SegmentInfo | None, judge: Callable[[SegmentInfo], bool]) -> bool:
+    return segment is not None and judge(segment)
+
+
+def _reap(cut: Cut, writer: Writer, generation: int) -> bool:
+    """One step; true when the tombstone is gone."""
+    done = writer.reap(cut, generation, REAP_STEP)
+    if done:
+        writer.delete(Table.TOMBSTONES, TRIPLE.pack(cut.ino, cut.first, cut.bound), generation)
+    return done
