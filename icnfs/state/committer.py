@@ -20,7 +20,7 @@ import queue
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import lmdb
 
@@ -28,7 +28,7 @@ from icnfs.crypto.sealing import ChunkSealer, RecordSealer, Salts
 from icnfs.errors import LocalDiskError
 from icnfs.format.records import U64, ChunkRecord, Table
 from icnfs.state.apply import Writer
-from icnfs.state.batch import Batch
+from icnfs.state.batch import Batch, Counters
 from icnfs.state.env import Environments
 
 log = logging.getLogger(__name__)
@@ -69,6 +69,15 @@ class Task:
     result: Any = None
 
 
+class Last(NamedTuple):
+    """What the last commit's counters say."""
+
+    counters: Counters
+    batch: int
+    generation: int
+    dirty_bytes: int
+
+
 Job = SealJob | CacheJob | Batch | Task
 
 
@@ -91,12 +100,13 @@ class Committer:
         records: RecordSealer,
         chunks: ChunkSealer,
         salts: Salts,
-        dirty_bytes: int,
+        last: Last,
         post: Callable[[Callable[[], None]], None],
         on_done: Callable[[Done], None],
         on_failure: Callable[[LocalDiskError | None], None],
     ) -> None:
-        self.dirty_bytes = dirty_bytes
+        self._last = last
+        self.dirty_bytes = last.dirty_bytes
         """Bytes of sealed chunks that no location names; written by this thread only."""
         self.commits = 0
         self._env = env
@@ -233,18 +243,19 @@ class Committer:
     def _put_meta(self, ordered: list[Batch | Task]) -> None:
         with self._env.data.begin() as data, self._env.meta.begin(write=True) as meta:
             writer = Writer(self._env, self._records, meta, data)
-            last: Batch | None = None
+            last = self._last
             for job in ordered:
                 if isinstance(job, Batch):
                     job.lingering.clear()
                     writer.apply(job)
-                    last = job
+                    last = Last(job.counters, job.number, job.next_generation, 0)
                 else:
                     job.result = job.work(writer)
-            if last is not None:
+            if last is not self._last or writer.dirty_change:
                 dirty = self.dirty_bytes + writer.dirty_change
-                writer.put_counters(last.counters, last.number, last.next_generation, dirty)
+                writer.put_counters(last.counters, last.batch, last.generation, dirty)
             self._forget(meta)
+        self._last = last
         self.dirty_bytes += writer.dirty_change
         self._doomed += writer.doomed
         self._forgotten.clear()

@@ -70,6 +70,8 @@ class Contents:
         self._hot_bytes = 0
         self._queued_bytes = 0
         self._patch_bytes = 0
+        self.fetches = 0
+        """Chunks asked of the source so far."""
         self.to_fold: set[tuple[int, int]] = set()
         for ino, first, bound in store.reader.tombstones():
             self._tombs.setdefault(ino, []).append(Cut(ino, first, bound))
@@ -351,11 +353,14 @@ class Contents:
                 nursery.start_soon(self._fetch, record, deadline)
         return await self._read_many(node, offset, size, deadline)
 
-    async def warm_up(self, node: Inode, first: int, last: int, deadline: float) -> None:
+    async def warm_up(self, ino: int, first: int, last: int, deadline: float) -> None:
         """Fetch the cold chunks from `first` to `last`, best effort: read-ahead."""
+        if not self._store.has_inode(ino):
+            return
+        node = self._store.inode(ino)
         async with trio.open_nursery() as nursery:
             for index in range(first, min(last, (node.size - 1) // CHUNK_SIZE) + 1):
-                record = self._record(node.ino, index)
+                record = self._record(ino, index)
                 if record is not None and not self._is_local(record.version):
                     nursery.start_soon(self._try_fetch, record, deadline)
 
@@ -427,6 +432,7 @@ class Contents:
         location = self._store.reader.location(version)
         if location is None:
             raise DamagedError(f"version {version} of a chunk is damaged here and not at the providers yet")
+        self.fetches += 1
         event = self._fetching[version] = trio.Event()
         try:
             sealed = await self._store.source.fetch(version, location, self._checker(record), deadline)

@@ -40,7 +40,7 @@ from icnfs.format.segment import SegmentInfo
 from icnfs.limits import ACCEPTED_MAX
 from icnfs.state.apply import Writer, unpack_counters
 from icnfs.state.batch import Batch, Counters, Overlay
-from icnfs.state.committer import Committer, Done, Task
+from icnfs.state.committer import Committer, Done, Last, Task
 from icnfs.state.contents import ColdSource, Contents
 from icnfs.state.env import IDENTITY, Environments, check_identity
 from icnfs.state.inode import Inode
@@ -112,8 +112,9 @@ class Store:
         self._stirred = trio.Event()
         self.upkeep_wanted = trio.Event()
         self._token: trio.lowlevel.TrioToken | None = None
+        last = Last(counters, number, generation, dirty_bytes)
         self.committer = Committer(
-            env, self.records, self.chunks, self.salts, dirty_bytes, self._post, self._on_done, self._on_failure
+            env, self.records, self.chunks, self.salts, last, self._post, self._on_done, self._on_failure
         )
 
     @staticmethod
@@ -130,10 +131,12 @@ class Store:
     # --- running ----------------------------------------------------------------------------------------------------
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Start the committer, draw this opening's salt, and close batches in time, for ever."""
+        """Start the committer, draw this opening's salt, reserve its numbers, and close batches in time, for ever."""
         self._token = trio.lowlevel.current_trio_token()
         self.committer.start()
         await self._draw_salt()
+        self.touch()
+        await self.flush()
         task_status.started()
         while True:
             await self._stirred.wait()
