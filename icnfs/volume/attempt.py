@@ -1,0 +1,425 @@
+"""One publish of one cut: chunks, then records, then the head; each durable before the next names it.
+
+Invariants:
+
+1. The ids of what is about to be uploaded, and the head's number, are committed locally before the first upload.
+2. A head is put only once every segment it names has at least k shares stored, and only after a survey that found no
+   rival.
+3. Local state learns of the locations only once the head is durable: until then every chunk stays dirty.
+4. Nothing uploaded is ever changed or deleted.  What a failed attempt uploaded is kept for the next one, for a
+   version's sealed chunk never changes.
+
+A small pack of chunks and the run go up at the same time (its roots are computed here, so the run can name it before it
+is stored): with the head, two round trips.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import secrets
+from collections.abc import Callable, Iterable, Iterator, KeysView, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final
+
+import trio
+
+from icnfs.errors import DamagedError, IcnfsError, TooFewProvidersError
+from icnfs.format import run as run_format
+from icnfs.format import segment as segment_format
+from icnfs.format.head import Head, RunInfo
+from icnfs.format.records import Location
+from icnfs.format.segment import ID_SIZE, SegmentInfo, ShareInfo, run_share_len
+from icnfs.limits import SEGMENT_SIZE
+from icnfs.placement import place
+from icnfs.state import cut as cuts
+from icnfs.state.cut import PublishCut, Row
+from icnfs.state.store import Store
+from icnfs.volume import fence as fences
+from icnfs.volume import pack as packs
+from icnfs.volume import runs
+from icnfs.volume.fence import Fence
+from icnfs.volume.heads import Heads, Survey
+from icnfs.volume.network import Network, PutResult
+from icnfs.volume.together import together
+
+log = logging.getLogger(__name__)
+
+UPLOAD_SECONDS: Final = 300.0
+"""Bound of one segment's upload: 24 MiB at 0.7 Mbit/s for each of six providers."""
+
+UPLOADS_AT_ONCE: Final = 3
+"""Segments in flight, 16 MiB of shared memory each: one filled, one coded, one on its way."""
+
+
+@dataclass
+class Uploads:
+    """Segments that failed attempts of this mount stored, to be named by the next head instead of uploaded again."""
+
+    locations: dict[int, Location] = field(default_factory=dict)
+    segments: dict[bytes, SegmentInfo] = field(default_factory=dict)
+
+    def clear(self) -> None:
+        self.locations.clear()
+        self.segments.clear()
+
+
+@dataclass
+class Progress:
+    """Bytes of contents and records: to be uploaded in this attempt, and uploaded so far."""
+
+    total: int = 0
+    done: int = 0
+
+
+class Attempt:
+    """One publish; `run` it once."""
+
+    def __init__(
+        self,
+        store: Store,
+        network: Network,
+        heads: Heads,
+        fence: Fence,
+        uploads: Uploads,
+        progress: Progress,
+        rotation: Callable[[], int],
+    ) -> None:
+        self._store = store
+        self._network = network
+        self._heads = heads
+        self._fence = fence
+        self._uploads = uploads
+        self._progress = progress
+        self._rotation = rotation
+        self._run_id = secrets.token_bytes(ID_SIZE)
+        self._wanted: KeysView[int] = {}.keys()
+        self._corrected: list[SegmentInfo] = []
+
+    async def run(
+        self, cut: PublishCut, base_runs: Sequence[RunInfo], keyring: bytes, spare: trio.Nursery
+    ) -> tuple[Head, list[SegmentInfo]]:
+        """Publish `cut`; the head, now durable and committed locally, and the segments of chunks that it added.
+
+        Raises `FencedError`; `TooFewProvidersError` where too few shares or heads could be stored, and then nothing is
+        lost and nothing has changed; `LocalDiskError`.
+        """
+        planned = await trio.to_thread.run_sync(self._plan, cut)
+        needed = [pack.id for pack in planned]
+        own = await self._fence.begin((*needed, *self._uploads.segments, self._run_id))
+        if len(planned) == 1 and self._network.k * planned[0].share_len <= packs.SMALL:
+            rows, run, survey = await self._put_small(planned[0], cut, base_runs)
+        else:
+            await self._put_packs(planned, cut)
+            rows, run, survey = await self._put_run_and_look(cut, base_runs)
+        self._fence.require(survey)
+        await self._fence.check(survey)
+        head = self._head(cut, runs.join(base_runs, run), keyring, own)
+        await self._put_head(head, spare)
+        documents = {fences.HEAD: fences.encode_base(head)}
+        await cuts.finish_publish(self._store, cut, rows, documents, runs.remembered(head.runs))
+        self._fence.published(head)
+        added = list(self._uploads.segments.values())
+        if self._corrected:
+            await cuts.update_segments(self._store, self._corrected)
+        self._uploads.clear()
+        return head, added
+
+    async def _put_small(
+        self, pack: packs.Pack, cut: PublishCut, base_runs: Sequence[RunInfo]
+    ) -> tuple[list[Row], RunInfo, Survey]:
+        """The one small pack, the run and the survey, all at once."""
+        fd, foretold = await self._foretell(pack, cut)
+        done: list[tuple[list[Row], RunInfo, Survey]] = []
+
+        async def rest() -> None:
+            done.append(await self._put_run_and_look(cut, base_runs, pack, foretold))
+
+        async with _closing(fd):
+            await together([lambda: self._put_pack(pack, fd, foretold), rest])
+        rows, run, survey = done[0]
+        info = self._uploads.segments[pack.id]
+        if info != foretold:
+            self._corrected.append(info)
+            rows = [cuts.seal_segment(self._store, info) if row[1] == info.id else row for row in rows]
+        return rows, run, survey
+
+    async def _put_run_and_look(
+        self,
+        cut: PublishCut,
+        base_runs: Sequence[RunInfo],
+        pack: packs.Pack | None = None,
+        foretold: SegmentInfo | None = None,
+    ) -> tuple[list[Row], RunInfo, Survey]:
+        survey: list[Survey] = []
+        run: list[RunInfo] = []
+        segments = dict(self._uploads.segments)
+        places = dict(self._uploads.locations)
+        if pack is not None and foretold is not None:
+            segments[pack.id] = foretold
+            places.update(pack.places)
+        rows = await trio.to_thread.run_sync(self._added_rows, places, segments)
+
+        async def look() -> None:
+            survey.append(await self._heads.survey(self._fence.number))
+
+        async def put() -> None:
+            run.append(await self._put_run(cut, base_runs, rows))
+
+        await together([look, put])
+        return rows, run[0], survey[0]
+
+    # --- chunks -------------------------------------------------------------------------------------------------------
+
+    def _plan(self, cut: PublishCut) -> list[packs.Pack]:
+        """In a thread: packs for what is dirty at the cut and not stored yet; forget stored ones no longer needed."""
+        wanted = dict(cut.unlocated())
+        self._wanted = wanted.keys()
+        kept = self._uploads
+        kept.locations = {v: place for v, place in kept.locations.items() if v in wanted}
+        used = {place.segment for place in kept.locations.values()}
+        kept.segments = {id: info for id, info in kept.segments.items() if id in used}
+        planned = packs.plan(((v, size) for v, size in wanted.items() if v not in kept.locations), self._network.k)
+        self._progress.total += sum(place.length for pack in planned for _, place in pack.places)
+        return planned
+
+    async def _put_packs(self, planned: Iterable[packs.Pack], cut: PublishCut) -> None:
+        filling = trio.Lock()
+
+        async def put(pack: packs.Pack) -> None:
+            async with filling:
+                fd = await trio.to_thread.run_sync(packs.fill, pack, self._network.k, cut.sealed_chunk)
+            async with _closing(fd):
+                await self._put_pack(pack, fd)
+
+        await together((partial(put, pack) for pack in planned), UPLOADS_AT_ONCE)
+
+    async def _put_pack(self, pack: packs.Pack, fd: int, foretold: SegmentInfo | None = None) -> None:
+        k = self._network.k
+        info = await self._put_segment(pack.id, k * pack.share_len, pack.share_len, fd, foretold)
+        self._uploads.segments[info.id] = info
+        self._uploads.locations.update(pack.places)
+        self._progress.done += sum(place.length for _, place in pack.places)
+
+    async def _foretell(self, pack: packs.Pack, cut: PublishCut) -> tuple[int, SegmentInfo]:
+        """A small pack's memfd, and what its segment will be where every share gets stored."""
+        k, n = self._network.k, self._network.n
+
+        def work() -> tuple[int, tuple[bytes, ...]]:
+            fd = packs.fill(pack, k, cut.sealed_chunk)
+            return fd, packs.roots(fd, k, n, pack.share_len)
+
+        fd, roots = await trio.to_thread.run_sync(work)
+        chosen = self._place()
+        shares = tuple(ShareInfo(name, root, True) for name, root in zip(chosen, roots, strict=True))
+        return fd, SegmentInfo(pack.id, k, n, pack.share_len, k * pack.share_len, shares)
+
+    # --- segments -----------------------------------------------------------------------------------------------------
+
+    def _place(self) -> tuple[str, ...]:
+        network = self._network
+        return place(
+            network.n,
+            network.k,
+            tuple(network.facts.values()),
+            safe=network.safe,
+            rotation=self._rotation(),
+            away=network.away(),
+        )
+
+    async def _put_segment(
+        self, id: bytes, size: int, share_len: int, fd: int, foretold: SegmentInfo | None = None
+    ) -> SegmentInfo:
+        """Store a segment; `TooFewProvidersError` where fewer than k shares were."""
+        network = self._network
+        chosen = tuple(share.provider for share in foretold.shares) if foretold else self._place()
+        away = network.away()
+        only = [index for index, name in enumerate(chosen) if name not in away] if away else None
+        result = await network.transfer.put_segment(
+            id,
+            network.k,
+            network.n,
+            share_len,
+            size,
+            network.share_names(id, chosen),
+            chosen,
+            fd,
+            only,
+            deadline=UPLOAD_SECONDS,
+        )
+        info = described(id, network.k, network.n, share_len, size, chosen, result, only)
+        if network.n - len(info.missing()) < network.k:
+            why = "; ".join(sorted({str(error) for error in result.errors.values()})) or "they are down"
+            raise TooFewProvidersError(f"fewer than {network.k} of {network.n} shares could be stored: {why}")
+        if foretold is not None and [s.root for s in foretold.shares] != [s.root for s in info.shares]:
+            raise DamagedError("transfer coded a segment differently than the front; restart the mount")
+        return info
+
+    # --- records ------------------------------------------------------------------------------------------------------
+
+    async def _put_run(self, cut: PublishCut, base_runs: Sequence[RunInfo], added: list[Row]) -> RunInfo:
+        """Upload the run: the cut's rows and those that this publish adds to them."""
+        fresh = await trio.to_thread.run_sync(_weigh, cut, base_runs, added)
+        since = runs.reach(base_runs, fresh)
+        counted = _Counted(_merge(cut.all_rows() if since == 0 else cut.dirty_rows(since), added))
+        parts: list[SegmentInfo] = []
+        frames = run_format.write_frames(counted, self._network.seal_run, self._run_id)
+        pending = await trio.to_thread.run_sync(_next_part, frames, b"")
+        while pending is not None:
+            fd, size, ahead = pending
+            async with _closing(fd):
+                parts.append(await self._put_part(len(parts), fd, size))
+            pending = await trio.to_thread.run_sync(_next_part, frames, ahead) if ahead else None
+        size = sum(part.size for part in parts)
+        encoded = tuple(segment_format.encode(part) for part in parts)
+        return RunInfo(self._run_id, since, cut.generation, counted.count, size, encoded)
+
+    async def _put_part(self, index: int, fd: int, size: int) -> SegmentInfo:
+        share_len = run_share_len(size, self._network.k)
+        os.ftruncate(fd, self._network.k * share_len)
+        self._progress.total += size
+        info = await self._put_segment(part_id(self._run_id, index), size, share_len, fd)
+        self._progress.done += size
+        return info
+
+    def _added_rows(self, places: dict[int, Location], segments: dict[bytes, SegmentInfo]) -> list[Row]:
+        """In a thread: sealed location and segment rows, by table and key."""
+        rows = [cuts.seal_location(self._store, v, place) for v, place in places.items() if v in self._wanted]
+        rows += [cuts.seal_segment(self._store, info) for info in segments.values()]
+        return sorted(rows)
+
+    # --- the head -----------------------------------------------------------------------------------------------------
+
+    def _head(self, cut: PublishCut, joined: tuple[RunInfo, ...], keyring: bytes, own: fences.Own) -> Head:
+        network, counters = self._network, cut.counters
+        return Head(
+            volume=self._store.volume,
+            epoch=own.epoch,
+            sequence=own.sequence,
+            writer=own.writer,
+            previous=self._fence.number,
+            time_ns=cut.time_ns,
+            cut=cut.batch,
+            generation=cut.generation,
+            chunk_size=self._store.chunk_size,
+            k=network.k,
+            n=network.n,
+            safe=network.safe,
+            runs=joined,
+            counters=(
+                counters.files,
+                counters.bytes_used,
+                counters.next_ino,
+                counters.next_version,
+                counters.ino_limit,
+                counters.version_limit,
+            ),
+            keyring=keyring,
+        )
+
+    async def _put_head(self, head: Head, spare: trio.Nursery) -> None:
+        stored = await self._heads.store(head, spare)
+        if self._network.owners(stored.providers) < self._network.durable:
+            raise TooFewProvidersError(
+                f"the head could be stored with {self._network.owners(stored.providers)} owners and needs "
+                f"{self._network.durable}: {reasons(stored.errors)}"
+            )
+
+
+def reasons(errors: dict[str, IcnfsError]) -> str:
+    """The errors of several providers in one line."""
+    return "; ".join(str(errors[name]) for name in sorted(errors))
+
+
+def part_id(run: bytes, index: int) -> bytes:
+    """The segment id of a run's part: the run's own id is random, and is all that has to be logged."""
+    return hashlib.blake2b(run + index.to_bytes(4, "big"), digest_size=ID_SIZE, person=b"icnfs-part").digest()
+
+
+def described(
+    id: bytes,
+    k: int,
+    n: int,
+    share_len: int,
+    size: int,
+    providers: Sequence[str],
+    result: PutResult,
+    only: Sequence[int] | None,
+) -> SegmentInfo:
+    """The segment as it was stored."""
+    tried = range(n) if only is None else only
+    shares = tuple(
+        ShareInfo(name, result.roots[index], index in tried and index not in result.errors)
+        for index, name in enumerate(providers)
+    )
+    return SegmentInfo(id, k, n, share_len, size, shares)
+
+
+class _Counted:
+    """Passes rows on and counts them."""
+
+    def __init__(self, rows: Iterable[Row]) -> None:
+        self._rows = rows
+        self.count = 0
+
+    def __iter__(self) -> Iterator[Row]:
+        for row in self._rows:
+            self.count += 1
+            yield row
+
+
+def _merge(rows: Iterator[Row], added: list[Row]) -> Iterator[Row]:
+    """Both, by table and key; an added row stands for one of the cut's with the same key."""
+    at = 0
+    for row in rows:
+        place = row[:2]
+        while at < len(added) and added[at][:2] < place:
+            yield added[at]
+            at += 1
+        if at == len(added) or added[at][:2] != place:
+            yield row
+    yield from added[at:]
+
+
+def _weigh(cut: PublishCut, base_runs: Sequence[RunInfo], added: list[Row]) -> int:
+    """In a thread: bytes that are new since the last run, about; past ABSORB_MAX it does not matter how many."""
+    weight = sum(_row_size(row) for row in added)
+    if not base_runs:
+        return weight
+    for row in cut.dirty_rows(base_runs[-1].upto):
+        weight += _row_size(row)
+        if weight > runs.ABSORB_MAX:
+            break
+    return weight
+
+
+def _row_size(row: Row) -> int:
+    return run_format.ROW_OVERHEAD + len(row[1]) + len(row[2] or b"")
+
+
+def _next_part(frames: Iterator[bytes], ahead: bytes) -> tuple[int, int, bytes] | None:
+    """In a thread: (memfd, bytes, the frame that did not fit) of the next part, or None when no frame is left."""
+    pieces, size = ([ahead], len(ahead)) if ahead else ([], 0)
+    overflow = b""
+    for frame in frames:
+        if pieces and size + len(frame) > SEGMENT_SIZE:
+            overflow = frame
+            break
+        pieces.append(frame)
+        size += len(frame)
+    return (packs.parts_payload(pieces), size, overflow) if pieces else None
+
+
+class _closing:
+    """Closes a descriptor at the end of an `async with`."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    async def __aenter__(self) -> int:
+        return self._fd
+
+    async def __aexit__(self, *_: object) -> None:
+        os.close(self._fd)

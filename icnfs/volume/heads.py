@@ -1,0 +1,165 @@
+"""Heads at the providers: listing, believing, choosing and storing them.
+
+A name proves nothing: any provider can make one up.  A head counts only once a copy of it was fetched and opened, and
+then it is the volume's own, for only the holder of the keys can seal one.  What a provider shows that does not open is
+noted against it and otherwise ignored.  A head is *durable* at n - k + 1 distinct owners: then whatever k providers
+answer later, one of them has it.
+
+This module knows nothing of local state; `fence` decides what a head means for this mount.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+import trio
+
+from icnfs.errors import DamagedError, FormatError, IcnfsError, NewerFormatError, ProviderError
+from icnfs.format import head as head_format
+from icnfs.format.head import PREFIX, Head, HeadName
+from icnfs.volume.network import Network
+
+log = logging.getLogger(__name__)
+
+CANDIDATES_MAX: Final = 16
+"""Of the names one provider lists, only so many of the newest are looked into: made-up names cost no more than this."""
+
+DISBELIEVED_MAX: Final = 4096
+"""Names found to be false are remembered, up to so many, and not fetched again."""
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a round of listings found: names by provider (ascending), and the error of each that did not answer."""
+
+    listed: Mapping[str, tuple[HeadName, ...]]
+    away: Mapping[str, IcnfsError]
+
+    def newest(self) -> Iterable[tuple[tuple[int, int], list[tuple[str, HeadName]]]]:
+        """((epoch, sequence), its copies), newest first."""
+        groups: dict[tuple[int, int], list[tuple[str, HeadName]]] = {}
+        for provider, names in self.listed.items():
+            for name in names[-CANDIDATES_MAX:]:
+                groups.setdefault((name.epoch, name.sequence), []).append((provider, name))
+        return sorted(groups.items(), reverse=True)
+
+
+@dataclass
+class Stored:
+    """What became of one head's copies."""
+
+    providers: set[str] = field(default_factory=set)
+    errors: dict[str, IcnfsError] = field(default_factory=dict)
+
+
+class Heads:
+    """The heads of one volume at all its providers."""
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+        self._disbelieved: dict[tuple[str, HeadName], None] = {}
+        self.liars: dict[str, str] = {}
+        """What was wrong with a head that a provider showed, by provider."""
+
+    async def survey(self, after: tuple[int, int] = (0, 0), deadline: float = 30.0) -> Survey:
+        """Ask every provider for its heads numbered `after` or later; takes at most `deadline` seconds."""
+        listed: dict[str, tuple[HeadName, ...]] = {}
+        away: dict[str, IcnfsError] = {}
+
+        async def ask(provider: str) -> None:
+            try:
+                names = await self._network.transfer.list_objects(provider, PREFIX, deadline=deadline)
+            except IcnfsError as error:
+                away[provider] = error
+                return
+            parsed = (head_format.parse_name(name) for name in names)
+            listed[provider] = tuple(sorted(n for n in parsed if n is not None and (n.epoch, n.sequence) >= after))
+
+        async with trio.open_nursery() as nursery:
+            for provider in self._network.providers:
+                if provider not in self._network.foreign:
+                    nursery.start_soon(ask, provider)
+        return Survey(listed, away)
+
+    async def newest(self, survey: Survey, deadline: float = 60.0) -> Head | None:
+        """The newest head of `survey` that is real; None when there is none.
+
+        Raises `NewerFormatError` where the newest was written by a later release.
+        """
+        async for head in self.real(survey, deadline):
+            return head
+        return None
+
+    async def real(
+        self, survey: Survey, deadline: float = 60.0, *, skip: Callable[[str, HeadName], bool] = lambda _p, _n: False
+    ) -> AsyncIterator[Head]:
+        """The real heads of `survey`, newest first, one for each (epoch, sequence, writer); `skip` saves fetching."""
+        for _, copies in survey.newest():
+            writers = set()
+            for provider, name in copies:
+                if skip(provider, name):
+                    continue
+                head = await self._believe(provider, name, deadline)
+                if head is not None and head.writer not in writers:
+                    writers.add(head.writer)
+                    yield head
+
+    async def _believe(self, provider: str, name: HeadName, deadline: float) -> Head | None:
+        """The head behind a name, or None where it cannot be had or is not one."""
+        if (provider, name) in self._disbelieved:
+            return None
+        try:
+            raw = await self._network.transfer.get_object(provider, str(name), deadline=deadline)
+            head = head_format.unseal(raw, name, self._network.token(provider), self._network.open_head)
+            if self._network.names.writer_tag(provider, head.writer) != name.tag:
+                raise FormatError("a head under another writer's name")
+        except NewerFormatError:
+            raise
+        except (FormatError, DamagedError) as error:
+            self._disbelieve(provider, name, str(error))
+            return None
+        except ProviderError as error:
+            log.warning("head %s cannot be read: %s", name, error)
+            return None
+        return head
+
+    def _disbelieve(self, provider: str, name: HeadName, why: str) -> None:
+        if len(self._disbelieved) >= DISBELIEVED_MAX:
+            self._disbelieved.clear()
+        self._disbelieved[provider, name] = None
+        self.liars[provider] = f"head {name}: {why}"
+        log.warning("provider %s shows a false head %s: %s", provider, name, why)
+
+    async def store(self, head: Head, spare: trio.Nursery, deadline: float = 60.0) -> Stored:
+        """Put `head` at every provider whose place is ours; return once it is durable, or all have answered.
+
+        What is still under way then goes on in `spare`.  The caller asks `Network.owners` whether it is durable.
+        """
+        stored = Stored()
+        enough = trio.Event()
+        providers = tuple(self._network.taken)
+        waiting = len(providers)
+
+        async def put(provider: str) -> None:
+            nonlocal waiting
+            tag = self._network.names.writer_tag(provider, head.writer)
+            name = HeadName(head.epoch, head.sequence, tag)
+            raw = head_format.seal(head, self._network.token(provider), self._network.seal_head)
+            try:
+                await self._network.transfer.put_object(provider, str(name), raw, deadline=deadline)
+                stored.providers.add(provider)
+            except IcnfsError as error:
+                stored.errors[provider] = error
+            finally:
+                waiting -= 1
+                if not waiting or self._network.owners(stored.providers) >= self._network.durable:
+                    enough.set()
+
+        for provider in providers:
+            spare.start_soon(put, provider)
+        if providers:
+            await enough.wait()
+        return stored

@@ -1,0 +1,258 @@
+"""The volume's key slots: which there are, their copies for the providers, and unlocking.
+
+The keyring lies in the local state, in the file `slots`, readable by its owner only; nothing in it is secret.  It also
+travels in every head, so a recovered machine has all of it again.  A slot that may go to the providers is wrapped anew
+for each of them, under a random object name, so their copies cannot be matched; copies for providers that are away are
+kept here and delivered when they return, and a provider that lost its copy is given it again.
+
+This module moves nothing over the network (`places` does) and does not know where secrets come from.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from icnfs.crypto.keys import MasterKey, Secret
+from icnfs.crypto.slots import Costs, Slot, SlotKind, decode_slot, encode_slot, make_slot, open_slot
+from icnfs.errors import FormatError, LocalDiskError, NewerFormatError, NoVolumeError, SecretError, UsageError
+
+FILE: Final = "slots"
+"""The keyring's name in the local state."""
+
+PREFIX: Final = "slots/"
+"""Before the names of slots at the providers."""
+
+VERSION: Final = 1
+KEYRING_MAX: Final = 4 * 1024 * 1024
+ENTRIES_MAX: Final = 64
+"""More slots than anybody keeps; each costs a copy at every provider and, for a passphrase, a second of derivation."""
+
+
+class Copy(msgspec.Struct, array_like=True):
+    """A slot as one provider holds it: its object's name, its bytes, and whether it is known to be stored."""
+
+    name: str
+    slot: bytes
+    stored: bool = False
+
+
+class Entry(msgspec.Struct, array_like=True):
+    """One key: `slot` is the local copy; `copies` are by provider, none for a key that stays local."""
+
+    id: str
+    kind: str
+    label: str
+    added_ns: int
+    slot: bytes
+    copies: dict[str, Copy]
+
+
+class _Document(msgspec.Struct, array_like=True):
+    version: int
+    entries: list[Entry]
+    gone: dict[str, list[str]]
+
+
+@dataclass(frozen=True)
+class Secrets:
+    """What the user offers to unlock with; `keyfile` also stands for a systemd credential."""
+
+    passphrase: Secret | None = None
+    keyfile: Secret | None = None
+    recovery: Secret | None = None
+
+    def of(self, kind: str) -> Secret | None:
+        """The secret for slots of `kind`."""
+        return {"passphrase": self.passphrase, "keyfile": self.keyfile, "recovery": self.recovery}.get(kind)
+
+    def __bool__(self) -> bool:
+        return any(secret is not None for secret in (self.passphrase, self.keyfile, self.recovery))
+
+
+def unlock(slots: Iterable[Slot], offered: Secrets) -> MasterKey:
+    """The master key, from the first slot that opens; cheap kinds are tried before passphrases.
+
+    Raises `SecretError` when none opens, saying whether no fitting slot was there or the secret is wrong.
+    """
+    if not offered:
+        raise SecretError("no secret was given; give a passphrase, a key file or the recovery key")
+    tried: set[str] = set()
+    for slot in sorted(slots, key=lambda s: s.kind == SlotKind.PASSPHRASE):
+        secret = offered.of(slot.kind)
+        if secret is None:
+            continue
+        tried.add(slot.kind.value)
+        try:
+            return open_slot(slot, secret)
+        except (SecretError, FormatError):
+            continue
+    if not tried:
+        raise SecretError("the volume has no key slot for the kind of secret that was given; try another kind")
+    raise SecretError(f"this {' or '.join(sorted(tried))} does not open the volume; check it and try again")
+
+
+class Keyring:
+    """The volume's keys.  Changes are in memory until `save`."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._path = path
+        self._entries: dict[str, Entry] = {}
+        self._gone: dict[str, list[str]] = {}
+
+    # --- kept -------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def load(cls, state_dir: Path) -> Keyring:
+        """The keyring of a local state; `NoVolumeError` where there is none."""
+        path = state_dir / FILE
+        try:
+            raw = path.read_bytes()
+        except FileNotFoundError:
+            raise NoVolumeError(f"{state_dir}: no volume here; run `icnfs init` or `icnfs recover`") from None
+        except OSError as error:
+            raise LocalDiskError(f"{path}: {error.strerror}", error.errno or 0) from None
+        keyring = cls.decode(raw)
+        keyring._path = path
+        return keyring
+
+    @classmethod
+    def decode(cls, raw: bytes) -> Keyring:
+        """Total: a keyring, or `FormatError`."""
+        if len(raw) > KEYRING_MAX:
+            raise FormatError("a keyring is larger than any can be")
+        try:
+            document = _DECODER.decode(raw)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise FormatError(f"the keyring cannot be read: {error}") from None
+        if document.version > VERSION:
+            raise NewerFormatError(f"the keyring is of format {document.version}; upgrade icnfs")
+        if len(document.entries) > ENTRIES_MAX:
+            raise FormatError("a keyring with more keys than any can have")
+        keyring = cls()
+        for entry in document.entries:
+            if decode_slot(entry.slot).kind != entry.kind:
+                raise FormatError("a keyring whose slot is of another kind than it says")
+            keyring._entries[entry.id] = entry
+        keyring._gone = document.gone
+        return keyring
+
+    def encode(self) -> bytes:
+        return msgspec.msgpack.encode(_Document(VERSION, list(self._entries.values()), self._gone))
+
+    def save(self, state_dir: Path | None = None) -> None:
+        """Write the file, atomically and durably; `LocalDiskError` where the disk does not take it."""
+        path = state_dir / FILE if state_dir is not None else self._path
+        assert path is not None
+        self._path = path
+        partial = path.with_name(path.name + ".partial")
+        try:
+            fd = os.open(partial, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            with os.fdopen(fd, "wb") as file:
+                file.write(self.encode())
+                file.flush()
+                os.fsync(file.fileno())
+            partial.rename(path)
+            sync_directory(path.parent)
+        except OSError as error:
+            raise LocalDiskError(f"{path}: {error.strerror}", error.errno or 0) from None
+
+    # --- keys -------------------------------------------------------------------------------------------------------
+
+    def entries(self) -> list[Entry]:
+        """The keys, oldest first."""
+        return sorted(self._entries.values(), key=lambda e: e.added_ns)
+
+    def slots(self) -> list[Slot]:
+        """The local copies, to unlock with."""
+        return [decode_slot(entry.slot) for entry in self._entries.values()]
+
+    def add(
+        self,
+        kind: SlotKind | str,
+        secret: Secret,
+        master: MasterKey,
+        *,
+        label: str,
+        providers: Sequence[str] = (),
+        costs: Costs | None = None,
+    ) -> Entry:
+        """Add a key, with a copy for each of `providers` (for a passphrase: only where the user chose so).
+
+        Raises `UsageError` where the keyring is full, `SecretError` where the secret is too weak for its kind.
+        """
+        if len(self._entries) >= ENTRIES_MAX:
+            raise UsageError(f"the volume has {ENTRIES_MAX} keys, more it cannot have; remove one first")
+        kind = SlotKind(kind)
+        slot = make_slot(kind, secret, master, label=label, costs=costs)
+        entry = Entry(secrets.token_hex(4), kind.value, label, time.time_ns(), encode_slot(slot), {})
+        for provider in providers:
+            copy = make_slot(kind, secret, master, label="", costs=costs)
+            entry.copies[provider] = Copy(PREFIX + secrets.token_hex(16), encode_slot(copy))
+        self._entries[entry.id] = entry
+        return entry
+
+    def remove(self, key_id: str) -> Entry:
+        """Remove a key; its copies are deleted at the providers as they are reached.
+
+        Raises `UsageError` for an unknown id, and for the last key, without which nobody could open the volume.
+        """
+        if key_id not in self._entries:
+            raise UsageError(f"the volume has no key {key_id}; `icnfs key list` shows them")
+        if len(self._entries) == 1:
+            raise UsageError(f"key {key_id} is the last that opens the volume; add another before you remove it")
+        entry = self._entries.pop(key_id)
+        for provider, copy in entry.copies.items():
+            self._gone.setdefault(provider, []).append(copy.name)
+        return entry
+
+    # --- copies at the providers ------------------------------------------------------------------------------------
+
+    def undelivered(self, provider: str) -> list[Copy]:
+        """Copies that `provider` is to be given."""
+        copies = (entry.copies.get(provider) for entry in self._entries.values())
+        return [copy for copy in copies if copy is not None and not copy.stored]
+
+    def undeleted(self, provider: str) -> list[str]:
+        """Names of objects that `provider` is to delete."""
+        return list(self._gone.get(provider, ()))
+
+    def delivered(self, provider: str, name: str) -> None:
+        """`provider` holds the copy `name`."""
+        for entry in self._entries.values():
+            copy = entry.copies.get(provider)
+            if copy is not None and copy.name == name:
+                copy.stored = True
+
+    def deleted(self, provider: str, name: str) -> None:
+        """`provider` no longer holds `name`."""
+        names = [other for other in self._gone.get(provider, ()) if other != name]
+        if names:
+            self._gone[provider] = names
+        else:
+            self._gone.pop(provider, None)
+
+    def lost(self, provider: str) -> None:
+        """`provider`'s place was found empty: it is to be given everything again."""
+        for entry in self._entries.values():
+            if provider in entry.copies:
+                entry.copies[provider].stored = False
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+_DECODER: Final = msgspec.msgpack.Decoder(_Document)

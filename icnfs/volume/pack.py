@@ -1,0 +1,90 @@
+"""Packing sealed chunks into segments: which chunk goes where, and the payload in shared memory.
+
+A chunk lies whole in one data share.  Each goes to the share that is least filled, the first of equals: chunks of one
+size go round the shares in turn, so a sequential reader pulls from k providers at once, and chunks of mixed sizes leave
+the least to fill up with zeros.  This module knows neither where chunks come from nor where segments go.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from icnfs.erasure import hashtree
+from icnfs.erasure.code import Code
+from icnfs.format.records import Location
+from icnfs.format.segment import ID_SIZE
+from icnfs.limits import KIB, SEGMENT_SIZE
+from icnfs.transfer import bulk
+
+SMALL: Final = 256 * KIB
+"""A payload up to this is coded in the front too, in about 1 ms, so that its roots are known before it is uploaded."""
+
+
+@dataclass(frozen=True)
+class Pack:
+    """A segment to be: `places` are (version, its place), `share_len` the bytes of each of the k data shares."""
+
+    id: bytes
+    share_len: int
+    places: tuple[tuple[int, Location], ...]
+
+
+def plan(chunks: Iterable[tuple[int, int]], k: int, target: int = SEGMENT_SIZE) -> list[Pack]:
+    """Packs for (version, sealed bytes) in their order, each closed once it holds `target` bytes."""
+    packs: list[Pack] = []
+    segment, fill, places = secrets.token_bytes(ID_SIZE), [0] * k, list[tuple[int, Location]]()
+    for version, length in chunks:
+        share = fill.index(min(fill))
+        places.append((version, Location(segment, share, fill[share], length)))
+        fill[share] += length
+        if sum(fill) >= target:
+            packs.append(Pack(segment, max(fill), tuple(places)))
+            segment, fill, places = secrets.token_bytes(ID_SIZE), [0] * k, []
+    if places:
+        packs.append(Pack(segment, max(fill), tuple(places)))
+    return packs
+
+
+def fill(pack: Pack, k: int, read: Callable[[int], bytes | memoryview]) -> int:
+    """The pack's payload in a new memfd, which the caller closes; blocks on `read`, so call it in a thread."""
+    fd = bulk.create("pack")
+    try:
+        os.ftruncate(fd, k * pack.share_len)
+        for version, place in pack.places:
+            _write(fd, read(version), place.share * pack.share_len + place.offset)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def parts_payload(data: Sequence[bytes]) -> int:
+    """A run's part, given in pieces, in a new memfd, which the caller closes."""
+    fd = bulk.create("run")
+    try:
+        at = 0
+        for piece in data:
+            _write(fd, piece, at)
+            at += len(piece)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def roots(fd: int, k: int, n: int, share_len: int) -> tuple[bytes, ...]:
+    """The roots of all n shares of a small payload, coded here."""
+    payload = memoryview(os.pread(fd, k * share_len, 0))
+    data: list[memoryview | bytes] = [payload[i * share_len : (i + 1) * share_len] for i in range(k)]
+    return tuple(hashtree.tree(share)[1] for share in (*data, *Code(k, n).encode(data)))
+
+
+def _write(fd: int, data: bytes | memoryview, at: int) -> None:
+    rest = memoryview(data)
+    while rest:
+        done = os.pwrite(fd, rest, at)
+        rest, at = rest[done:], at + done

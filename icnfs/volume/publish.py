@@ -1,0 +1,243 @@
+"""The publisher: when the tree is published, and what becomes of it when that fails.
+
+It publishes every so many seconds if anything changed, at so many bytes of dirty data, when the local disk is full of
+it, and when asked.  One publish runs at a time.  A failed one loses nothing: it is tried again, less and less often up
+to once a minute, and at once when somebody asks.  A fenced volume is never published again from here.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+import trio
+
+from icnfs.errors import FencedError, IcnfsError, LocalDiskError
+from icnfs.format import segment as segment_format
+from icnfs.format.head import Head, RunInfo
+from icnfs.format.segment import SegmentInfo
+from icnfs.state import cut as cuts
+from icnfs.state.cut import PublishCut
+from icnfs.state.store import Store
+from icnfs.volume.attempt import Attempt, Progress, Uploads
+from icnfs.volume.fence import Fence
+from icnfs.volume.heads import Heads
+from icnfs.volume.keyring import Keyring
+from icnfs.volume.network import Network
+from icnfs.volume.places import Places
+from icnfs.volume.repair import Repair
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS: Final = 0.25
+"""How often the publisher looks whether there is a reason to publish."""
+
+RETRY_FIRST: Final = 1.0
+RETRY_MOST: Final = 60.0
+"""Seconds until a failed publish is tried again: doubled each time, between these."""
+
+FOLD_SECONDS: Final = 5.0
+"""What folding patches may take before a cut; those not folded by then are published as patches."""
+
+
+class Publisher:
+    """Publishes one open volume.  Start `run` in a nursery; `publish` may be called from any task."""
+
+    def __init__(
+        self,
+        store: Store,
+        network: Network,
+        heads: Heads,
+        fence: Fence,
+        places: Places,
+        keyring: Keyring,
+        repair: Repair,
+        spare: trio.Nursery,
+        *,
+        seconds: float,
+        dirty_limit: int,
+    ) -> None:
+        self._store = store
+        self._network = network
+        self._heads = heads
+        self._fence = fence
+        self._places = places
+        self._keyring = keyring
+        self._repair = repair
+        self._spare = spare
+        self._seconds = seconds
+        self._dirty_limit = dirty_limit
+        self._uploads = Uploads()
+        self._lock = trio.Lock()
+        self._rotations = secrets.randbelow(1 << 16)
+        base = fence.base
+        self._runs: tuple[RunInfo, ...] = base.runs if base is not None else ()
+        self._runs_mended = False
+        self._idle_batch = -1
+        self._last = trio.current_time()
+        self._failures = 0
+        self.batch = base.cut if base is not None else -1
+        """The last batch that the providers hold."""
+        self.time_ns = base.time_ns if base is not None else 0
+        """When that cut was taken (Unix time); 0 before the first publish."""
+        self.failure: IcnfsError | None = None
+        """Why the last publish failed, None when it did not."""
+        self.progress = Progress()
+        """Of the publish under way, or the last one."""
+
+    @property
+    def head(self) -> Head | None:
+        """The last head that was published."""
+        return self._fence.base
+
+    # --- when ---------------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Publish whenever there is reason to, until cancelled or fenced."""
+        while self._store.fenced is None:
+            await trio.sleep(LOOK_SECONDS)
+            if not self._is_due():
+                continue
+            try:
+                await self.publish()
+            except FencedError:
+                return
+            except IcnfsError as error:
+                log.warning("publishing failed and will be tried again: %s", error)
+
+    def _is_due(self) -> bool:
+        waited = trio.current_time() - self._last
+        if self._failures:
+            return waited >= min(RETRY_FIRST * 2.0 ** (self._failures - 1), RETRY_MOST)
+        store = self._store
+        if waited >= self._seconds:
+            return not self._is_idle()
+        return bool(store.dirty_bytes >= self._dirty_limit or (store.full and store.dirty_bytes > 0))
+
+    def _is_idle(self) -> bool:
+        """Nothing was committed since a cut that had nothing to publish."""
+        store = self._store
+        return not (store.committed != self._idle_batch or store.batch.touched or self._must())
+
+    # --- publishing ---------------------------------------------------------------------------------------------------
+
+    async def publish(self) -> int:
+        """Publish what is committed by now; the last batch that the providers then hold.
+
+        Raises `FencedError` (the store is read-only from then on), `TooFewProvidersError`, `LocalDiskError`, and what
+        else stands in the way; everything stays as it was and is tried again later.
+        """
+        async with self._lock:
+            if self._store.fenced is not None:
+                raise self._store.fenced
+            try:
+                await self._publish()
+            except FencedError as error:
+                log.error("%s", error)
+                self._store.fence(error)
+                self.failure = error
+                raise
+            except IcnfsError as error:
+                self.failure = error
+                self._failures += 1
+                raise
+            else:
+                self.failure = None
+                self._failures = 0
+            finally:
+                self._last = trio.current_time()
+            return self.batch
+
+    async def _publish(self) -> None:
+        self.progress = Progress()
+        await self._network.wake()
+        await self._places.visit_all()
+        await self._fold()
+        cut = await cuts.begin_cut(self._store)
+        try:
+            if not self._must() and not await trio.to_thread.run_sync(self._has_changed, cut):
+                self._idle_batch = self.batch = cut.batch
+                return
+            attempt = Attempt(
+                self._store,
+                self._network,
+                self._heads,
+                self._fence,
+                self._uploads,
+                self.progress,
+                self._rotate,
+            )
+            head, added = await attempt.run(cut, self._runs, self._keyring.encode(), self._spare)
+        finally:
+            cut.close()
+        self._published(head, added)
+
+    def _must(self) -> bool:
+        """Whether to publish although no record changed."""
+        base = self._fence.base
+        return base is None or self._runs_mended or base.keyring != self._keyring.encode()
+
+    def _has_changed(self, cut: PublishCut) -> bool:
+        base = self._fence.base
+        return base is None or cut.dirty_count(base.generation) > 0
+
+    def _published(self, head: Head, added: Sequence[SegmentInfo]) -> None:
+        old = {part.id for run in self._runs for part in run.segments()}
+        parts = head.segments()
+        self._runs, self._runs_mended = head.runs, False
+        self._repair.note([*added, *parts])
+        self._repair.drop(old - {part.id for part in parts})
+        self.batch, self.time_ns = head.cut, head.time_ns
+        log.info("published batch %d as epoch %d, sequence %d", head.cut, head.epoch, head.sequence)
+
+    def _rotate(self) -> int:
+        self._rotations += 1
+        return self._rotations
+
+    async def _fold(self) -> None:
+        """Fold what patches there are, as far as that goes quickly."""
+        store = self._store
+        if store.read_only:
+            return
+        deadline = trio.current_time() + FOLD_SECONDS
+        for ino, index in store.contents.patched():
+            if trio.current_time() >= deadline:
+                return
+            if store.congested:
+                await store.wait_room(growing=False)
+            try:
+                await store.contents.fold(ino, index, deadline)
+            except LocalDiskError:
+                raise
+            except IcnfsError as error:
+                log.debug("a chunk is published with its patches: %s", error)
+
+    # --- repair -------------------------------------------------------------------------------------------------------
+
+    async def mend(self, parts: Sequence[SegmentInfo]) -> None:
+        """Take note of completed segments, in records or in the next head; it is published when that is due."""
+        async with self._lock:
+            records = self._mend_runs(parts)
+            if records:
+                await cuts.update_segments(self._store, records)
+            self._repair.note(parts)
+
+    def _mend_runs(self, parts: Sequence[SegmentInfo]) -> list[SegmentInfo]:
+        """Replace parts of runs; returns the segments that are none, and so are records."""
+        mended = {part.id: segment_format.encode(part) for part in parts}
+        names = {part.id for run in self._runs for part in run.segments()}
+        if mended.keys() & names:
+            self._runs = tuple(
+                msgspec.structs.replace(
+                    run,
+                    parts=tuple(
+                        mended.get(info.id, part) for info, part in zip(run.segments(), run.parts, strict=True)
+                    ),
+                )
+                for run in self._runs
+            )
+            self._runs_mended = True
+        return [part for part in parts if part.id not in names]

@@ -1,0 +1,96 @@
+"""Completing segments: shares that a provider missed are rebuilt from k others and stored when it returns.
+
+It keeps the list of segments that `safe` distinct owners do not hold; `sync` waits for it to be empty, `status` shows
+it.  A share is put where it was meant to be; moving shares of a provider that is gone for good is not done here.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import Final
+
+import msgspec
+import trio
+
+from icnfs.errors import IcnfsError
+from icnfs.format.segment import SegmentInfo
+from icnfs.volume.network import Network
+
+log = logging.getLogger(__name__)
+
+COMPLETE_SECONDS: Final = 300.0
+"""Bound of completing one segment."""
+
+ROUND: Final = 32
+"""Segments completed between two notes to the local state."""
+
+
+class Repair:
+    """The segments that lack shares, by id."""
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+        self.lacking: dict[bytes, SegmentInfo] = {}
+        self.changed = trio.Event()
+        """Set, and replaced, whenever `lacking` shrinks."""
+
+    def note(self, segments: Iterable[SegmentInfo]) -> None:
+        """Look at segments that were just stored, loaded or completed."""
+        for segment in segments:
+            if segment.missing():
+                self.lacking[segment.id] = segment
+            elif self.lacking.pop(segment.id, None) is not None:
+                self.changed.set()
+                self.changed = trio.Event()
+
+    def drop(self, ids: Iterable[bytes]) -> None:
+        """These segments are named by nothing any more."""
+        for id in ids:
+            self.lacking.pop(id, None)
+
+    @property
+    def unsafe(self) -> list[SegmentInfo]:
+        """Segments that fewer than `safe` distinct owners hold."""
+        return [segment for segment in self.lacking.values() if not self._network.is_safe(segment)]
+
+    def lacking_at(self) -> dict[str, int]:
+        """By provider, how many shares it should hold and does not."""
+        counts: dict[str, int] = {}
+        for segment in self.lacking.values():
+            for index in segment.missing():
+                provider = segment.shares[index].provider
+                counts[provider] = counts.get(provider, 0) + 1
+        return counts
+
+    async def round(self) -> list[SegmentInfo]:
+        """Complete up to ROUND segments as far as providers are there now; those that gained shares."""
+        away = self._network.away()
+        gained: list[SegmentInfo] = []
+        for segment in list(self.lacking.values()):
+            missing = [index for index in segment.missing() if segment.shares[index].provider not in away]
+            missing = [index for index in missing if segment.shares[index].provider in self._network.facts]
+            if not missing:
+                continue
+            completed = await self._complete(segment, missing)
+            if completed != segment:
+                gained.append(completed)
+            if len(gained) >= ROUND:
+                break
+        return gained
+
+    async def _complete(self, segment: SegmentInfo, missing: list[int]) -> SegmentInfo:
+        """The segment as it is after trying; errors are logged, for the next round tries again."""
+        providers = [segment.shares[index].provider for index in missing]
+        try:
+            result = await self._network.transfer.complete_segment(
+                segment, self._network.names_of(segment), missing, providers, deadline=COMPLETE_SECONDS
+            )
+        except IcnfsError as error:
+            log.warning("segment %s cannot be completed yet: %s", segment.id.hex(), error)
+            return segment
+        shares = list(segment.shares)
+        for index in missing:
+            if index not in result.errors and result.roots[index] == shares[index].root:
+                shares[index] = msgspec.structs.replace(shares[index], stored=True)
+        return msgspec.structs.replace(segment, shares=tuple(shares))

@@ -1,0 +1,51 @@
+"""How many runs a published state is made of: what the next run takes in, and what must be remembered for that.
+
+Runs are merged as they grow: the next run reaches back over the runs before it while they are small beside it, so of
+runs below ABSORB_MAX there are never more than a dozen or two; and once what follows the checkpoint weighs half of it,
+the next run is a checkpoint.  So publishing costs what changed, times a small constant.  Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from icnfs.format.head import RUNS_MAX, RunInfo
+from icnfs.limits import MIB
+
+ABSORB_RATIO: Final = 2
+"""A run is taken into the next when it is at most so many times as large."""
+
+ABSORB_MAX: Final = 32 * MIB
+"""Bytes that one publish rewrites at most, a checkpoint apart."""
+
+
+def reach(runs: Sequence[RunInfo], fresh: int) -> int:
+    """From which generation on (exclusive) the next run holds changes, when `fresh` bytes are new; 0: a checkpoint."""
+    if not runs or len(runs) >= RUNS_MAX:
+        return 0
+    total = fresh
+    kept = len(runs)
+    while kept and runs[kept - 1].size <= ABSORB_RATIO * total and total + runs[kept - 1].size <= ABSORB_MAX:
+        kept -= 1
+        total += runs[kept].size
+    if kept == 0 or total + sum(run.size for run in runs[1:kept]) > runs[0].size // 2:
+        return 0
+    return runs[kept - 1].upto
+
+
+def remembered(runs: Sequence[RunInfo]) -> int:
+    """Changes of generations up to this need not be noted any more: no later run reaches back so far."""
+    total = 0
+    since = runs[-1].upto
+    for run in reversed(runs):
+        total += run.size
+        if run.is_checkpoint or total > ABSORB_MAX:
+            break
+        since = run.since
+    return since
+
+
+def join(runs: Sequence[RunInfo], fresh: RunInfo) -> tuple[RunInfo, ...]:
+    """The runs of a state in which `fresh` replaces all that it reaches back over."""
+    return (*(run for run in runs if run.upto <= fresh.since), fresh)

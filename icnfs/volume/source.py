@@ -1,0 +1,65 @@
+"""Cold reads: a chunk that the local state does not hold, from the providers.
+
+Promises: what it returns is the very chunk that its record names (the caller's `check` opens it), or one `IcnfsError`
+by the deadline; a share that gave wrong bytes is distrusted and the range is rebuilt from k others.  It caches nothing
+and does not know what the chunk belongs to: many fetches may run at once, which is how a sequential reader pulls from
+k providers.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import trio
+
+from icnfs.errors import DamagedError, ProviderAwayError
+from icnfs.format.records import Location
+from icnfs.format.segment import SegmentInfo
+from icnfs.volume.network import Network
+
+log = logging.getLogger(__name__)
+
+
+class ProviderSource:
+    """A `ColdSource` for `Store.source`; `segment_of` looks up the `segments` table."""
+
+    def __init__(self, network: Network, segment_of: Callable[[bytes], SegmentInfo | None]) -> None:
+        self._network = network
+        self._segment_of = segment_of
+
+    async def fetch(self, version: int, location: Location, check: Callable[[bytes], bool], deadline: float) -> bytes:
+        """The sealed chunk that passes `check`, by `deadline` (a trio time).
+
+        Raises `TooFewProvidersError` or `ProviderAwayError` where it cannot be had in time, and `DamagedError` where
+        what all the shares say is not the chunk that its record names.
+        """
+        segment = self._segment_of(location.segment)
+        if segment is None or location.share >= segment.k or location.offset + location.length > segment.share_len:
+            raise DamagedError(f"version {version} of a chunk is said to lie where nothing can be")
+        with trio.move_on_at(deadline):
+            sealed = await self._range(segment, location, frozenset(), deadline)
+            if check(sealed):
+                return sealed
+            holder = segment.shares[location.share].provider
+            log.warning("provider %s: a share of segment %s is bad", holder, segment.id.hex())
+            sealed = await self._range(segment, location, frozenset({location.share}), deadline)
+            if check(sealed):
+                return sealed
+            raise DamagedError(f"version {version} of a chunk is not what any of its shares say it is")
+        raise ProviderAwayError(
+            segment.shares[location.share].provider, "neither it nor the others answered in time; try again"
+        )
+
+    async def _range(
+        self, segment: SegmentInfo, location: Location, distrust: frozenset[int], deadline: float
+    ) -> bytes:
+        return await self._network.transfer.fetch(
+            segment,
+            self._network.names_of(segment),
+            location.share,
+            location.offset,
+            location.length,
+            distrust=distrust | frozenset(segment.missing()),
+            deadline=max(deadline - trio.current_time(), 0.0),
+        )

@@ -1,0 +1,111 @@
+"""Keys come and go, providers' copies cannot be matched, and only the right secret opens the volume."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from icnfs.crypto.keys import MasterKey, Secret
+from icnfs.crypto.slots import Costs, SlotKind, decode_slot, new_recovery_key
+from icnfs.errors import FormatError, NoVolumeError, SecretError, UsageError
+from icnfs.volume.keyring import Keyring, Secrets, unlock
+
+CHEAP = Costs(64, 1, 1)
+MASTER = MasterKey.random()
+PROVIDERS = ("one", "two", "three")
+
+
+def ring() -> tuple[Keyring, Secret, Secret]:
+    keyring, recovery, passphrase = Keyring(), new_recovery_key(), Secret(b"open sesame")
+    keyring.add(SlotKind.RECOVERY, recovery, MASTER, label="recovery", providers=PROVIDERS)
+    keyring.add(SlotKind.PASSPHRASE, passphrase, MASTER, label="me", costs=CHEAP)
+    return keyring, recovery, passphrase
+
+
+def test_either_secret_opens_and_a_wrong_one_does_not() -> None:
+    keyring, recovery, passphrase = ring()
+    assert unlock(keyring.slots(), Secrets(recovery=recovery)) == MASTER
+    assert unlock(keyring.slots(), Secrets(passphrase=passphrase)) == MASTER
+    for wrong in (Secrets(passphrase=Secret(b"x")), Secrets(recovery=new_recovery_key()), Secrets()):
+        with pytest.raises(SecretError):
+            unlock(keyring.slots(), wrong)
+    with pytest.raises(SecretError, match="kind"):
+        unlock(keyring.slots(), Secrets(keyfile=Secret.random()))
+
+
+def test_a_passphrase_stays_local_and_no_two_copies_share_a_byte_run() -> None:
+    keyring, recovery, _ = ring()
+    by_provider = {p: keyring.undelivered(p) for p in PROVIDERS}
+    assert all([decode_slot(c.slot).kind for c in copies] == [SlotKind.RECOVERY] for copies in by_provider.values())
+    slots = [decode_slot(copies[0].slot) for copies in by_provider.values()]
+    for field in ("id", "salt", "sealed"):
+        assert len({getattr(slot, field) for slot in slots}) == 3
+    assert len({copies[0].name for copies in by_provider.values()}) == 3
+    assert all(unlock([slot], Secrets(recovery=recovery)) == MASTER for slot in slots)
+
+
+def test_copies_are_owed_until_delivered_and_again_once_lost() -> None:
+    keyring, _, _ = ring()
+    (copy,) = keyring.undelivered("one")
+    keyring.delivered("one", copy.name)
+    assert keyring.undelivered("one") == []
+    assert len(keyring.undelivered("two")) == 1
+    keyring.lost("one")
+    assert keyring.undelivered("one") == [copy]
+
+
+def test_a_removed_key_is_deleted_where_it_was_and_no_longer_opens() -> None:
+    keyring, recovery, _ = ring()
+    entry = next(e for e in keyring.entries() if e.kind == "recovery")
+    keyring.remove(entry.id)
+    assert keyring.undeleted("two") == [entry.copies["two"].name]
+    keyring.deleted("two", entry.copies["two"].name)
+    assert keyring.undeleted("two") == []
+    with pytest.raises(SecretError):
+        unlock(keyring.slots(), Secrets(recovery=recovery))
+
+
+def test_the_last_key_and_unknown_keys_cannot_be_removed() -> None:
+    keyring, _, _ = ring()
+    first, last = keyring.entries()
+    with pytest.raises(UsageError, match="no key"):
+        keyring.remove("ffffffff")
+    keyring.remove(first.id)
+    with pytest.raises(UsageError, match="last"):
+        keyring.remove(last.id)
+
+
+def test_it_is_kept_owner_only_and_comes_back(tmp_path: Path) -> None:
+    keyring, _, passphrase = ring()
+    keyring.remove(keyring.add(SlotKind.KEYFILE, Secret.random(), MASTER, label="k", providers=PROVIDERS).id)
+    keyring.save(tmp_path)
+    assert (tmp_path / "slots").stat().st_mode & 0o777 == 0o600
+    again = Keyring.load(tmp_path)
+    assert again.encode() == keyring.encode()
+    assert unlock(again.slots(), Secrets(passphrase=passphrase)) == MASTER
+    with pytest.raises(NoVolumeError):
+        Keyring.load(tmp_path / "elsewhere")
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_give_a_keyring_or_one_error(junk: bytes) -> None:
+    try:
+        Keyring.decode(junk)
+    except FormatError:
+        pass
+
+
+@given(st.integers(0, 10**4), st.binary(min_size=1, max_size=3))
+def test_any_damage_gives_a_keyring_or_one_error(at: int, junk: bytes) -> None:
+    raw = RAW
+    at %= len(raw)
+    try:
+        Keyring.decode(raw[:at] + junk + raw[at + len(junk) :])
+    except FormatError:
+        pass
+
+
+RAW = ring()[0].encode()
