@@ -278,6 +278,7 @@ class Committer:
             with self._env.data.begin(write=True, db=self._env.data_db) as txn:
                 self._erase(txn)
             self._erased()
+            self._post(lambda: self._on_done(Done()))
         except lmdb.Error as error:
             log.warning("dead chunks could not be erased yet: %s", error)
 

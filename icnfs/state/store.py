@@ -255,9 +255,8 @@ class Store:
     def _on_done(self, done: Done) -> None:
         """In the request loop, after a commit: renew the snapshots and drop what they show now."""
         reader = self.reader
-        if done.sealed or done.cached:
-            reader.data.abort()
-            reader.data = self.env.data.begin(buffers=True)
+        reader.data.abort()
+        reader.data = self.env.data.begin(buffers=True)
         if done.batches or done.tasks:
             reader.meta.abort()
             reader.meta = self.env.meta.begin(buffers=True)

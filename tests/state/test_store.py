@@ -1,0 +1,299 @@
+from __future__ import annotations
+
+import errno
+import stat
+import time
+from pathlib import Path
+
+import pytest
+import trio
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from icnfs.crypto.keys import MasterKey
+from icnfs.errors import DamagedError, FsError, LocalDiskError, MountedError, NoVolumeError, VolumeExistsError
+from icnfs.format.records import RANKS, Entry, Table
+from icnfs.state import loader
+from icnfs.state.loader import ROOT_INO, Loader
+from icnfs.state.store import INO_STEP, Store
+from tests.state.local import Local, until
+
+
+def new_file(store: Store) -> int:
+    return store.new_inode(stat.S_IFREG | 0o644, 0, 0, 1).ino
+
+
+def add(store: Store, name: bytes) -> Entry:
+    return store.add_name(ROOT_INO, name, new_file(store), 8)
+
+
+# --- opening -------------------------------------------------------------------------------------------------------
+
+
+def test_a_state_is_opened_once_at_a_time(local: Local) -> None:
+    async def body(store: Store) -> None:
+        with pytest.raises(MountedError):
+            Store.open(local.root, local.master)
+
+    local.run(body)
+    local.run(body)
+
+
+def test_another_master_key_opens_nothing(local: Local) -> None:
+    with pytest.raises(DamagedError):
+        Store.open(local.root, MasterKey.random())
+
+
+def test_a_folder_without_a_state_says_so(tmp_path: Path) -> None:
+    with pytest.raises(NoVolumeError):
+        Store.open(tmp_path, MasterKey.random())
+
+
+def test_a_state_is_never_overwritten(local: Local) -> None:
+    with pytest.raises(VolumeExistsError):
+        loader.create(local.root, local.volume, local.master)
+
+
+def test_a_loading_that_was_interrupted_is_no_state(tmp_path: Path) -> None:
+    loading = Loader(tmp_path / "state", bytes(16))
+    loading.commit()
+    loading._txn.abort()
+    loading._env.close()
+    with pytest.raises(LocalDiskError):
+        Store.open(tmp_path / "state", MasterKey.random())
+
+
+def test_rows_that_no_run_may_carry_are_refused(tmp_path: Path) -> None:
+    loading = Loader(tmp_path / "state", bytes(16))
+    for table in (Table.SETTINGS, Table.DIRTY, Table.GARBAGE, 99):
+        with pytest.raises(ValueError, match="runs carry"):
+            loading.put(table, b"counters", b"forged")
+    loading.abandon()
+    assert not (tmp_path / "state").exists()
+
+
+def test_numbers_are_never_handed_out_twice(local: Local) -> None:
+    seen: set[int] = set()
+    versions: set[int] = set()
+
+    async def body(store: Store) -> None:
+        for _ in range(10):
+            ino = new_file(store)
+            assert ino not in seen
+            seen.add(ino)
+            version = store.new_version()
+            assert version not in versions
+            versions.add(version)
+
+    for _ in range(3):
+        local.run(body)
+
+
+def test_inode_numbers_are_reserved_ahead_of_use(local: Local) -> None:
+    async def body(store: Store) -> None:
+        for _ in range(INO_STEP + 10):
+            new_file(store)
+            if store.uncommitted > 4000:
+                await store.flush()
+
+    local.run(body)
+    local.run(body)
+
+
+# --- durability ----------------------------------------------------------------------------------------------------
+
+
+def test_what_was_flushed_is_there_after_reopening(local: Local) -> None:
+    async def make(store: Store) -> None:
+        add(store, b"kept")
+        await store.flush()
+
+    async def look(store: Store) -> None:
+        entry = store.find(ROOT_INO, b"kept")
+        assert entry is not None
+        assert store.inode(entry.ino).mode == stat.S_IFREG | 0o644
+        assert store.files == 2
+
+    local.run(make)
+    local.run(look)
+
+
+def test_a_batch_closes_by_itself_well_within_a_second(local: Local) -> None:
+    async def body(store: Store) -> None:
+        add(store, b"soon")
+        number = store.batch.number
+        begun = time.monotonic()
+        with trio.fail_after(5):
+            await store.wait_committed(number)
+        assert time.monotonic() - begun < 1.0
+
+    local.run(body)
+
+
+def test_concurrent_flushes_share_commits(local: Local) -> None:
+    async def body(store: Store) -> None:
+        before = store.committer.commits
+        async with trio.open_nursery() as nursery:
+            for i in range(50):
+                add(store, b"%d" % i)
+                nursery.start_soon(store.flush)
+        assert store.committer.commits - before < 25
+
+    local.run(body)
+
+
+def test_a_disk_that_takes_nothing_fails_the_flush_and_loses_nothing(
+    local: Local, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = True
+
+    async def body(store: Store) -> None:
+        nonlocal full
+        real = store.committer._put_meta
+
+        def put_meta(ordered: object) -> None:
+            if full:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            real(ordered)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(store.committer, "_put_meta", put_meta)
+        add(store, b"waits")
+        with pytest.raises(LocalDiskError):
+            await store.flush()
+        assert store.find(ROOT_INO, b"waits") is not None
+        assert store.congested
+        full = False
+        await until(store, lambda: store.failure is None)
+        await store.flush()
+        assert not store.congested
+
+    local.run(body, upkeep=False)
+
+    async def look(store: Store) -> None:
+        assert store.find(ROOT_INO, b"waits") is not None
+
+    local.run(look)
+
+
+def test_writers_get_enospc_when_no_room_comes(local: Local, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("icnfs.state.store.FULL_WAIT", 0.05)
+
+    async def body(store: Store) -> None:
+        store.set_full(True)
+        with pytest.raises(FsError) as caught:
+            await store.wait_room()
+        assert caught.value.errno == errno.ENOSPC
+        await store.wait_room(growing=False)
+
+    local.run(body, upkeep=False)
+
+
+# --- names ---------------------------------------------------------------------------------------------------------
+
+name_steps = st.lists(
+    st.tuples(st.sampled_from(["add", "remove", "flush", "commit-later", "list"]), st.integers(0, 12)), max_size=40
+)
+
+
+@settings(max_examples=40)
+@given(steps=name_steps, colliding=st.booleans())
+def test_a_directory_lists_what_was_named_in_order_of_cookies(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, int]], colliding: bool
+) -> None:
+    local = Local(tmp_path_factory.mktemp("names") / "state")
+    model: dict[bytes, int] = {}
+
+    async def body(store: Store) -> None:
+        if colliding:
+            store.names = FewHashes()  # type: ignore[assignment]
+        for kind, number in steps:
+            name = b"name-%d" % number
+            entry = store.find(ROOT_INO, name)
+            assert (entry.ino if entry else None) == model.get(name)
+            if kind == "add" and entry is None:
+                model[name] = add(store, name).ino
+            elif kind == "remove" and entry is not None:
+                store.remove_name(ROOT_INO, entry)
+                del model[name]
+            elif kind == "flush":
+                await store.flush()
+            elif kind == "commit-later":
+                store.close_batch()
+            elif kind == "list":
+                check(store)
+        check(store)
+
+    def check(store: Store) -> None:
+        listed = list(store.entries(ROOT_INO, 0))
+        assert {e.name: e.ino for e in listed} == model
+        cookies = [e.cookie for e in listed]
+        assert cookies == sorted(set(cookies))
+        for entry in listed:
+            assert list(store.entries(ROOT_INO, entry.cookie))[0] == entry
+
+    local.run(body)
+
+
+class FewHashes:
+    """A name hash in which everything collides with half of the rest."""
+
+    def cookie_base(self, parent: int, name: bytes) -> int:
+        return 5 + len(name) % 2
+
+
+def test_more_names_of_one_hash_than_ranks_is_enospc(local: Local) -> None:
+    async def body(store: Store) -> None:
+        store.names = FewHashes()  # type: ignore[assignment]
+        for i in range(RANKS):
+            add(store, b"%02d" % i)
+        with pytest.raises(FsError) as caught:
+            add(store, b"99")
+        assert caught.value.errno == errno.ENOSPC
+        entry = store.find(ROOT_INO, b"03")
+        assert entry is not None
+        store.remove_name(ROOT_INO, entry)
+        assert add(store, b"99").cookie == entry.cookie
+
+    local.run(body)
+
+
+def test_a_stale_inode_is_estale(local: Local) -> None:
+    async def body(store: Store) -> None:
+        ino = new_file(store)
+        store.drop_inode(ino)
+        for _ in range(2):
+            with pytest.raises(FsError) as caught:
+                store.inode(ino)
+            assert caught.value.errno == errno.ESTALE
+            await store.flush()
+
+    local.run(body)
+
+
+def test_a_closed_batch_is_not_changed_by_later_requests(local: Local) -> None:
+    async def body(store: Store) -> None:
+        ino = new_file(store)
+        first = store.edit(ino)
+        first.mode = stat.S_IFREG | 0o600
+        store.close_batch()
+        later = store.edit(ino)
+        later.mode = stat.S_IFREG | 0o666
+        assert first is not later
+        assert first.mode == stat.S_IFREG | 0o600
+        await store.flush()
+        assert store.reader.inode(ino).mode == stat.S_IFREG | 0o666  # type: ignore[union-attr]
+
+    local.run(body)
+
+
+def test_settings_are_kept(local: Local) -> None:
+    async def put(store: Store) -> None:
+        await store.put_setting("head", b"\x00doc")
+
+    async def look(store: Store) -> None:
+        assert store.get_setting("head") == b"\x00doc"
+        await store.put_setting("head", None)
+        assert store.get_setting("head") is None
+
+    local.run(put)
+    local.run(look)
