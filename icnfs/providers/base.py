@@ -1,0 +1,151 @@
+"""The one interface to a place where objects are kept, as a contract: what every kind of provider owes its callers.
+
+It knows nothing of shares, segments or keys: objects are named byte strings.  `tests/providers` holds every kind, and
+every wrapper around one, to what is written here.
+
+Obligations of all methods:
+
+1. They raise `ObjectMissingError`, `ProviderAwayError`, `ProviderFullError`, `ProviderRefusedError` or
+   `ProviderLiesError`, and nothing else but `trio.Cancelled`, and `ValueError` for arguments that no caller may pass.
+2. They never wait where they cannot be cancelled: a hanging disk costs its own operations, and nobody else's.
+3. A call that was cancelled, or that raised `ProviderAwayError`, may have taken effect, or take effect later.  Hence
+   callers never reuse the name of an object that they deleted, and put only equal bytes under a name twice, or bytes
+   of which either may win.
+4. They may be called from many tasks at once.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from icnfs.errors import ProviderLiesError
+from icnfs.limits import OBJECT_MAX
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+Names: TypeAlias = list[str]
+"""So that a class with a method `list` can say what its others return."""
+
+OBJECT_NAME_MAX: Final = 200
+"""Characters in an object's name: well below NAME_MAX and every store's own bound, prefix included."""
+
+LISTED_MAX: Final = 4_000_000
+"""Names that `list_all` takes: a volume of 64 TiB in 16 MiB segments, and an end to endless answers."""
+
+_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]*(?:/[a-z0-9][a-z0-9._-]*)*")
+_PREFIX: Final = re.compile(r"(?:[a-z0-9][a-z0-9._-]*/)*(?:[a-z0-9][a-z0-9._-]*)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """What a provider says of its room; None where it does not say."""
+
+    free_bytes: int | None
+    total_bytes: int | None
+    pool: str
+    """Two providers that answer the same string share one disk, and its fate."""
+
+
+def is_name(name: str) -> bool:
+    """True for `[a-z0-9][a-z0-9._-]*`, components parted by `/`, 200 characters at most, no `..` anywhere."""
+    return len(name) <= OBJECT_NAME_MAX and ".." not in name and _NAME.fullmatch(name) is not None
+
+
+def check_name(name: str) -> str:
+    """`name` itself, or ValueError: the caller's bug, for names are made by icnfs alone."""
+    if not is_name(name):
+        raise ValueError(f"not an object name: {name[:OBJECT_NAME_MAX]!r}")
+    return name
+
+
+def check_prefix(prefix: str) -> str:
+    """`prefix` itself when it is empty or the beginning of some object name, else ValueError."""
+    if len(prefix) > OBJECT_NAME_MAX or ".." in prefix or _PREFIX.fullmatch(prefix) is None:
+        raise ValueError(f"not the beginning of an object name: {prefix[:OBJECT_NAME_MAX]!r}")
+    return prefix
+
+
+def check_range(offset: int, length: int | None) -> None:
+    """ValueError unless 0 <= offset and, where given, 0 <= length <= OBJECT_MAX."""
+    if offset < 0 or (length is not None and not 0 <= length <= OBJECT_MAX):
+        raise ValueError(f"not a range of an object: offset {offset}, length {length}")
+
+
+def check_size(data: Buffer) -> None:
+    """ValueError where `data` is larger than any object may be."""
+    if len(data) > OBJECT_MAX:
+        raise ValueError(f"{len(data)} bytes are more than an object may have")
+
+
+def exact_length(provider: str, name: str, size: int, offset: int, length: int | None) -> int:
+    """How many bytes a `get` of this range has to return from an object of `size` bytes.
+
+    Raises `ProviderLiesError` where the object is too short for the range, or longer than OBJECT_MAX in all.
+    """
+    wanted = size - offset if length is None else length
+    if wanted < 0 or offset + wanted > size:
+        raise ProviderLiesError(provider, f"object {name} is cut short: it ends at {size}, not at {offset + wanted}")
+    if wanted > OBJECT_MAX:
+        raise ProviderLiesError(provider, f"object {name} is longer than any object can be: {size} bytes")
+    return wanted
+
+
+class Provider(ABC):
+    """One place that keeps objects.  Rules 1 to 4 of the module hold for every method."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        """The provider's name in the TOML; every error carries it."""
+
+    @abstractmethod
+    async def put(self, name: str, data: Buffer) -> None:
+        """Store `data` (at most OBJECT_MAX bytes) under `name`, over what was there.
+
+        Atomic: at every instant, and after every crash on either side, a reader finds the old object (or none) or the
+        new one, whole.  Durable when it returns.  Idempotent.  It keeps no reference to `data` past the call, not
+        even when cancelled.  `name` may not lie below another object, nor above one (`ProviderRefusedError`).
+        """
+
+    @abstractmethod
+    async def get(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
+        """Exactly `length` bytes from `offset`, or all from there; `ProviderLiesError` where the object is shorter."""
+
+    @abstractmethod
+    async def size(self, name: str) -> int:
+        """The object's bytes."""
+
+    @abstractmethod
+    async def delete(self, name: str) -> None:
+        """Remove the object; a missing one is no error.  Durable when it returns."""
+
+    @abstractmethod
+    async def list(self, prefix: str, after: str = "") -> list[str]:
+        """The names that begin with `prefix` and sort after `after`, sorted: the first LIST_PAGE of them.
+
+        A shorter page is the last one.  Only names of whole objects are listed, and only names that pass
+        `check_name`.  `prefix` is compared as a string: it may end within a component.
+        """
+
+    @abstractmethod
+    async def probe(self) -> Capacity:
+        """Ask whether the provider answers, and what room it has."""
+
+    async def close(self) -> None:  # noqa: B027 - most kinds have nothing to let go of
+        """Let go of connections; the provider is not used afterwards."""
+
+
+async def list_all(provider: Provider, prefix: str, *, most: int = LISTED_MAX) -> list[str]:
+    """Every page of `provider.list(prefix)`; `ProviderLiesError` past `most` names, or where they are out of order."""
+    names: list[str] = []
+    last = ""
+    while page := await provider.list(prefix, last):
+        for name in page:
+            if not is_name(name) or not name.startswith(prefix) or name <= last:
+                raise ProviderLiesError(provider.name, f"its listing of {prefix!r} is out of order, or not of it")
+            last = name
+        names += page
+        if len(names) > most:
+            raise ProviderLiesError(provider.name, f"its listing of {prefix!r} does not end within {most} names")
+    return names

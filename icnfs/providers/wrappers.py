@@ -1,0 +1,133 @@
+"""Deadlines, retries and limits as providers around a provider; none knows what it wraps.
+
+Nothing here counts bytes or looks at them.  All waiting is trio's, so tests run it in virtual time.  Which order is
+right is written once, in `guard`.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+import trio
+
+from icnfs.errors import ProviderAwayError
+from icnfs.limits import KIB
+from icnfs.providers.base import Buffer, Capacity, Provider
+
+T = TypeVar("T")
+
+
+class Wrapper(Provider):
+    """Passes everything on through `_around`, the one place where a wrapper does its work."""
+
+    def __init__(self, inner: Provider) -> None:
+        super().__init__(inner.name)
+        self.inner = inner
+
+    async def _around(self, doing: str, size: int, call: Callable[[], Awaitable[T]]) -> T:
+        """Do `call`, which moves about `size` bytes; `doing` says so in an error's words."""
+        return await call()
+
+    async def put(self, name: str, data: Buffer) -> None:
+        await self._around(f"storing {name}", len(data), lambda: self.inner.put(name, data))
+
+    async def get(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
+        return await self._around(f"reading {name}", length or 0, lambda: self.inner.get(name, offset, length))
+
+    async def size(self, name: str) -> int:
+        return await self._around(f"looking up {name}", 0, lambda: self.inner.size(name))
+
+    async def delete(self, name: str) -> None:
+        await self._around(f"deleting {name}", 0, lambda: self.inner.delete(name))
+
+    async def list(self, prefix: str, after: str = "") -> list[str]:
+        return await self._around("listing", 0, lambda: self.inner.list(prefix, after))
+
+    async def probe(self) -> Capacity:
+        return await self._around("a probe", 0, self.inner.probe)
+
+    async def close(self) -> None:
+        await self.inner.close()
+
+
+class Deadline(Wrapper):
+    """A call that takes longer than `seconds`, and `size / bytes_per_second` on top, raises ProviderAwayError."""
+
+    def __init__(self, inner: Provider, seconds: float, bytes_per_second: float = 256 * KIB) -> None:
+        super().__init__(inner)
+        self.seconds = seconds
+        self.bytes_per_second = bytes_per_second
+
+    async def _around(self, doing: str, size: int, call: Callable[[], Awaitable[T]]) -> T:
+        allowed = self.seconds + size / self.bytes_per_second
+        with trio.move_on_after(allowed):
+            return await call()
+        raise ProviderAwayError(self.name, f"{doing} took longer than {allowed:.1f} s")
+
+
+class Retry(Wrapper):
+    """What raises ProviderAwayError is tried again, `tries` times in all; every other answer is final.
+
+    Between tries it waits `pause * 2**i` seconds, at most `longest`, times a random part between a half and one, so
+    that a provider that comes back is not met by all its callers at once.
+    """
+
+    def __init__(
+        self,
+        inner: Provider,
+        tries: int = 3,
+        pause: float = 0.2,
+        longest: float = 5.0,
+        rng: random.Random | None = None,
+    ) -> None:
+        super().__init__(inner)
+        self.tries = tries
+        self.pause = pause
+        self.longest = longest
+        self._rng = rng if rng is not None else random.Random()
+
+    async def _around(self, doing: str, size: int, call: Callable[[], Awaitable[T]]) -> T:
+        for failed in range(self.tries - 1):
+            try:
+                return await call()
+            except ProviderAwayError:
+                await trio.sleep(self._rng.uniform(0.5, 1.0) * min(self.longest, self.pause * 2**failed))
+        return await call()
+
+
+class Limit(Wrapper):
+    """At most `concurrency` calls at a time; the rest wait in the order in which they came."""
+
+    def __init__(self, inner: Provider, concurrency: int) -> None:
+        super().__init__(inner)
+        self._slots = trio.Semaphore(concurrency, max_value=concurrency)
+
+    async def _around(self, doing: str, size: int, call: Callable[[], Awaitable[T]]) -> T:
+        async with self._slots:
+            return await call()
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long, how often and how much at once a provider is asked."""
+
+    attempt_s: float = 10.0
+    bytes_per_second: float = 256 * KIB
+    """The slowest transfer that still counts as one: each byte adds to an attempt's deadline."""
+    tries: int = 3
+    concurrency: int = 8
+
+
+DEFAULT_PATIENCE: Final = Patience()
+
+
+def guard(provider: Provider, patience: Patience = DEFAULT_PATIENCE) -> Provider:
+    """`provider` with all three wrappers in the one right order.
+
+    A deadline holds for the attempt alone, not for the wait for its turn; a pause before the next try keeps no slot.
+    """
+    timed = Deadline(provider, patience.attempt_s, patience.bytes_per_second)
+    return Retry(Limit(timed, patience.concurrency), patience.tries)
