@@ -1,0 +1,71 @@
+"""Every table and key of icnfs.toml(5), once: how it is read, and what holds where it is not written.
+
+A test holds the manual page to this table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from icnfs.config import values
+from icnfs.limits import GIB, MIB, SHARES_MAX
+
+
+class Required:
+    """The default of a key that must be written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One key: `read` returns its value or raises BadValueError; `default` is such a value, or Required."""
+
+    read: Callable[[object], Any]
+    default: Any
+    example: str
+    """What an error that asks for the key shows."""
+
+
+PROVIDER: Final[dict[str, Key]] = {
+    "url": Key(values.read_url, Required, '"file:///srv/icnfs/a"'),
+    "owner": Key(values.read_text, Required, '"Example Oy"'),
+    "parent_country": Key(values.read_country, Required, '"FI"'),
+    "country": Key(values.read_country, Required, '"FI"'),
+    "site": Key(values.read_text, None, '"Helsinki"'),
+    "eur_per_tb_month": Key(values.number_of(0, 1e6, "EUR"), 0.0, "5.5"),
+    "eur_per_tb_read": Key(values.number_of(0, 1e6, "EUR"), 0.0, "0"),
+}
+"""Keys of each `[provider.NAME]`."""
+
+TABLES: Final[dict[str, dict[str, Key]]] = {
+    "volume": {
+        "code": Key(values.read_code, (4, 6), '"4-of-6"'),
+        "safe": Key(values.integer_of(1, SHARES_MAX, "a number of owners"), None, "6"),
+        "publish_seconds": Key(values.number_of(1, 86_400, "seconds"), 30.0, "30"),
+        "publish_mib": Key(values.number_of(1, 65_536, "MiB"), 64.0, "64"),
+        "sync_deadline": Key(values.number_of(1, 86_400, "seconds"), 300.0, "300"),
+        "read_deadline": Key(values.number_of(0.1, 3_600, "seconds"), 20.0, "20"),
+    },
+    "cache": {
+        "clean": Key(values.size_of(16 * MIB), 10 * GIB, '"10GiB"'),
+        "dirty": Key(values.size_of(64 * MIB), 4 * GIB, '"4GiB"'),
+        "reserve": Key(values.size_of(16 * MIB), 256 * MIB, '"256MiB"'),
+    },
+    "keys": {
+        "passphrase_file": Key(values.read_path, None, '"demo.passphrase"'),
+        "credential": Key(values.read_credential, None, '"icnfs-demo"'),
+        "keyfile": Key(values.read_path, None, '"demo.key"'),
+    },
+    "policy": {
+        "allowed_countries": Key(values.read_countries, frozenset(), '["DE", "FI"]'),
+        "excluded_parents": Key(values.read_countries, frozenset(), '["US"]'),
+        "max_per_owner": Key(values.integer_of(1, SHARES_MAX, "shares"), None, "1"),
+        "max_per_country": Key(values.integer_of(1, SHARES_MAX, "shares"), None, "2"),
+        "max_per_site": Key(values.integer_of(1, SHARES_MAX, "shares"), None, "1"),
+    },
+    "log": {
+        "level": Key(values.read_level, "info", '"info"'),
+    },
+}
+"""All tables but the providers', and their keys; every table may be left out."""
