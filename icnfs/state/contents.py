@@ -17,7 +17,7 @@ import trio
 
 from icnfs.errors import DamagedError, FormatError, IcnfsError
 from icnfs.format.records import U64, ChunkRecord, Location, Patch, Table
-from icnfs.limits import ACCEPTED_MAX, CHUNK_SIZE, PATCH_LIMIT
+from icnfs.limits import CHUNK_SIZE, PATCH_LIMIT
 from icnfs.state.batch import Batch, Cut
 from icnfs.state.committer import CacheJob, Done, SealJob
 from icnfs.state.hot import OP_COST, HotChunk, apply
@@ -107,8 +107,6 @@ class Contents:
         if offset + size > old_size:
             node.size = offset + size
         self._store.bytes_used += (node.blocks - old_blocks) << 9
-        if self._hot_bytes > ACCEPTED_MAX // 2:
-            self._store.close_batch()
 
     def _write_piece(self, node: Inode, index: int, start: int, piece: bytes | memoryview, old_size: int) -> None:
         hot = self._hot.get((node.ino, index))

@@ -143,8 +143,8 @@ class Store:
             await trio.sleep(BATCH_SECONDS)
             self._stirred = trio.Event()
             self.close_batch()
-            if self.salts.spent:
-                await self._draw_salt()
+            if self.salts.spent and self.failure is None:
+                await self._renew_salt()
 
     async def close(self) -> None:
         """Commit what was accepted and close; no request may follow."""
@@ -166,6 +166,12 @@ class Store:
         await self.task(work)
         self.salts.add(salt_id, salt)
         self.salts.current = salt_id
+
+    async def _renew_salt(self) -> None:
+        try:
+            await self._draw_salt()
+        except LocalDiskError as error:
+            log.warning("the sealing salt is kept for now: %s", error)
 
     def _post(self, callback: Callable[[], None]) -> None:
         assert self._token is not None
@@ -318,14 +324,18 @@ class Store:
             self.close_batch()
         with trio.move_on_after(FULL_WAIT) as scope:
             while self._lacks_room(growing):
-                if self.contents.hot_bytes > ACCEPTED_MAX // 2:
-                    self.close_batch()
+                self.relieve()
                 self.want_upkeep()
                 await self._progress.wait()
                 if self.read_only:
                     raise FsError(errno.EROFS)
         if scope.cancelled_caught:
             raise FsError(errno.ENOSPC)
+
+    def relieve(self) -> None:
+        """At the end of a request: close a batch that has grown large."""
+        if self.contents.hot_bytes > ACCEPTED_MAX // 2:
+            self.close_batch()
 
     def _lacks_room(self, growing: bool) -> bool:
         if growing and (self.full or self.failure is not None):

@@ -93,6 +93,8 @@ class Vfs:
         self._read_only = read_only
         self._read_deadline = read_deadline
         self._handles = Handles()
+        self._nameless: set[int] = set()
+        """Inodes without a name that somebody still uses."""
 
     # --- admission --------------------------------------------------------------------------------------------------
 
@@ -296,14 +298,15 @@ class Vfs:
         if node.nlink:
             return
         if self._handles.in_use(ino):
+            self._nameless.add(ino)
             self._store.set_orphan(ino, True)
         else:
             self._store.drop_inode(ino)
 
     def _perhaps_drop(self, ino: int) -> None:
-        store = self._store
-        if ino != ROOT_INO and not self._handles.in_use(ino) and store.has_inode(ino) and not store.inode(ino).nlink:
-            store.drop_inode(ino)
+        if ino in self._nameless and not self._handles.in_use(ino):
+            self._nameless.remove(ino)
+            self._store.drop_inode(ino)
 
     def remember(self, ino: int) -> None:
         """The kernel was given one reference to the inode."""
@@ -536,6 +539,7 @@ class Vfs:
             node = store.edit(handle.ino)
             store.contents.write(node, offset, data)
             node.mtime = node.ctime = time.time_ns()
+            store.relieve()
         if handle.flags & (os.O_SYNC | os.O_DSYNC):
             await self._durable(handle.ino)
         return size

@@ -4,6 +4,7 @@ import os
 import random
 import stat
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 import trio
@@ -42,7 +43,9 @@ changes = st.lists(
 
 
 @given(st.binary(max_size=200), changes, st.booleans())
-def test_the_patches_of_a_hot_chunk_say_what_it_holds(base: bytes, ops: list[tuple[str, int, bytes]], whole: bool) -> None:
+def test_the_patches_of_a_hot_chunk_say_what_it_holds(
+    base: bytes, ops: list[tuple[str, int, bytes]], whole: bool
+) -> None:
     hot = HotChunk(1, 0, bytearray(base) if whole else None)
     model = bytearray(base)
     for kind, at, data in ops:
@@ -64,7 +67,7 @@ def test_the_patches_of_a_hot_chunk_say_what_it_holds(base: bytes, ops: list[tup
 def test_merged_ranges_cover_the_same_bytes_and_do_not_touch(ranges: list[tuple[int, int]]) -> None:
     merged = merge(ranges)
     assert {i for a, b in merged for i in range(a, b)} == {i for a, b in ranges for i in range(a, b)}
-    assert all(one[1] < two[0] for one, two in zip(merged, merged[1:], strict=False))
+    assert all(one[1] < two[0] for one, two in pairwise(merged))
 
 
 # --- a file against a model ----------------------------------------------------------------------------------------

@@ -229,7 +229,7 @@ def test_a_directory_lists_what_was_named_in_order_of_cookies(
         cookies = [e.cookie for e in listed]
         assert cookies == sorted(set(cookies))
         for entry in listed:
-            assert list(store.entries(ROOT_INO, entry.cookie))[0] == entry
+            assert next(store.entries(ROOT_INO, entry.cookie)) == entry
 
     local.run(body)
 
