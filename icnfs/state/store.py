@@ -424,7 +424,8 @@ class Store:
     def drop_inode(self, ino: int) -> None:
         """The inode goes: its record, contents and attributes."""
         node = self.edit(ino)
-        self.bytes_used -= node.blocks << 9
+        if node.is_file:
+            self.bytes_used -= node.blocks << 9
         self.files -= 1
         self.contents.drop(node)
         if node.flags:

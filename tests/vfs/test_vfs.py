@@ -413,7 +413,11 @@ def test_counters_follow_the_tree(mounted: Callable[..., None]) -> None:
         assert (numbers.blocks - numbers.bfree) * numbers.frsize == 12288
         assert vfs.getattr(ino).blocks == 20
         vfs.unlink(ROOT_INO, b"f")
+        vfs.rmdir(ROOT_INO, b"d")
+        vfs.symlink(ROOT_INO, b"l", b"target", 0, 0)
+        vfs.unlink(ROOT_INO, b"l")
         await until(store, lambda: store.bytes_used == 0)
+        assert store.files == 1
         assert vfs.statfs().blocks == vfs.statfs().bfree
 
     mounted(body)
