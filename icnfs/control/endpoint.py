@@ -1,0 +1,97 @@
+"""Where control sockets live: a directory of mode 0700 that only its owner enters, one socket of mode 0600 a volume.
+
+Sockets are reached by way of an open directory (/proc/self/fd), which frees them from the 108 bytes of sun_path and
+from anyone who could exchange a parent directory in between.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import struct
+from pathlib import Path
+from typing import Final, Protocol
+
+from icnfs.errors import ConfigError
+
+SUFFIX: Final = ".sock"
+_PEER: Final = struct.Struct("3i")
+
+
+def make_private(directory: Path) -> None:
+    """Create `directory` for its owner alone; ConfigError where somebody else could enter or exchange it."""
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    facts = os.lstat(directory)
+    if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.geteuid():
+        raise ConfigError(f"{directory}: not a directory of uid {os.geteuid()}; remove it or set ICNFS_RUNTIME_DIR")
+    if facts.st_mode & 0o077:
+        os.chmod(directory, 0o700)
+
+
+def listen(directory: Path, volume: str) -> socket.socket:
+    """A listening socket for `volume`, in place of what a dead mount left there.
+
+    The caller holds the volume's lock: no living mount of it can own the old socket.
+    """
+    make_private(directory)
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    name = volume + SUFFIX
+    try:
+        remove(directory, volume)
+        listener.bind(f"/proc/self/fd/{fd}/{name}")
+        os.chmod(name, 0o600, dir_fd=fd)
+        listener.listen(16)
+    except BaseException:
+        listener.close()
+        raise
+    finally:
+        os.close(fd)
+    return listener
+
+
+def connect(directory: Path, volume: str, timeout: float) -> socket.socket:
+    """A connection to the mount of `volume`; OSError when there is none."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        connection.settimeout(timeout)
+        connection.connect(f"/proc/self/fd/{fd}/{volume}{SUFFIX}")
+    except BaseException:
+        connection.close()
+        raise
+    finally:
+        os.close(fd)
+    return connection
+
+
+def remove(directory: Path, volume: str) -> None:
+    """Remove the volume's socket."""
+    (directory / (volume + SUFFIX)).unlink(missing_ok=True)
+
+
+def volumes(directory: Path) -> list[str]:
+    """Names of the volumes that have a socket in `directory`, sorted; a dead mount may have left some."""
+    try:
+        return sorted(entry.name.removesuffix(SUFFIX) for entry in directory.iterdir() if entry.name.endswith(SUFFIX))
+    except OSError:
+        return []
+
+
+class HasOptions(Protocol):
+    """A connected socket, of the standard library or of trio."""
+
+    def getsockopt(self, level: int, optname: int, buflen: int) -> bytes:
+        """getsockopt(2)."""
+
+
+def peer(connection: HasOptions) -> tuple[int, int]:
+    """Process and user id of the other end, as the kernel vouches for them (SO_PEERCRED, unix(7))."""
+    pid, uid, _ = _PEER.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
+    return pid, uid
+
+
+def trusted(uid: int) -> bool:
+    """Whether `uid` may command this process: its own user, or root."""
+    return uid in (0, os.geteuid())

@@ -1,0 +1,167 @@
+"""The control socket's bytes: what a verb may ask of a mounted volume, and what it is answered.
+
+A connection carries one request and its answers: any number of `Progress`, then one `Done` or `Failed`.  A frame is
+
+    protocol (1) || length of the body (4, big-endian) || body (msgpack, one tagged struct)
+
+Promises: `take_request` and `take_answer` are total, any bytes give a value or `FormatError`; nothing is allocated for
+a length above the cap.  No secret and no file's name or contents ever crosses this socket: a path is named by its inode
+number, and key slots are changed by the verb itself.  This module knows nothing of sockets.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Final, TypeVar
+
+import msgspec
+
+from icnfs.errors import Exit, FormatError, IcnfsError, NewerFormatError
+
+PROTOCOL: Final = 1
+"""Grows when a message changes its meaning; a verb and a mount of different protocols refuse to talk."""
+
+HEADER: Final = struct.Struct(">BI")
+REQUEST_MAX: Final = 4096
+"""Bytes in a request's body: the largest real one has under 100."""
+
+ANSWER_MAX: Final = 8 * 1024 * 1024
+"""Bytes in an answer's body: `info` of a file over 100,000 segments stays below it."""
+
+WAIT_MAX: Final = 7 * 86400.0
+"""Longest deadline a request may ask for, in seconds."""
+
+
+class StatusRequest(msgspec.Struct, frozen=True, tag="status", forbid_unknown_fields=True):
+    """The volume's figures, as `icnfs status` shows them."""
+
+
+class SyncRequest(msgspec.Struct, frozen=True, tag="sync", forbid_unknown_fields=True):
+    """Publish all that is written now and answer when it is safe; `deadline` in seconds, 0 for the volume's own."""
+
+    deadline: float = 0.0
+
+
+class UnmountRequest(msgspec.Struct, frozen=True, tag="unmount", forbid_unknown_fields=True):
+    """Unmount and end; with `drain`, publish first.  `lazy` detaches a mount whose files are in use."""
+
+    drain: bool = False
+    deadline: float = 0.0
+    lazy: bool = False
+
+
+class InfoRequest(msgspec.Struct, frozen=True, tag="info", forbid_unknown_fields=True):
+    """Where the contents of inode `ino` lie."""
+
+    ino: int
+
+
+class KeysRequest(msgspec.Struct, frozen=True, tag="keys", forbid_unknown_fields=True):
+    """The volume's key slots: kinds and labels, never what they hold."""
+
+
+class StopRequest(msgspec.Struct, frozen=True, tag="stop", forbid_unknown_fields=True):
+    """End as on SIGTERM: detach even when files are in use."""
+
+
+Request = StatusRequest | SyncRequest | UnmountRequest | InfoRequest | KeysRequest | StopRequest
+
+
+class Progress(msgspec.Struct, frozen=True, tag="progress"):
+    """How far a request is: `done` of `total` bytes; the total may grow while files are being written."""
+
+    phase: str
+    done: int
+    total: int
+
+
+class Done(msgspec.Struct, frozen=True, tag="done"):
+    """The request is carried out; `facts` is its document, as the verb's `--json` prints it."""
+
+    facts: msgspec.Raw = msgspec.Raw(b"\xc0")
+
+
+class Failed(msgspec.Struct, frozen=True, tag="failed"):
+    """The request failed: one line, and the exit code that the verb ends with."""
+
+    exit_code: int
+    message: str
+
+
+Answer = Progress | Done | Failed
+
+_encoder = msgspec.msgpack.Encoder()
+_requests: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)
+_answers: msgspec.msgpack.Decoder[Answer] = msgspec.msgpack.Decoder(Answer)
+_T = TypeVar("_T")
+
+
+class RemoteError(IcnfsError):
+    """A failure that the mount process met and reported; it keeps the exit code it had there."""
+
+    def __init__(self, message: str, exit_code: Exit) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def frame(message: Request | Answer) -> bytes:
+    """Header and body of one message."""
+    body = _encoder.encode(message)
+    return HEADER.pack(PROTOCOL, len(body)) + body
+
+
+def body_length(header: bytes, cap: int) -> int:
+    """Bytes that follow `header`; FormatError above `cap`, NewerFormatError for another protocol."""
+    if len(header) != HEADER.size:
+        raise FormatError("control socket: the connection ended early; is the mount process still running?")
+    protocol, length = HEADER.unpack(header)
+    if protocol != PROTOCOL:
+        raise NewerFormatError(
+            f"control socket: the mount speaks protocol {protocol}, this command {PROTOCOL}; unmount and mount again"
+        )
+    if length > cap:
+        raise FormatError(f"control socket: a message of {length} bytes, at most {cap} are allowed")
+    return int(length)
+
+
+def take_request(body: bytes) -> Request:
+    """The request in `body`; FormatError for any other bytes, and for values out of range."""
+    request = _decode(_requests, body)
+    if isinstance(request, SyncRequest | UnmountRequest) and not 0.0 <= request.deadline <= WAIT_MAX:
+        raise FormatError(f"control socket: a deadline of {request.deadline} s; from 0 to {WAIT_MAX:.0f} are allowed")
+    if isinstance(request, InfoRequest) and not 0 < request.ino < 2**63:
+        raise FormatError("control socket: not an inode number")
+    return request
+
+
+def take_answer(body: bytes) -> Answer:
+    """The answer in `body`; FormatError for any other bytes."""
+    return _decode(_answers, body)
+
+
+def take_facts(done: Done, kind: type[_T]) -> _T:
+    """The document of a `Done`, checked to be a `kind`; FormatError otherwise."""
+    return _decode(msgspec.msgpack.Decoder(kind), bytes(done.facts))
+
+
+def done(facts: object = None) -> Done:
+    """A `Done` that carries `facts`."""
+    return Done(msgspec.Raw(_encoder.encode(facts)))
+
+
+def failed(error: IcnfsError) -> Failed:
+    """The answer that hands `error` to the verb."""
+    return Failed(int(error.exit_code), str(error))
+
+
+def raise_failed(answer: Failed) -> None:
+    """Raise what the mount process reported; an exit code unknown here counts as FAILED."""
+    known = answer.exit_code in Exit.__members__.values() and answer.exit_code != Exit.OK
+    raise RemoteError(answer.message, Exit(answer.exit_code) if known else Exit.FAILED)
+
+
+def _decode(decoder: msgspec.msgpack.Decoder[_T], body: bytes) -> _T:
+    try:
+        return decoder.decode(body)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise FormatError(f"control socket: not a message of this protocol ({type(error).__name__})") from None

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from icnfs.control import protocol as p
+from icnfs.errors import DegradedError, Exit, FormatError, NewerFormatError
+
+REQUESTS = [
+    p.StatusRequest(),
+    p.SyncRequest(12.5),
+    p.UnmountRequest(drain=True, lazy=True),
+    p.InfoRequest(2**63 - 1),
+    p.KeysRequest(),
+    p.StopRequest(),
+]
+
+
+@pytest.mark.parametrize("request_", REQUESTS, ids=lambda r: type(r).__name__)
+def test_every_request_survives_its_frame(request_: p.Request) -> None:
+    sent = p.frame(request_)
+    assert p.body_length(sent[:5], p.REQUEST_MAX) == len(sent) - 5
+    assert p.take_request(sent[5:]) == request_
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_give_a_request_or_the_one_error(body: bytes) -> None:
+    try:
+        p.take_request(body)
+    except FormatError:
+        pass
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_give_an_answer_or_the_one_error(body: bytes) -> None:
+    try:
+        p.take_answer(body)
+    except FormatError:
+        pass
+
+
+@given(st.binary(max_size=12))
+def test_any_header_gives_a_length_below_the_cap_or_the_one_error(header: bytes) -> None:
+    try:
+        assert 0 <= p.body_length(header, p.REQUEST_MAX) <= p.REQUEST_MAX
+    except FormatError:
+        pass
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"\x91" * 100_000,
+        b"\x81\xa4type\xa5other",
+        msgspec.msgpack.encode({"type": "info", "ino": -1}),
+        msgspec.msgpack.encode({"type": "info", "ino": 2**63}),
+        msgspec.msgpack.encode({"type": "sync", "deadline": float("nan")}),
+        msgspec.msgpack.encode({"type": "sync", "deadline": 1e12}),
+        msgspec.msgpack.encode({"type": "sync", "more": 1}),
+        b"\x81\xa4type\xa6\xff\xff\xff\xff\xff\xff",
+    ],
+    ids=["nested", "unknown", "negative", "huge", "nan", "forever", "extra", "not-utf8"],
+)
+def test_hostile_requests_are_refused(body: bytes) -> None:
+    with pytest.raises(FormatError):
+        p.take_request(body)
+
+
+def test_another_protocol_names_the_remedy() -> None:
+    with pytest.raises(NewerFormatError, match="unmount and mount again"):
+        p.body_length(bytes([p.PROTOCOL + 1, 0, 0, 0, 0]), p.REQUEST_MAX)
+
+
+def test_a_failure_keeps_message_and_exit_code() -> None:
+    answer = p.take_answer(p.frame(p.failed(DegradedError("safe at 5 of 6 owners")))[5:])
+    assert isinstance(answer, p.Failed)
+    with pytest.raises(p.RemoteError, match="5 of 6") as caught:
+        p.raise_failed(answer)
+    assert caught.value.exit_code is Exit.DEGRADED
+
+
+@pytest.mark.parametrize("code", [0, 99, -1])
+def test_an_unknown_exit_code_is_still_a_failure(code: int) -> None:
+    with pytest.raises(p.RemoteError) as caught:
+        p.raise_failed(p.Failed(code, "what"))
+    assert caught.value.exit_code is Exit.FAILED
+
+
+def test_facts_are_checked_for_their_kind() -> None:
+    answer = p.take_answer(p.frame(p.done({"a": 1}))[5:])
+    assert isinstance(answer, p.Done)
+    assert p.take_facts(answer, dict[str, int]) == {"a": 1}
+    with pytest.raises(FormatError):
+        p.take_facts(answer, list[int])

@@ -1,0 +1,301 @@
+"""Server and client over a real socket; only the operations are a stand-in, as the rules need no volume."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import tempfile
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from icnfs.control import endpoint, server
+from icnfs.control import protocol as p
+from icnfs.control.client import Mount, wait_ended
+from icnfs.errors import ConfigError, DegradedError, Exit, FormatError, NotMountedError
+
+
+class Operations:
+    """Answers like a mount; counts what it was asked."""
+
+    def __init__(self) -> None:
+        self.waits_cancelled = trio.Event()
+        self.sync_started = trio.Event()
+        self.unmounted: list[bool] = []
+        self.on_unmount: Callable[[], None] = lambda: None
+        self.syncs = 0
+
+    async def status(self) -> object:
+        return {"volume": "demo"}
+
+    async def sync(self, deadline: float, progress: server.ProgressSink) -> object:
+        self.syncs += 1
+        if deadline == 1.0:
+            raise DegradedError("safe at 5 of 6 owners")
+        if deadline == 2.0:
+            raise ZeroDivisionError("secret text")
+        if deadline == 3.0:
+            self.sync_started.set()
+            try:
+                await trio.sleep_forever()
+            finally:
+                self.waits_cancelled.set()
+        for step in range(3):
+            progress("upload", step, 2)
+            await trio.sleep(2 * server.PROGRESS_EVERY)
+        return {"batch": 7}
+
+    async def unmount(self, lazy: bool) -> None:
+        self.unmounted.append(lazy)
+        self.on_unmount()
+        await trio.lowlevel.checkpoint()
+
+    async def info(self, ino: int) -> object:
+        return {"ino": ino}
+
+    async def keys(self) -> object:
+        return []
+
+
+def talk(directory: Path, body: Callable[[Mount], Awaitable[None]], operations: Operations | None = None) -> Operations:
+    """Serve `operations` in `directory` while `body` runs."""
+    serving = Operations() if operations is None else operations
+
+    async def main() -> None:
+        listener = endpoint.listen(directory, "demo")
+        with trio.fail_after(20):
+            async with trio.open_nursery() as nursery:
+                serving.on_unmount = nursery.cancel_scope.cancel
+                await nursery.start(server.serve, listener, serving)
+                with trio.CancelScope(shield=True):
+                    await body(Mount(directory, "demo"))
+                nursery.cancel_scope.cancel()
+
+    trio.run(main)
+    return serving
+
+
+def ask(request: p.Request, directory: Path, operations: Operations | None = None) -> tuple[p.Done, list[p.Progress]]:
+    seen: list[p.Progress] = []
+    answers: list[p.Done] = []
+
+    async def body(mount: Mount) -> None:
+        answers.append(await trio.to_thread.run_sync(mount.ask, request, seen.append))
+
+    talk(directory, body, operations)
+    return answers[0], seen
+
+
+def test_socket_and_directory_are_for_their_owner_alone(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    endpoint.listen(tmp_path / "run", "demo").close()
+    assert stat.S_IMODE((tmp_path / "run").stat().st_mode) == 0o700
+    assert stat.S_IMODE((tmp_path / "run" / "demo.sock").stat().st_mode) == 0o600
+
+
+def test_a_path_longer_than_sun_path_works(tmp_path: Path) -> None:
+    answer, _ = ask(p.StatusRequest(), tmp_path / ("d" * 120))
+    assert p.take_facts(answer, dict[str, str]) == {"volume": "demo"}
+
+
+def test_a_dead_mounts_socket_is_replaced(tmp_path: Path) -> None:
+    endpoint.listen(tmp_path, "demo").close()
+    assert endpoint.volumes(tmp_path) == ["demo"]
+    assert not Mount(tmp_path, "demo").alive()
+    answer, _ = ask(p.InfoRequest(5), tmp_path)
+    assert p.take_facts(answer, dict[str, int]) == {"ino": 5}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to make a stranger's directory")
+def test_a_runtime_directory_of_somebody_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    os.chown(tmp_path / "run", 12345, 12345)
+    with pytest.raises(ConfigError, match="ICNFS_RUNTIME_DIR"):
+        endpoint.listen(tmp_path / "run", "demo")
+
+
+def test_a_symlinked_runtime_directory_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "run").symlink_to("real")
+    with pytest.raises(ConfigError):
+        endpoint.listen(tmp_path / "run", "demo")
+
+
+def test_sync_reports_progress_and_answers(tmp_path: Path) -> None:
+    answer, seen = ask(p.SyncRequest(), tmp_path)
+    assert p.take_facts(answer, dict[str, int]) == {"batch": 7}
+    assert p.Progress("upload", 2, 2) in seen
+
+
+def test_a_failure_arrives_with_its_exit_code(tmp_path: Path) -> None:
+    with pytest.raises(BaseExceptionGroup) as caught:
+        ask(p.SyncRequest(1.0), tmp_path)
+    assert _only(caught.value, p.RemoteError).exit_code is Exit.DEGRADED
+
+
+def test_an_unforeseen_failure_is_answered_without_its_text(tmp_path: Path) -> None:
+    with pytest.raises(BaseExceptionGroup) as caught:
+        ask(p.SyncRequest(2.0), tmp_path)
+    message = str(_only(caught.value, p.RemoteError))
+    assert "ZeroDivisionError" in message
+    assert "secret text" not in message
+
+
+def test_unmount_is_answered_though_it_cancels_the_server(tmp_path: Path) -> None:
+    operations = Operations()
+    ask(p.UnmountRequest(lazy=True), tmp_path, operations)
+    assert operations.unmounted == [True]
+    assert operations.syncs == 0
+
+
+def test_drain_publishes_before_it_unmounts(tmp_path: Path) -> None:
+    operations = Operations()
+    answer, _ = ask(p.UnmountRequest(drain=True), tmp_path, operations)
+    assert (operations.syncs, operations.unmounted) == (1, [False])
+    assert p.take_facts(answer, dict[str, int]) == {"batch": 7}
+
+
+def test_a_failed_drain_leaves_the_mount(tmp_path: Path) -> None:
+    operations = Operations()
+    with pytest.raises(BaseExceptionGroup):
+        ask(p.UnmountRequest(drain=True, deadline=1.0), tmp_path, operations)
+    assert operations.unmounted == []
+
+
+def test_a_client_that_hangs_up_ends_the_waiting_only(tmp_path: Path) -> None:
+    operations = Operations()
+
+    async def body(mount: Mount) -> None:
+        with endpoint.connect(tmp_path, "demo", 5) as connection:
+            connection.sendall(p.frame(p.SyncRequest(3.0)))
+            await operations.sync_started.wait()
+        await operations.waits_cancelled.wait()
+        assert await trio.to_thread.run_sync(mount.alive)
+
+    talk(tmp_path, body, operations)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"", b"\x01", b"\x01\xff\xff\xff\xff", b"\x02\0\0\0\0", b"\x01\0\0\0\x01\xc1", b"GET / HTTP/1.1\r\n"],
+)
+def test_bytes_of_no_request_are_refused_and_the_server_lives(tmp_path: Path, sent: bytes) -> None:
+    async def body(mount: Mount) -> None:
+        with endpoint.connect(tmp_path, "demo", 5) as connection:
+            connection.sendall(sent)
+            connection.shutdown(socket.SHUT_WR)
+            received = await trio.to_thread.run_sync(connection.recv, 4096)
+        if sent:
+            assert isinstance(p.take_answer(received[p.HEADER.size :]), p.Failed)
+        await trio.to_thread.run_sync(mount.ask, p.StatusRequest())
+
+    talk(tmp_path, body)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become somebody else")
+def test_another_user_is_not_answered() -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as reachable:
+        talk_as_stranger(Path(reachable))
+
+
+def talk_as_stranger(directory: Path) -> None:
+    async def body(mount: Mount) -> None:
+        directory.chmod(0o755)
+        (directory / "demo.sock").chmod(0o666)
+        reader, writer = os.pipe()
+        child = os.fork()
+        if child == 0:
+            try:
+                os.chdir(directory)
+                os.setgroups([])
+                os.setgid(12345)
+                os.setuid(12345)
+                stranger = socket.socket(socket.AF_UNIX)
+                stranger.connect("demo.sock")
+                try:
+                    stranger.sendall(p.frame(p.StatusRequest()))
+                    got = stranger.recv(100)
+                except ConnectionError:
+                    got = b""
+                os.write(writer, b"answered" if got else b"refused")
+            finally:
+                os._exit(0)
+        os.close(writer)
+        verdict = await trio.to_thread.run_sync(os.read, reader, 100)
+        os.close(reader)
+        os.waitpid(child, 0)
+        assert verdict == b"refused"
+
+    talk(directory, body)
+
+
+def test_more_clients_than_places_wait_their_turn(tmp_path: Path) -> None:
+    async def body(mount: Mount) -> None:
+        idle = [endpoint.connect(tmp_path, "demo", 5) for _ in range(server.CONNECTIONS)]
+        answered = trio.Event()
+
+        async def late() -> None:
+            await trio.to_thread.run_sync(mount.ask, p.StatusRequest())
+            answered.set()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(late)
+            await trio.testing.wait_all_tasks_blocked()
+            assert not answered.is_set()
+            for connection in idle:
+                connection.close()
+            await answered.wait()
+
+    talk(tmp_path, body)
+
+
+def test_nobody_listening_names_the_remedy(tmp_path: Path) -> None:
+    with pytest.raises(NotMountedError, match="icnfs mount demo DIR"):
+        Mount(tmp_path / "none", "demo").ask(p.StatusRequest())
+
+
+def test_the_end_of_a_process_is_seen(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(writer)
+        os.read(reader, 1)
+        os._exit(0)
+    os.close(reader)
+    handle = os.pidfd_open(child)
+    assert not wait_ended(handle, 0.0)
+    os.close(writer)
+    assert wait_ended(handle, 10.0)
+    os.waitpid(child, 0)
+    os.close(handle)
+    assert wait_ended(None, 0.0)
+
+
+def _only(group: BaseException, kind: type[p.RemoteError]) -> p.RemoteError:
+    while isinstance(group, BaseExceptionGroup):
+        assert len(group.exceptions) == 1
+        group = group.exceptions[0]
+    assert isinstance(group, kind)
+    return group
+
+
+def test_a_lying_server_is_a_format_error(tmp_path: Path) -> None:
+    async def main() -> None:
+        with endpoint.listen(tmp_path, "demo") as listener:
+
+            def lie() -> None:
+                connection, _ = listener.accept()
+                with connection:
+                    connection.recv(4096)
+                    connection.sendall(b"\x01\xff\xff\xff\xff")
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(trio.to_thread.run_sync, lie)
+                with pytest.raises(FormatError):
+                    await trio.to_thread.run_sync(Mount(tmp_path, "demo").ask, p.StatusRequest())
+
+    trio.run(main)
