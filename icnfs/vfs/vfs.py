@@ -438,8 +438,7 @@ class Vfs:
     def getxattr(self, ino: int, name: bytes) -> bytes:
         """The value; ENODATA.  Inodes without attributes answer from a bit: the kernel asks before every write."""
         node = self._store.inode(ino)
-        if not name.startswith(XATTR_PREFIXES):
-            raise FsError(errno.EOPNOTSUPP)
+        _check_xattr_name(name)
         if node.flags & HAS_XATTRS:
             value = self._store.xattrs(ino).get(name)
             if value is not None:
@@ -453,8 +452,7 @@ class Vfs:
     def setxattr(self, ino: int, name: bytes, value: bytes) -> None:
         self._writable()
         self._store.inode(ino)
-        if not name.startswith(XATTR_PREFIXES):
-            raise FsError(errno.EOPNOTSUPP)
+        _check_xattr_name(name)
         if len(value) > XATTR_SIZE_MAX:
             raise FsError(errno.E2BIG)
         xattrs = {**self._store.xattrs(ino), name: value}
@@ -464,8 +462,7 @@ class Vfs:
 
     def removexattr(self, ino: int, name: bytes) -> None:
         self._writable()
-        if not name.startswith(XATTR_PREFIXES):
-            raise FsError(errno.EOPNOTSUPP)
+        _check_xattr_name(name)
         xattrs = dict(self._store.xattrs(ino))
         if xattrs.pop(name, None) is None:
             raise FsError(errno.ENODATA)
@@ -496,7 +493,7 @@ class Vfs:
                     node.mode &= ~stat.S_ISGID
         elif (flags & os.O_ACCMODE) != os.O_RDONLY:
             self._writable()
-        reads = (flags & os.O_ACCMODE) != os.O_WRONLY
+        reads = (flags & os.O_ACCMODE) != os.O_WRONLY and not flags & os.O_NOATIME
         keep_cache = not (reads and node.size and is_due(self._atime, node, time.time_ns()))
         return self._handles.open(ino, flags, keep_cache)
 
@@ -505,7 +502,7 @@ class Vfs:
         handle = self._handles.get(fh)
         store = self._store
         node = store.inode(handle.ino)
-        if self._atime is not Atime.NEVER:
+        if self._atime is not Atime.NEVER and not handle.flags & os.O_NOATIME:
             self._accessed(node)
         fetches = store.contents.fetches
         deadline = trio.current_time() + self._read_deadline
@@ -592,3 +589,11 @@ class Vfs:
     async def fsyncdir(self, fh: int, datasync: bool) -> None:
         """The directory's entries are durable on return."""
         await self._durable(self._handles.get(fh).ino)
+
+
+def _check_xattr_name(name: bytes) -> None:
+    """EOPNOTSUPP for a namespace that is not kept, EINVAL for a name that is only its namespace (as Linux answers)."""
+    if not name.startswith(XATTR_PREFIXES):
+        raise FsError(errno.EOPNOTSUPP)
+    if name in XATTR_PREFIXES:
+        raise FsError(errno.EINVAL)

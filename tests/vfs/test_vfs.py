@@ -304,6 +304,7 @@ def test_xattrs(mounted: Callable[..., None]) -> None:
         refuses(errno.ENODATA, vfs.getxattr, ino, b"user.a")
         refuses(errno.EOPNOTSUPP, vfs.getxattr, ino, b"system.posix_acl_access")
         refuses(errno.EOPNOTSUPP, vfs.setxattr, ino, b"other.a", b"")
+        refuses(errno.EINVAL, vfs.setxattr, ino, b"user.", b"")
         vfs.setxattr(ino, b"user.a", b"1")
         vfs.setxattr(ino, b"trusted.b", b"")
         assert sorted(vfs.listxattr(ino)) == [b"trusted.b", b"user.a"]
