@@ -1,0 +1,262 @@
+"""The transfer engine: everything that is done with providers, over Provider objects, without processes or sockets.
+
+Promises:
+
+1. Every call ends by its deadline, whatever the providers do.
+2. A provider that hangs, lies or is gone costs the others nothing; n - k of them cost no read its success.
+3. Nothing unverified is decoded, and a share found bad is named once, with its provider.
+4. It holds no volume key: it sees ciphertext, roots, and names that mean nothing.
+
+It runs in the transfer process, and in process in tests, under trio's virtual time (with `in_place` as its offload).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from typing import Final, TypeVar
+
+import trio
+
+from icnfs.errors import FormatError, IcnfsError, ProviderAwayError, ProviderRefusedError
+from icnfs.format.segment import SegmentInfo
+from icnfs.limits import HEDGE_SECONDS, OBJECT_MAX
+from icnfs.providers.base import Buffer, Capacity, Provider
+from icnfs.transfer import fetch as fetching
+from icnfs.transfer import upload
+from icnfs.transfer.health import Board
+from icnfs.transfer.lane import Lane
+from icnfs.transfer.messages import Order, ProviderState, ShareEvent
+from icnfs.transfer.shares import Offload, Segment, Shares
+from icnfs.transfer.upload import PutResult
+
+log = logging.getLogger(__name__)
+
+WATCH_UP_SECONDS: Final = 60.0
+WATCH_DOWN_SECONDS: Final = 5.0
+"""How often a provider is probed by itself: seldom while it is up, often while it is down."""
+
+AUDIT_SECONDS: Final = 30.0
+AUDITS: Final = 8
+"""How long, and how many at once, distrusted shares are checked beside the reads that distrust them."""
+
+CODERS: Final = 2
+"""Threads that code and hash.  They let go of the interpreter lock; more would only take cores from the front."""
+
+_T = TypeVar("_T")
+
+
+async def in_place(work: Callable[[], _T]) -> _T:
+    """Compute without a thread: for tests in virtual time, where no clock waits for a thread."""
+    await trio.lowlevel.checkpoint()
+    return work()
+
+
+class Threads:
+    """Compute in at most CODERS threads; cancelling waits for the piece of work that runs."""
+
+    def __init__(self) -> None:
+        self._limiter = trio.CapacityLimiter(CODERS)
+
+    async def __call__(self, work: Callable[[], _T], /) -> _T:
+        return await trio.to_thread.run_sync(work, limiter=self._limiter)
+
+
+def _ignore(event: ShareEvent) -> None:
+    """Nobody listens."""
+
+
+class Engine:
+    """All providers of one volume.  Made by `open_engine`; deadlines are in seconds from the call."""
+
+    def __init__(
+        self,
+        providers: Iterable[Provider],
+        nursery: trio.Nursery,
+        *,
+        hedge: float = HEDGE_SECONDS,
+        offload: Offload | None = None,
+        notify: Callable[[ShareEvent], None] = _ignore,
+    ) -> None:
+        listed = list(providers)
+        self.board = Board([provider.name for provider in listed], notify)
+        self._lanes = {provider.name: Lane(provider, self.board[provider.name]) for provider in listed}
+        self._shares = Shares(self._lanes, self.board, offload or Threads())
+        self._hedge = hedge
+        self._nursery = nursery
+        self._audits = 0
+
+    def states(self) -> dict[str, ProviderState]:
+        """Every provider as it is known now."""
+        return self.board.states()
+
+    async def put_segment(
+        self, order: Order, payload: memoryview, only: Sequence[int] | None = None, *, deadline: float
+    ) -> PutResult:
+        """Code `payload` (k * share_len bytes), prove that it decodes, store all n shares or those of `only`.
+
+        What cannot be stored by the deadline is reported by share index, not raised.  Raises FormatError for an order
+        that contradicts itself or the payload, DamagedError where the coding does not prove right.
+        """
+        order.check()
+        if len(payload) != order.k * order.share_len or any(index >= order.n for index in only or ()):
+            raise FormatError("a segment's payload or shares are not what its order says")
+        return await upload.put_segment(self._shares, order, payload, only, trio.current_time() + deadline)
+
+    async def complete_segment(
+        self,
+        info: SegmentInfo,
+        names: Sequence[str],
+        missing: Sequence[int],
+        providers: Sequence[str],
+        *,
+        deadline: float,
+    ) -> PutResult:
+        """Rebuild share `missing[i]` from any k others and store it at `providers[i]` as `names[missing[i]]`.
+
+        Raises TooFewProvidersError, DamagedError or ProviderAwayError where they cannot be rebuilt; what cannot be
+        stored is reported by share index.
+        """
+        if len(missing) != len(providers) or any(index >= info.n for index in missing):
+            raise FormatError("the shares to complete do not fit their segment or their providers")
+        return await upload.complete_segment(
+            self._shares, self._hedge, Segment(info, tuple(names)), missing, providers, trio.current_time() + deadline
+        )
+
+    async def fetch(
+        self,
+        info: SegmentInfo,
+        names: Sequence[str],
+        share: int,
+        offset: int,
+        length: int,
+        *,
+        distrust: Collection[int] = (),
+        rebuild: bool = False,
+        deadline: float,
+    ) -> bytes:
+        """A range of one data share (see `fetch.fetch`); shares of `distrust` are checked, and named if bad.
+
+        Raises TooFewProvidersError, or ProviderAwayError past the deadline.
+        """
+        segment = Segment(info, tuple(names))
+        if any(index >= info.n for index in distrust):
+            raise FormatError("a share is distrusted that its segment does not have")
+        self._audit(segment, distrust, share, offset, length)
+        return await self._within(
+            deadline,
+            info.shares[share].provider if share < info.n else "",
+            lambda: fetching.fetch(
+                self._shares, self._hedge, segment, share, offset, length, distrust=distrust, rebuild=rebuild
+            ),
+        )
+
+    async def get_segment(self, info: SegmentInfo, names: Sequence[str], *, deadline: float) -> list[memoryview]:
+        """The k data shares, verified.  Raises TooFewProvidersError, or ProviderAwayError past the deadline."""
+        segment = Segment(info, tuple(names))
+        return await self._within(deadline, "", lambda: fetching.get_segment(self._shares, self._hedge, segment))
+
+    async def put_object(self, provider: str, name: str, data: Buffer, *, deadline: float) -> None:
+        """Store an object.  Raises ProviderError."""
+        if len(data) > OBJECT_MAX:
+            raise ProviderRefusedError(provider, f"an object of {len(data)} bytes is larger than any may be")
+        await self._within(deadline, provider, lambda: self._lane(provider).put(name, data))
+
+    async def get_object(self, provider: str, name: str, *, deadline: float) -> bytes:
+        """A whole object.  Raises ProviderError."""
+        return await self._within(deadline, provider, lambda: self._lane(provider).read_object(name))
+
+    async def list_objects(self, provider: str, prefix: str, *, deadline: float) -> list[str]:
+        """Every name under `prefix`, sorted.  Raises ProviderError."""
+        return await self._within(deadline, provider, lambda: self._lane(provider).list_all(prefix))
+
+    async def delete_object(self, provider: str, name: str, *, deadline: float) -> None:
+        """Delete an object; a missing one is no error.  Raises ProviderError."""
+        await self._within(deadline, provider, lambda: self._lane(provider).delete(name))
+
+    async def probe(self, provider: str, *, deadline: float) -> Capacity:
+        """Ask a provider how it is, now.  Raises ProviderError."""
+        return await self._within(deadline, provider, lambda: self._lane(provider).probe())
+
+    async def watch(self) -> None:
+        """Probe every provider for ever, so that `states` is true of those that nobody asks anything."""
+        async with trio.open_nursery() as nursery:
+            for lane in self._lanes.values():
+                nursery.start_soon(self._watch_one, lane)
+
+    async def close(self) -> None:
+        for lane in self._lanes.values():
+            await lane.close()
+
+    async def _watch_one(self, lane: Lane) -> None:
+        while True:
+            try:
+                await lane.probe()
+            except IcnfsError as error:
+                log.debug("%s", error)
+            await trio.sleep(WATCH_DOWN_SECONDS if lane.health.state == "down" else WATCH_UP_SECONDS)
+
+    def _lane(self, provider: str) -> Lane:
+        if lane := self._lanes.get(provider):
+            return lane
+        raise ProviderRefusedError(provider, "the TOML does not name it")
+
+    async def _within(self, deadline: float, provider: str, call: Callable[[], Awaitable[_T]]) -> _T:
+        with trio.move_on_after(deadline):
+            return await call()
+        raise ProviderAwayError(provider, f"no answer within {deadline:.1f} s, nor enough from the others; try again")
+
+    def _audit(self, segment: Segment, distrust: Collection[int], share: int, offset: int, length: int) -> None:
+        """Find out whether the share that was read in vain is bad, so that it can be named."""
+        info = segment.info
+        if share not in distrust or not length or not info.shares[share].stored or self._audits >= AUDITS:
+            return
+        self._audits += 1
+        self._nursery.start_soon(self._audit_one, segment, share, offset, length)
+
+    async def _audit_one(self, segment: Segment, share: int, offset: int, length: int) -> None:
+        try:
+            with trio.move_on_after(AUDIT_SECONDS):
+                await self._shares.read_range(segment, share, offset, length)
+        except IcnfsError as error:
+            log.debug("a distrusted share is bad: %s", error)
+        finally:
+            self._audits -= 1
+
+
+@asynccontextmanager
+async def open_engine(
+    providers: Iterable[Provider],
+    *,
+    hedge: float = HEDGE_SECONDS,
+    offload: Offload | None = None,
+    notify: Callable[[ShareEvent], None] = _ignore,
+    watch: bool = True,
+) -> AsyncIterator[Engine]:
+    """An engine at work; `watch` has it probe providers by itself.  Leaving cancels what it still does."""
+    with bare_errors():
+        async with trio.open_nursery() as nursery:
+            engine = Engine(providers, nursery, hedge=hedge, offload=offload, notify=notify)
+            if watch:
+                nursery.start_soon(engine.watch)
+            try:
+                yield engine
+            finally:
+                nursery.cancel_scope.cancel()
+                with trio.move_on_after(1.0, shield=True):
+                    await engine.close()
+
+
+@contextmanager
+def bare_errors() -> Iterator[None]:
+    """A nursery's group of one error comes out as that error: who uses background tasks need not know of them."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        only: BaseException = group
+        while isinstance(only, BaseExceptionGroup) and len(only.exceptions) == 1:
+            only = only.exceptions[0]
+        if isinstance(only, BaseExceptionGroup):
+            raise
+        raise only from only.__cause__

@@ -1,0 +1,131 @@
+"""What transfer knows of each provider's health: one table of states and the few events that move it.
+
+    state     an answer     no answer     when asked anything
+    unknown   up            down          ask
+    up        up            down          ask
+    down      up            down          probe first; reads go to the other shares meanwhile
+
+An answer is any reply, a refusal included: only `ProviderAwayError` means that nobody answers.  Apart from the state,
+a provider that was slower than the hedge is *shunned* for a while: reads prefer others, so that one slow provider
+costs one delay a minute and not one a read.  A share is bad or not by itself, and says nothing of the state.
+
+Pure: it is told the time, and asks nobody anything.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from statistics import median
+from typing import Final
+
+from icnfs.errors import IcnfsError, ObjectMissingError, ProviderAwayError
+from icnfs.providers.base import Capacity
+from icnfs.transfer.messages import ProviderState, ShareEvent
+
+SHUN_SECONDS: Final = 30.0
+"""How long reads avoid a provider that was slower than the hedge."""
+
+BAD_SHARES_MAX: Final = 100_000
+"""Bad shares remembered by name for one provider; past it they are worked around all the same, but not counted."""
+
+_SAMPLES: Final = 64
+_TEXT_MAX: Final = 500
+
+
+class Health:
+    """One provider."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.state = "unknown"
+        self.error = ""
+        self._capacity = Capacity(None, None, "")
+        self._latencies: deque[float] = deque(maxlen=_SAMPLES)
+        self._bad: set[str] = set()
+        self._shunned_until = float("-inf")
+        self.bytes_up = 0
+        self.bytes_down = 0
+
+    def answered(self, latency: float | None = None) -> None:
+        """It did what it was asked; `latency` is in seconds, where the request was small."""
+        self.state, self.error = "up", ""
+        if latency is not None:
+            self._latencies.append(latency)
+
+    def failed(self, error: IcnfsError) -> None:
+        """It did not.  A missing object is no fault of the provider's as a whole."""
+        if isinstance(error, ProviderAwayError):
+            self.state = "down"
+        else:
+            self.state = "up"
+        if not isinstance(error, ObjectMissingError):
+            self.error = str(getattr(error, "detail", error))[:_TEXT_MAX]
+
+    def told(self, capacity: Capacity) -> None:
+        """A probe was answered."""
+        self.answered()
+        self._capacity = capacity
+
+    def shun(self, now: float) -> None:
+        """It was slower than the hedge."""
+        self._shunned_until = now + SHUN_SECONDS
+
+    def preferred(self, now: float) -> bool:
+        """Whether a read should go there first."""
+        return self.state != "down" and now >= self._shunned_until
+
+    def is_bad(self, share_name: str) -> bool:
+        return share_name in self._bad
+
+    def note_share(self, share_name: str, bad: bool) -> bool:
+        """Remember a share as bad, or as mended.  True when that is news."""
+        if bad == (share_name in self._bad) or (bad and len(self._bad) >= BAD_SHARES_MAX):
+            return False
+        if bad:
+            self._bad.add(share_name)
+        else:
+            self._bad.discard(share_name)
+        return True
+
+    def snapshot(self) -> ProviderState:
+        """The state as the front sees it."""
+        return ProviderState(
+            name=self.name,
+            state=self.state,
+            error=self.error,
+            bad_shares=len(self._bad),
+            free_bytes=self._capacity.free_bytes,
+            pool=self._capacity.pool[:_TEXT_MAX],
+            latency_s=median(self._latencies) if self._latencies else None,
+            bytes_up=self.bytes_up,
+            bytes_down=self.bytes_down,
+        )
+
+
+class Board:
+    """All providers, and what has changed since somebody last looked."""
+
+    def __init__(self, names: Iterable[str], notify: Callable[[ShareEvent], None]) -> None:
+        self._healths = {name: Health(name) for name in names}
+        self._shown = self.states()
+        self._notify = notify
+
+    def __getitem__(self, name: str) -> Health:
+        return self._healths[name]
+
+    def note_share(self, event: ShareEvent) -> None:
+        """A share was found bad or missing, of which whoever listens is told once, or was mended."""
+        health, bad = self._healths.get(event.provider), event.what != "mended"
+        if health is not None and (health.note_share(event.name, bad) or not bad):
+            self._notify(event)
+
+    def states(self) -> dict[str, ProviderState]:
+        return {name: health.snapshot() for name, health in self._healths.items()}
+
+    def news(self) -> tuple[ProviderState, ...]:
+        """The states that have changed since the last call, or since the beginning."""
+        states = self.states()
+        changed = tuple(state for name, state in states.items() if self._shown.get(name) != state)
+        self._shown = states
+        return changed

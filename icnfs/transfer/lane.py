@@ -1,0 +1,139 @@
+"""The way to one provider: so many requests at once, each with a bound in time, and what they show of its health.
+
+Every provider has a lane of its own.  One that hangs fills its own lane and no other; behind a provider that is down,
+writes and object requests probe first and fail at once, so that a queue behind it drains in the time of one probe.
+A lane adds no retry: the wrappers around the provider do, and above it another share is the better second try.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
+
+import trio
+
+from icnfs.errors import ProviderAwayError, ProviderError, ProviderLiesError, ProviderRefusedError
+from icnfs.limits import KIB, READS_PER_PROVIDER, WRITES_PER_PROVIDER
+from icnfs.providers.base import Buffer, Capacity, Provider, list_all
+from icnfs.transfer.health import Health
+
+log = logging.getLogger(__name__)
+
+PROBE_SECONDS: Final = 5.0
+"""A provider that has not answered a probe by then is down."""
+
+PROBE_GAP: Final = 1.0
+"""While a provider is down it is not probed more often than this, however many ask."""
+
+ATTEMPT_SECONDS: Final = 30.0
+SLOWEST_BYTES_PER_SECOND: Final = 128 * KIB
+"""One request may take ATTEMPT_SECONDS plus its bytes at this rate; past it the provider counts as hanging."""
+
+LATENCY_SAMPLE_MAX: Final = 256 * KIB
+"""Reads up to this tell a provider's latency; larger ones tell its bandwidth."""
+
+_T = TypeVar("_T")
+_E = TypeVar("_E", bound=ProviderError)
+
+
+class Lane:
+    """All requests to one provider pass here.  Methods raise ProviderError's subclasses only."""
+
+    def __init__(self, provider: Provider, health: Health) -> None:
+        self.name = provider.name
+        self.health = health
+        self._provider = provider
+        self._reads = trio.CapacityLimiter(READS_PER_PROVIDER)
+        self._writes = trio.CapacityLimiter(WRITES_PER_PROVIDER)
+        self._probing = trio.Lock()
+        self._probed = float("-inf")
+
+    async def get(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
+        """As Provider.get, down or not: whoever reads shares asks `health` where to go."""
+        begun = trio.current_time()
+        data = await self._bounded(self._reads, length or 0, lambda: self._provider.get(name, offset, length))
+        if length is not None and len(data) != length:
+            raise self._blamed(ProviderLiesError(self.name, f"it answered {len(data)} bytes where {length} were asked"))
+        self.health.bytes_down += len(data)
+        self.health.answered(trio.current_time() - begun if len(data) <= LATENCY_SAMPLE_MAX else None)
+        return data
+
+    async def put(self, name: str, data: Buffer) -> None:
+        """As Provider.put; fails at once while the provider is down."""
+        await self._bounded(self._writes, len(data), lambda: self._provider.put(name, data), probe_first=True)
+        self.health.bytes_up += len(data)
+        self.health.answered()
+
+    async def read_object(self, name: str) -> bytes:
+        """The whole object; fails at once while the provider is down."""
+        data = await self._bounded(self._reads, 0, lambda: self._provider.get(name), probe_first=True)
+        self.health.bytes_down += len(data)
+        self.health.answered()
+        return data
+
+    async def list_all(self, prefix: str) -> list[str]:
+        """Every name under `prefix`, sorted; fails at once while the provider is down."""
+        names = await self._bounded(self._reads, 0, lambda: list_all(self._provider, prefix), probe_first=True)
+        self.health.answered()
+        return names
+
+    async def delete(self, name: str) -> None:
+        """As Provider.delete; fails at once while the provider is down."""
+        await self._bounded(self._writes, 0, lambda: self._provider.delete(name), probe_first=True)
+        self.health.answered()
+
+    async def probe(self) -> Capacity:
+        """Ask the provider how it is, now; it is up or down afterwards."""
+        self._probed = trio.current_time()
+        with trio.move_on_after(PROBE_SECONDS):
+            capacity = await self._mapped(self._provider.probe)
+            self.health.told(capacity)
+            return capacity
+        raise self._blamed(ProviderAwayError(self.name, f"it did not answer within {PROBE_SECONDS:.0f} s"))
+
+    async def revive(self) -> None:
+        """Return if the provider is not down, or no longer; else raise why it is."""
+        if self.health.state != "down":
+            return
+        async with self._probing:
+            if self.health.state != "down":
+                return
+            if trio.current_time() < self._probed + PROBE_GAP:
+                raise ProviderAwayError(self.name, self.health.error)
+            await self.probe()
+
+    async def close(self) -> None:
+        await self._provider.close()
+
+    async def _bounded(
+        self,
+        limiter: trio.CapacityLimiter,
+        size: int,
+        request: Callable[[], Awaitable[_T]],
+        *,
+        probe_first: bool = False,
+    ) -> _T:
+        async with limiter:
+            if probe_first:
+                await self.revive()
+            seconds = ATTEMPT_SECONDS + size / SLOWEST_BYTES_PER_SECOND
+            with trio.move_on_after(seconds):
+                return await self._mapped(request)
+            raise self._blamed(ProviderAwayError(self.name, f"it did not answer within {seconds:.0f} s"))
+
+    async def _mapped(self, request: Callable[[], Awaitable[_T]]) -> _T:
+        """The request's answer, or an error of the closed list, for which the provider is blamed."""
+        try:
+            return await request()
+        except ProviderError as error:
+            raise self._blamed(error) from None
+        except ValueError as error:
+            raise ProviderRefusedError(self.name, f"a request that no provider takes: {error}") from error
+        except Exception as error:
+            log.exception("provider %s broke its contract", self.name)
+            raise self._blamed(ProviderLiesError(self.name, f"it broke its contract: {error!r}")) from error
+
+    def _blamed(self, error: _E) -> _E:
+        self.health.failed(error)
+        return error

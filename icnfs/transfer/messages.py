@@ -1,0 +1,349 @@
+"""What front and transfer say to each other: every message, described once.
+
+One message is one packet.  A request carries a call number that its reply repeats; the front may take a request back
+with `Cancel`, and then hears nothing more of it.  Bulk bytes ride beside the message as a sealed memfd (see
+`bulk`); up to `INLINE_MAX` bytes ride inside it.  Decoding is total: any bytes give a message or a FormatError, for
+neither side trusts the other to be whole.  This module knows nothing of sockets, of processes, or of what is done.
+
+A deadline is in seconds from the moment the request is read: the two processes need not share a clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Final, TypeVar
+
+import msgspec
+
+from icnfs import errors
+from icnfs.errors import FormatError, IcnfsError, ProviderError
+from icnfs.limits import INLINE_MAX, MESSAGE_MAX, OBJECT_MAX, SEGMENT_MAX, SHARES_MAX
+from icnfs.providers.open import ProviderSpec
+
+Call = Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
+Index = Annotated[int, msgspec.Meta(ge=0, lt=SHARES_MAX)]
+Count = Annotated[int, msgspec.Meta(ge=1, le=SHARES_MAX)]
+Size = Annotated[int, msgspec.Meta(ge=0, le=SEGMENT_MAX)]
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=86_400 * 366)]
+ProviderName = Annotated[str, msgspec.Meta(max_length=64)]
+ObjectName = Annotated[str, msgspec.Meta(max_length=200)]
+Text = Annotated[str, msgspec.Meta(max_length=500)]
+Inline = Annotated[bytes, msgspec.Meta(max_length=INLINE_MAX)]
+SegmentId = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
+Descriptor = Annotated[bytes, msgspec.Meta(max_length=32 * 1024)]
+Root = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+Names = Annotated[tuple[ObjectName, ...], msgspec.Meta(max_length=SHARES_MAX)]
+Indexes = Annotated[tuple[Index, ...], msgspec.Meta(max_length=SHARES_MAX)]
+Bytes = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+
+
+class Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """The common form: an array that opens with the type's name."""
+
+
+class Order(msgspec.Struct, frozen=True, array_like=True):
+    """What to code and where each share goes: `names` and `providers` are by share index, n of each.
+
+    The payload is k data shares of `share_len` bytes, one after another; `size` of those bytes are contents.
+    """
+
+    id: SegmentId
+    k: Count
+    n: Count
+    share_len: Size
+    size: Size
+    names: Names
+    providers: Annotated[tuple[ProviderName, ...], msgspec.Meta(max_length=SHARES_MAX)]
+
+    def check(self) -> None:
+        """Raise FormatError unless the fields agree with each other."""
+        whole = 1 <= self.k <= self.n and len(self.names) == self.n == len(self.providers)
+        if not whole or self.share_len < 1 or not 1 <= self.size <= self.k * self.share_len <= SEGMENT_MAX:
+            raise FormatError("a segment's order contradicts itself")
+
+
+# --- front to transfer ----------------------------------------------------------------------------------------------
+
+
+class Hello(Message, frozen=True):
+    """The first message of a process's life: whom it talks to, and how long it waits before it hedges a read.
+
+    Answered with Done, or with Failed if a provider's URL cannot be used.
+    """
+
+    call: Call
+    specs: Annotated[tuple[ProviderSpec, ...], msgspec.Meta(max_length=256)]
+    hedge: Seconds
+
+
+class Ping(Message, frozen=True):
+    """Are you there?  Answered with Done at once."""
+
+    call: Call
+
+
+class PutSegment(Message, frozen=True):
+    """Code the memfd beside this message and store its shares, or those of `only`.  Answered with Stored."""
+
+    call: Call
+    deadline: Seconds
+    order: Order
+    only: Indexes | None
+
+
+class CompleteSegment(Message, frozen=True):
+    """Rebuild shares `missing` from any k and store each at its provider of `providers`.  Answered with Stored."""
+
+    call: Call
+    deadline: Seconds
+    segment: Descriptor
+    names: Names
+    missing: Indexes
+    providers: Annotated[tuple[ProviderName, ...], msgspec.Meta(max_length=SHARES_MAX)]
+
+
+class Fetch(Message, frozen=True):
+    """Read a range of one data share.  Answered with Data."""
+
+    call: Call
+    deadline: Seconds
+    segment: Descriptor
+    names: Names
+    share: Index
+    offset: Size
+    length: Size
+    distrust: Indexes
+    rebuild: bool
+
+
+class GetSegment(Message, frozen=True):
+    """Read a whole payload, verified.  Answered with Data."""
+
+    call: Call
+    deadline: Seconds
+    segment: Descriptor
+    names: Names
+
+
+class PutObject(Message, frozen=True):
+    """Store an object: `data`, or the memfd beside the message if `data` is None.  Answered with Done."""
+
+    call: Call
+    deadline: Seconds
+    provider: ProviderName
+    name: ObjectName
+    data: Inline | None
+
+
+class GetObject(Message, frozen=True):
+    """Read a whole object.  Answered with Data."""
+
+    call: Call
+    deadline: Seconds
+    provider: ProviderName
+    name: ObjectName
+
+
+class ListObjects(Message, frozen=True):
+    """List every name that starts with `prefix`.  Answered with Data: the names, each closed by a newline."""
+
+    call: Call
+    deadline: Seconds
+    provider: ProviderName
+    prefix: ObjectName
+
+
+class DeleteObject(Message, frozen=True):
+    """Delete an object; a missing one is deleted already.  Answered with Done."""
+
+    call: Call
+    deadline: Seconds
+    provider: ProviderName
+    name: ObjectName
+
+
+class Probe(Message, frozen=True):
+    """Ask a provider how it is, now.  Answered with Facts."""
+
+    call: Call
+    deadline: Seconds
+    provider: ProviderName
+
+
+class Cancel(Message, frozen=True):
+    """The caller has gone: stop the work of `call` and do not answer it."""
+
+    call: Call
+
+
+Request = (
+    Hello
+    | Ping
+    | PutSegment
+    | CompleteSegment
+    | Fetch
+    | GetSegment
+    | PutObject
+    | GetObject
+    | ListObjects
+    | DeleteObject
+    | Probe
+    | Cancel
+)
+Work = PutSegment | CompleteSegment | Fetch | GetSegment | PutObject | GetObject | ListObjects | DeleteObject | Probe
+
+
+# --- transfer to front ----------------------------------------------------------------------------------------------
+
+
+class Fault(msgspec.Struct, frozen=True, array_like=True):
+    """An error of the closed tree, as it crosses: its class's name, the provider if it has one, and the text."""
+
+    kind: Annotated[str, msgspec.Meta(max_length=64)]
+    provider: ProviderName
+    detail: Text
+
+
+class Done(Message, frozen=True):
+    call: Call
+
+
+class Data(Message, frozen=True):
+    """Bytes: `data`, or the first `size` of the memfd beside the message if `data` is None."""
+
+    call: Call
+    size: Annotated[int, msgspec.Meta(ge=0, le=max(SEGMENT_MAX, OBJECT_MAX))]
+    data: Inline | None
+
+
+class Stored(Message, frozen=True):
+    """What became of an upload: the root of every share, and the error of each that was not stored."""
+
+    call: Call
+    roots: Annotated[tuple[Root, ...], msgspec.Meta(max_length=SHARES_MAX)]
+    errors: Annotated[dict[Index, Fault], msgspec.Meta(max_length=SHARES_MAX)]
+
+
+class Facts(Message, frozen=True):
+    """What a provider says of itself: bytes, and the pool (equal pools share one physical disk)."""
+
+    call: Call
+    free_bytes: Bytes | None
+    total_bytes: Bytes | None
+    pool: Text
+
+
+class Failed(Message, frozen=True):
+    call: Call
+    fault: Fault
+
+
+class ProviderState(msgspec.Struct, frozen=True, array_like=True):
+    """One provider as transfer sees it.
+
+    `state` is "up", "down" or "unknown" (not asked yet); `error` is the last one that was not followed by a success,
+    or ""; `bad_shares` counts shares known to be altered, truncated or withheld; `latency_s` is the median seconds of
+    recent small reads, None before the first; the bytes are payload, since the process started.
+    """
+
+    name: ProviderName
+    state: Annotated[str, msgspec.Meta(pattern="^(up|down|unknown)\\Z")] = "unknown"
+    error: Text = ""
+    bad_shares: Bytes = 0
+    free_bytes: Bytes | None = None
+    pool: Text = ""
+    latency_s: Seconds | None = None
+    bytes_up: Bytes = 0
+    bytes_down: Bytes = 0
+
+
+class States(Message, frozen=True):
+    """Pushed, unasked: the providers whose state changed."""
+
+    states: Annotated[tuple[ProviderState, ...], msgspec.Meta(max_length=256)]
+
+
+class ShareEvent(Message, frozen=True):
+    """Pushed, unasked: a share was found bad or missing, or was stored anew."""
+
+    provider: ProviderName
+    name: ObjectName
+    segment: SegmentId
+    index: Index
+    what: Annotated[str, msgspec.Meta(pattern="^(bad|missing|mended)\\Z")]
+    detail: Text
+
+
+Reply = Done | Data | Stored | Facts | Failed | States | ShareEvent
+Answer = Done | Data | Stored | Facts | Failed
+Push = States | ShareEvent
+
+_M = TypeVar("_M")
+_encoder: Final = msgspec.msgpack.Encoder()
+_requests: Final[msgspec.msgpack.Decoder[Request]] = msgspec.msgpack.Decoder(Request)
+_replies: Final[msgspec.msgpack.Decoder[Reply]] = msgspec.msgpack.Decoder(Reply)
+
+
+def encode(message: Message) -> bytes:
+    """The packet of a message.  Raises FormatError when it would not fit one packet."""
+    packet = _encoder.encode(message)
+    if len(packet) > MESSAGE_MAX:
+        raise FormatError(f"a {type(message).__name__} message of {len(packet)} bytes does not fit a packet")
+    return packet
+
+
+def decode_request(packet: bytes) -> Request:
+    """The request in a packet.  Total: raises FormatError and nothing else."""
+    request = _decode(_requests, packet)
+    if isinstance(request, PutSegment):
+        request.order.check()
+    return request
+
+
+def decode_reply(packet: bytes) -> Reply:
+    """The reply in a packet.  Total: raises FormatError and nothing else."""
+    return _decode(_replies, packet)
+
+
+def _decode(decoder: msgspec.msgpack.Decoder[_M], packet: bytes) -> _M:
+    if not 0 < len(packet) <= MESSAGE_MAX:
+        raise FormatError(f"a packet of {len(packet)} bytes between front and transfer")
+    try:
+        return decoder.decode(packet)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise FormatError(f"a malformed message between front and transfer: {error}") from error
+
+
+# --- errors across the boundary -------------------------------------------------------------------------------------
+
+_KINDS: Final[Mapping[str, type[IcnfsError]]] = {
+    kind.__name__: kind
+    for kind in (
+        errors.ObjectMissingError,
+        errors.ProviderAwayError,
+        errors.ProviderFullError,
+        errors.ProviderRefusedError,
+        errors.ProviderLiesError,
+        errors.ForeignProviderError,
+        errors.TooFewProvidersError,
+        errors.DamagedError,
+        errors.NewerFormatError,
+        FormatError,
+        errors.ConfigError,
+    )
+}
+
+
+def fault_of(error: IcnfsError) -> Fault:
+    """An error as it crosses.  Classes that transfer does not raise cross as FormatError."""
+    provider, detail = (error.provider, error.detail) if isinstance(error, ProviderError) else ("", str(error))
+    kind = type(error).__name__
+    return Fault(kind if kind in _KINDS else FormatError.__name__, provider[:64], detail[:500])
+
+
+def error_of(fault: Fault) -> IcnfsError:
+    """The error that a fault stands for.  A class that is unknown here comes out as FormatError."""
+    kind = _KINDS.get(fault.kind, FormatError)
+    if issubclass(kind, ProviderError):
+        return kind(fault.provider, fault.detail)
+    return kind(fault.detail)

@@ -1,0 +1,290 @@
+"""The transfer process: an engine at one end of a socket.
+
+It serves the front's requests, each in a task of its own that ends when the front takes it back, pushes what changes
+at the providers, and ends when its socket closes.  It is started by `link.spawn`, and hardened before it reads a byte.
+Every failure of a request is an answer; only a front that talks nonsense ends it, for then nothing can be trusted.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import trio
+
+from icnfs.crypto.hardening import drop_secrets_from_environment, forbid_core_dumps
+from icnfs.errors import ConfigError, FormatError, IcnfsError
+from icnfs.format import segment as segment_format
+from icnfs.limits import INLINE_MAX
+from icnfs.providers.open import open_provider
+from icnfs.transfer import bulk
+from icnfs.transfer.engine import Engine, open_engine
+from icnfs.transfer.messages import (
+    Cancel,
+    CompleteSegment,
+    Data,
+    DeleteObject,
+    Done,
+    Facts,
+    Failed,
+    Fetch,
+    GetObject,
+    GetSegment,
+    Hello,
+    ListObjects,
+    Message,
+    Ping,
+    Probe,
+    PutObject,
+    PutSegment,
+    States,
+    Stored,
+    Work,
+    decode_request,
+    encode,
+    fault_of,
+)
+from icnfs.transfer.upload import PutResult
+from icnfs.transfer.wire import Wire
+
+log = logging.getLogger(__name__)
+
+PUSH_SECONDS: Final = 0.25
+"""How long a provider's change of state may take to reach the front."""
+
+_PR_SET_PDEATHSIG: Final = 1  # prctl(2)
+
+
+@dataclass(frozen=True)
+class _Outgoing:
+    packet: bytes
+    fd: int | None = None
+
+
+class Session:
+    """One front, one engine, and the calls between them."""
+
+    def __init__(self, wire: Wire, engine: Engine, outbox: trio.MemorySendChannel[_Outgoing]) -> None:
+        self._wire = wire
+        self._engine = engine
+        self._outbox = outbox
+        self._calls: dict[int, trio.CancelScope] = {}
+
+    async def serve(self, nursery: trio.Nursery) -> None:
+        """Answer requests until the front is gone.  Raises FormatError for what no front sends."""
+        while True:
+            try:
+                packet, fd = await self._wire.receive()
+            except trio.EndOfChannel:
+                return
+            try:
+                request = decode_request(packet)
+            except FormatError:
+                _close(fd)
+                raise
+            if isinstance(request, Cancel):
+                _close(fd)
+                if scope := self._calls.pop(request.call, None):
+                    scope.cancel()
+            elif isinstance(request, Ping):
+                _close(fd)
+                self._send(Done(request.call))
+            elif isinstance(request, Hello) or request.call in self._calls:
+                _close(fd)
+                raise FormatError("the front repeats itself")
+            else:
+                scope = self._calls[request.call] = trio.CancelScope()
+                nursery.start_soon(self._work, request, fd, scope)
+
+    async def push(self) -> None:
+        """Tell the front of every provider whose state has changed, for ever."""
+        while True:
+            if news := self._engine.board.news():
+                self._send(States(news))
+            await trio.sleep(PUSH_SECONDS)
+
+    async def _work(self, request: Work, fd: int | None, scope: trio.CancelScope) -> None:
+        with scope:
+            try:
+                await _HANDLERS[type(request)](self, request, fd)
+            except IcnfsError as error:
+                self._send(Failed(request.call, fault_of(error)))
+            except Exception as error:
+                log.exception("a %s request failed", type(request).__name__)
+                self._send(Failed(request.call, fault_of(FormatError(f"a fault in transfer: {error!r}"))))
+            finally:
+                _close(fd)
+                self._calls.pop(request.call, None)
+
+    def _send(self, message: Message, fd: int | None = None) -> None:
+        try:
+            self._outbox.send_nowait(_Outgoing(encode(message), fd))
+        except trio.BrokenResourceError:
+            _close(fd)
+
+    # --- one method for each kind of request ------------------------------------------------------------------------
+
+    async def _put_segment(self, request: PutSegment, fd: int | None) -> None:
+        if fd is None:
+            raise FormatError("a segment came without its payload")
+        payload = bulk.view(fd, request.order.k * request.order.share_len)
+        result = await self._engine.put_segment(request.order, payload, request.only, deadline=request.deadline)
+        self._send(_stored(request.call, result))
+
+    async def _complete_segment(self, request: CompleteSegment, fd: int | None) -> None:
+        segment = segment_format.decode(request.segment)
+        result = await self._engine.complete_segment(
+            segment, request.names, request.missing, request.providers, deadline=request.deadline
+        )
+        self._send(_stored(request.call, result))
+
+    async def _fetch(self, request: Fetch, fd: int | None) -> None:
+        data = await self._engine.fetch(
+            segment_format.decode(request.segment),
+            request.names,
+            request.share,
+            request.offset,
+            request.length,
+            distrust=request.distrust,
+            rebuild=request.rebuild,
+            deadline=request.deadline,
+        )
+        await self._send_data(request.call, [data])
+
+    async def _get_segment(self, request: GetSegment, fd: int | None) -> None:
+        segment = segment_format.decode(request.segment)
+        data = await self._engine.get_segment(segment, request.names, deadline=request.deadline)
+        await self._send_data(request.call, data)
+
+    async def _put_object(self, request: PutObject, fd: int | None) -> None:
+        data: bytes | memoryview
+        if request.data is not None:
+            data = request.data
+        elif fd is not None:
+            data = bulk.view(fd, os.fstat(fd).st_size)
+        else:
+            raise FormatError("an object came without its bytes")
+        await self._engine.put_object(request.provider, request.name, data, deadline=request.deadline)
+        self._send(Done(request.call))
+
+    async def _get_object(self, request: GetObject, fd: int | None) -> None:
+        data = await self._engine.get_object(request.provider, request.name, deadline=request.deadline)
+        await self._send_data(request.call, [data])
+
+    async def _list_objects(self, request: ListObjects, fd: int | None) -> None:
+        names = await self._engine.list_objects(request.provider, request.prefix, deadline=request.deadline)
+        await self._send_data(request.call, ["".join(f"{name}\n" for name in names).encode()])
+
+    async def _delete_object(self, request: DeleteObject, fd: int | None) -> None:
+        await self._engine.delete_object(request.provider, request.name, deadline=request.deadline)
+        self._send(Done(request.call))
+
+    async def _probe(self, request: Probe, fd: int | None) -> None:
+        capacity = await self._engine.probe(request.provider, deadline=request.deadline)
+        self._send(Facts(request.call, capacity.free_bytes, capacity.total_bytes, capacity.pool[:500]))
+
+    async def _send_data(self, call: int, pieces: list[bytes] | list[memoryview]) -> None:
+        size = sum(map(len, pieces))
+        if size <= INLINE_MAX:
+            self._send(Data(call, size, b"".join(pieces)))
+        else:
+            self._send(Data(call, size, None), await trio.to_thread.run_sync(bulk.holding, pieces, "answer"))
+
+
+_HANDLERS: Final[dict[type[Work], Callable[[Session, Any, int | None], Awaitable[None]]]] = {
+    PutSegment: Session._put_segment,
+    CompleteSegment: Session._complete_segment,
+    Fetch: Session._fetch,
+    GetSegment: Session._get_segment,
+    PutObject: Session._put_object,
+    GetObject: Session._get_object,
+    ListObjects: Session._list_objects,
+    DeleteObject: Session._delete_object,
+    Probe: Session._probe,
+}
+
+
+async def run(wire: Wire) -> None:
+    """Serve one front, from its Hello until it is gone.  Raises FormatError for what no front sends."""
+    try:
+        packet, fd = await wire.receive()
+    except trio.EndOfChannel:
+        return
+    _close(fd)
+    hello = decode_request(packet)
+    if not isinstance(hello, Hello):
+        raise FormatError("the front does not introduce itself")
+    try:
+        providers = [open_provider(spec) for spec in hello.specs]
+    except ValueError as error:
+        await wire.send(encode(Failed(hello.call, fault_of(ConfigError(f"a provider's url {error}")))))
+        return
+    outbox, posted = trio.open_memory_channel[_Outgoing](sys.maxsize)
+    outbox.send_nowait(_Outgoing(encode(Done(hello.call))))
+    async with (
+        open_engine(
+            providers, hedge=hello.hedge, notify=lambda event: outbox.send_nowait(_Outgoing(encode(event)))
+        ) as engine,
+        trio.open_nursery() as nursery,
+    ):
+        session = Session(wire, engine, outbox)
+        nursery.start_soon(_write, wire, posted)
+        nursery.start_soon(session.push)
+        await session.serve(nursery)
+        nursery.cancel_scope.cancel()
+
+
+async def _write(wire: Wire, posted: trio.MemoryReceiveChannel[_Outgoing]) -> None:
+    """Send what is posted, in order.  A front that is gone is for the reader to notice."""
+    async for outgoing in posted:
+        try:
+            await wire.send(outgoing.packet, outgoing.fd)
+        except trio.BrokenResourceError:
+            return
+        finally:
+            _close(outgoing.fd)
+
+
+def main(argv: list[str]) -> int:
+    """`python -m icnfs.transfer FD`: serve the front at the other end of that socket; the exit code."""
+    if len(argv) != 2 or not argv[1].isdecimal():
+        sys.stderr.write("icnfs.transfer is started by icnfs itself\n")
+        return 2
+    _harden()
+    logging.basicConfig(level=logging.INFO, format="icnfs transfer: %(levelname)s: %(message)s")
+    end = socket.socket(fileno=int(argv[1]))
+    end.set_inheritable(False)
+    try:
+        trio.run(run, Wire(end))
+    except FormatError as error:
+        log.error("%s", error)
+        return 1
+    return 0
+
+
+def _harden() -> None:
+    """No cores, no secrets, no terminal's signals; and this process ends when the front does."""
+    forbid_core_dumps()
+    drop_secrets_from_environment()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"prctl(PR_SET_PDEATHSIG): {os.strerror(code)}")
+
+
+def _stored(call: int, result: PutResult) -> Stored:
+    return Stored(call, result.roots, {index: fault_of(error) for index, error in result.errors.items()})
+
+
+def _close(fd: int | None) -> None:
+    if fd is not None:
+        os.close(fd)

@@ -1,0 +1,209 @@
+"""Reading shares, verified: no byte leaves this module that the hash tree does not vouch for.
+
+A share that fails is *bad* (altered, cut short, exchanged, not a share at all) or *missing* (the provider answers that
+it has no such object), and whoever listens is told which share of which provider.  A provider that does not answer
+says nothing of its shares.  The lists of leaf hashes that have passed are kept, so that the next range costs one read.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol, TypeVar
+
+import trio
+
+from icnfs.erasure import hashtree
+from icnfs.errors import FormatError, IcnfsError, ObjectMissingError, ProviderLiesError, TooFewProvidersError
+from icnfs.format import share as share_format
+from icnfs.format.segment import SegmentInfo
+from icnfs.limits import KIB
+from icnfs.transfer.health import Board
+from icnfs.transfer.lane import Lane
+from icnfs.transfer.messages import ShareEvent
+
+CACHED_HASHES: Final = 2048
+"""Lists of leaf hashes kept: 2 KiB each for a 16 MiB segment coded 4-of-6."""
+
+INLINE_WORK: Final = 512 * KIB
+"""Hashing or coding up to this many bytes, about 1 ms, is done in place; more goes to a thread."""
+
+_T = TypeVar("_T")
+
+
+class Offload(Protocol):
+    """How work that computes is kept from stalling everybody: in a thread, or in place under virtual time."""
+
+    async def __call__(self, work: Callable[[], _T], /) -> _T: ...
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A segment and the names of its shares, by index."""
+
+    info: SegmentInfo
+    names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.names) != self.info.n:
+            raise FormatError(f"{len(self.names)} names for the {self.info.n} shares of a segment")
+
+
+class Shares:
+    """The verified reader over all providers' lanes."""
+
+    def __init__(self, lanes: Mapping[str, Lane], board: Board, offload: Offload) -> None:
+        self._lanes = lanes
+        self._board = board
+        self._offload = offload
+        self._hashes: OrderedDict[tuple[bytes, int], bytes] = OrderedDict()
+
+    def lane(self, provider: str) -> Lane | None:
+        return self._lanes.get(provider)
+
+    def candidates(self, segment: Segment, last: Sequence[int] = (), never: Sequence[int] = ()) -> list[int]:
+        """The stored shares whose provider is known, best first: preferred providers, data shares, then the rest.
+
+        Shares known to be bad, and those of `last`, come last; they are asked only when nothing else is left, and
+        cannot do harm.
+        """
+        now = trio.current_time()
+
+        def rank(index: int) -> tuple[bool, bool, int]:
+            lane = self._lanes[segment.info.shares[index].provider]
+            doubtful = index in last or lane.health.is_bad(segment.names[index])
+            return doubtful, not lane.health.preferred(now), index
+
+        stored = [
+            index
+            for index, share in enumerate(segment.info.shares)
+            if share.stored and share.provider in self._lanes and index not in never
+        ]
+        return sorted(stored, key=rank)
+
+    async def read_direct(self, segment: Segment, index: int, offset: int, length: int) -> bytes:
+        """A range of a share's payload in one read, **not verified**: its caller holds the chunk's own tag.
+
+        A share that is missing or cut short is reported all the same.  Raises ProviderError.
+        """
+        start = share_format.header_size(segment.info.share_len) + offset
+        return await self._reported(segment, index, lambda lane, name: lane.get(name, start, length))
+
+    async def read_range(self, segment: Segment, index: int, offset: int, length: int) -> bytes:
+        """A verified range of a share's payload; costs one round trip.  Raises ProviderError."""
+        return await self._reported(segment, index, lambda lane, name: self._range(segment, index, offset, length))
+
+    async def read_whole(self, segment: Segment, index: int) -> memoryview:
+        """A share's whole payload, verified.  Raises ProviderError."""
+        payload = await self._reported(segment, index, lambda lane, name: self._whole(segment, index))
+        provider = segment.info.shares[index].provider
+        if self._lanes[provider].health.is_bad(segment.names[index]):
+            self._board.note_share(share_event(segment, index, "mended", "it is whole again"))
+        return payload
+
+    def slow(self, segment: Segment, index: int) -> None:
+        """This share's provider let the hedge time pass."""
+        if lane := self.lane(segment.info.shares[index].provider):
+            lane.health.shun(trio.current_time())
+
+    def stored(self, segment: Segment, index: int) -> None:
+        """A share was stored; if it was known to be bad, it is no longer."""
+        self._hashes.pop((segment.info.id, index), None)
+        if self._lanes[segment.info.shares[index].provider].health.is_bad(segment.names[index]):
+            self._board.note_share(share_event(segment, index, "mended", "it was stored anew"))
+
+    async def _range(self, segment: Segment, index: int, offset: int, length: int) -> bytes:
+        info, lane, name = segment.info, self._lanes[segment.info.shares[index].provider], segment.names[index]
+        span = share_format.span_for(info.share_len, offset, length)
+        listed, data = await _both(
+            lambda: self._leaf_hashes(segment, index),
+            lambda: lane.get(name, span.file_offset, span.file_length),
+        )
+        hashtree.verify_data(listed, info.share_len, span.first_leaf, data)
+        return data[span.skip : span.skip + length]
+
+    async def _leaf_hashes(self, segment: Segment, index: int) -> bytes:
+        """The share's list of leaf hashes, checked against its root.  Raises ProviderError, FormatError."""
+        info, key = segment.info, (segment.info.id, index)
+        if listed := self._hashes.get(key):
+            self._hashes.move_to_end(key)
+            return listed
+        lane = self._lanes[info.shares[index].provider]
+        header = await lane.get(segment.names[index], 0, share_format.header_size(info.share_len))
+        payload_len, listed = share_format.parse_header(header)
+        if payload_len != info.share_len:
+            raise FormatError(f"the share says that it has {payload_len} bytes, not {info.share_len}")
+        hashtree.verify_leaves(listed, info.share_len, info.shares[index].root)
+        self._hashes[key] = listed
+        if len(self._hashes) > CACHED_HASHES:
+            self._hashes.popitem(last=False)
+        return listed
+
+    async def _whole(self, segment: Segment, index: int) -> memoryview:
+        info, lane = segment.info, self._lanes[segment.info.shares[index].provider]
+        file = await lane.get(segment.names[index], 0, share_format.file_size(info.share_len))
+
+        def verified() -> memoryview:
+            share = share_format.parse(file)
+            hashtree.verify_leaves(share.leaf_hashes, info.share_len, info.shares[index].root)
+            hashtree.verify_data(share.leaf_hashes, info.share_len, 0, share.payload)
+            return share.payload
+
+        return await self.compute(len(file), verified)
+
+    async def compute(self, size: int, work: Callable[[], _T]) -> _T:
+        """Do work on `size` bytes where it stalls nobody."""
+        return work() if size <= INLINE_WORK else await self._offload(work)
+
+    async def _reported(self, segment: Segment, index: int, read: Callable[[Lane, str], Awaitable[_T]]) -> _T:
+        """What `read` reads; a share found bad or missing is told to the board."""
+        provider, name = segment.info.shares[index].provider, segment.names[index]
+        lane = self.lane(provider)
+        if lane is None:
+            raise ObjectMissingError(provider, "the TOML does not name it, and one of its shares is asked for")
+        try:
+            return await read(lane, name)
+        except (ProviderLiesError, ObjectMissingError) as error:
+            what = "bad" if isinstance(error, ProviderLiesError) else "missing"
+            self._board.note_share(share_event(segment, index, what, error.detail))
+            raise
+        except FormatError as error:
+            self._board.note_share(share_event(segment, index, "bad", str(error)))
+            raise ProviderLiesError(provider, f"share {name}: {error}") from error
+
+
+def share_event(segment: Segment, index: int, what: str, detail: str) -> ShareEvent:
+    """What is pushed about a share; `what` is "bad", "missing" or "mended"."""
+    info = segment.info
+    return ShareEvent(info.shares[index].provider, segment.names[index], info.id, index, what, detail[:500])
+
+
+def too_few(segment: Segment, got: int, errors: Mapping[int, IcnfsError]) -> TooFewProvidersError:
+    """Why a segment cannot be had."""
+    info = segment.info
+    why = [str(error) for _, error in sorted(errors.items())]
+    why += [f"share {index} was never stored" for index in info.missing()]
+    return TooFewProvidersError(
+        f"segment {info.id.hex()}: {got} of the {info.k} shares it takes could be read; {'; '.join(why)}"[:1000]
+    )
+
+
+async def _both(first: Callable[[], Awaitable[bytes]], second: Callable[[], Awaitable[bytes]]) -> tuple[bytes, bytes]:
+    """Both at once; the first error of the two ends the other, and is raised bare."""
+    results: dict[int, bytes] = {}
+    failures: list[IcnfsError] = []
+
+    async def run(place: int, call: Callable[[], Awaitable[bytes]], scope: trio.CancelScope) -> None:
+        try:
+            results[place] = await call()
+        except IcnfsError as error:
+            failures.append(error)
+            scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run, 0, first, nursery.cancel_scope)
+        nursery.start_soon(run, 1, second, nursery.cancel_scope)
+    if failures:
+        raise failures[0]
+    return results[0], results[1]

@@ -1,0 +1,164 @@
+"""Storing a segment: code it once, prove that it decodes, then store every share at its provider at the same time.
+
+The proof comes before the first upload: the data is rebuilt from the parity that was just made and compared, so bad
+memory or a bad coder is found while the contents are still at hand.  No share's failure stops another; each is
+reported by index, and the caller decides whether what was stored is enough.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+import trio
+
+from icnfs.erasure import hashtree
+from icnfs.erasure.code import Code
+from icnfs.errors import DamagedError, ProviderAwayError, ProviderError, ProviderRefusedError
+from icnfs.format import share as share_format
+from icnfs.format.segment import SegmentInfo, ShareInfo
+from icnfs.providers.base import Buffer
+from icnfs.transfer.fetch import code_for, recover_shares
+from icnfs.transfer.lane import Lane
+from icnfs.transfer.messages import Order
+from icnfs.transfer.shares import Segment, Shares
+
+SECOND_TRY_SECONDS: Final = 0.5
+"""A share whose provider did not answer is tried once more after this long; longer outages are the caller's to mend."""
+
+
+@dataclass(frozen=True)
+class PutResult:
+    """What became of an upload: the root of every share (n), and the error of each share that was not stored."""
+
+    roots: tuple[bytes, ...]
+    errors: dict[int, ProviderError] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Coded:
+    """One share ready to be stored: what precedes the payload, and the payload itself, not copied."""
+
+    header: bytes
+    payload: Buffer
+    root: bytes
+
+
+def code_segment(order: Order, payload: memoryview) -> list[Coded]:
+    """The n shares of a payload of k * share_len bytes, proven to decode.  Raises DamagedError if they do not."""
+    size = order.share_len
+    data = [payload[index * size : (index + 1) * size] for index in range(order.k)]
+    code = code_for(order.k, order.n)
+    parity = code.encode(data)
+    prove(code, data, parity)
+    every: list[Buffer] = [*data, *parity]
+    return [coded(share) for share in every]
+
+
+def coded(payload: Buffer) -> Coded:
+    """A share with its header and root."""
+    listed, root = hashtree.tree(payload)
+    return Coded(share_format.pack_header(len(payload), listed), payload, root)
+
+
+def prove(code: Code, data: Sequence[Buffer], parity: Sequence[Buffer]) -> None:
+    """Rebuild data from every parity share, in full, and compare.  Raises DamagedError.
+
+    Up to k parity shares at a time stand in for as many data shares: a wrong byte in any of them shows, since every
+    coefficient of the code is non-zero.  Costs about as much as the coding did.
+    """
+    for start in range(0, len(parity), code.k):
+        group = parity[start : start + code.k]
+        have: dict[int, Buffer] = {code.k + start + index: share for index, share in enumerate(group)}
+        have |= dict(enumerate(data[: code.k - len(group)]))
+        replaced = range(code.k - len(group), code.k)
+        rebuilt = code.rebuild(have, replaced)
+        if any(rebuilt[index] != bytes(data[index]) for index in replaced):
+            raise DamagedError("a segment's shares do not decode to its contents: this machine's memory may be failing")
+
+
+async def put_segment(
+    shares: Shares, order: Order, payload: memoryview, only: Sequence[int] | None, until: float
+) -> PutResult:
+    """Code the payload and store its shares, or those of `only`, until `until` (a trio time).
+
+    A share that is not stored by then is reported as ProviderAwayError.  Raises DamagedError (see `prove`).
+    """
+    made = await shares.compute(len(payload), lambda: code_segment(order, payload))
+    info = SegmentInfo(
+        order.id,
+        order.k,
+        order.n,
+        order.share_len,
+        order.size,
+        tuple(ShareInfo(name, share.root, True) for name, share in zip(order.providers, made, strict=True)),
+    )
+    wanted = range(order.n) if only is None else only
+    errors = await _store(shares, Segment(info, order.names), {index: made[index] for index in wanted}, until)
+    return PutResult(tuple(share.root for share in made), errors)
+
+
+async def complete_segment(
+    shares: Shares, hedge: float, segment: Segment, missing: Sequence[int], providers: Sequence[str], until: float
+) -> PutResult:
+    """Rebuild shares and store share `missing[i]` at `providers[i]` under its name in `segment.names`.
+
+    Raises TooFewProvidersError where k other shares cannot be had, DamagedError where what they give is not what the
+    segment's roots say, ProviderAwayError where nothing was rebuilt by `until` (a trio time).
+    """
+    info = segment.info
+    with trio.move_on_at(until):
+        payloads = await recover_shares(shares, hedge, segment, missing, never=missing)
+        made = await shares.compute(
+            len(missing) * info.share_len,
+            lambda: {index: coded(payload) for index, payload in zip(missing, payloads, strict=True)},
+        )
+        if wrong := [index for index in missing if made[index].root != info.shares[index].root]:
+            raise DamagedError(f"segment {info.id.hex()}: shares {wrong} were rebuilt, and do not fit their roots")
+        holders = dict(enumerate(info.shares)) | {
+            index: ShareInfo(provider, info.shares[index].root, True)
+            for index, provider in zip(missing, providers, strict=True)
+        }
+        moved = msgspec.structs.replace(info, shares=tuple(holders[index] for index in range(info.n)))
+        errors = await _store(shares, Segment(moved, segment.names), made, until)
+        return PutResult(tuple(share.root for share in info.shares), errors)
+    raise ProviderAwayError("", f"segment {info.id.hex()} could not be read in time to rebuild what it lacks")
+
+
+async def _store(shares: Shares, segment: Segment, made: Mapping[int, Coded], until: float) -> dict[int, ProviderError]:
+    """Store all of `made` at once until `until`; the error of each share that was not."""
+    errors: dict[int, ProviderError] = {}
+    done: set[int] = set()
+
+    async def one(index: int, share: Coded) -> None:
+        provider = segment.info.shares[index].provider
+        try:
+            await _store_one(shares.lane(provider), provider, segment.names[index], share)
+            shares.stored(segment, index)
+        except ProviderError as error:
+            errors[index] = error
+        done.add(index)
+
+    with trio.move_on_at(until):
+        async with trio.open_nursery() as nursery:
+            for index, share in made.items():
+                nursery.start_soon(one, index, share)
+    for index in made.keys() - done:
+        provider = segment.info.shares[index].provider
+        errors[index] = ProviderAwayError(provider, "it did not take a share in time")
+        if lane := shares.lane(provider):
+            lane.health.failed(errors[index])
+    return errors
+
+
+async def _store_one(lane: Lane | None, provider: str, name: str, share: Coded) -> None:
+    if lane is None:
+        raise ProviderRefusedError(provider, "the TOML does not name it")
+    file = b"".join((share.header, share.payload))
+    try:
+        await lane.put(name, file)
+    except ProviderAwayError:
+        await trio.sleep(SECOND_TRY_SECONDS)
+        await lane.put(name, file)
