@@ -37,12 +37,13 @@ from icnfs.placement import place
 from icnfs.state import cut as cuts
 from icnfs.state.cut import PublishCut, Row
 from icnfs.state.store import Store
+from icnfs.transfer.upload import PutResult
 from icnfs.volume import fence as fences
 from icnfs.volume import pack as packs
 from icnfs.volume import runs
 from icnfs.volume.fence import Fence
 from icnfs.volume.heads import Heads, Survey
-from icnfs.volume.network import Network, PutResult
+from icnfs.volume.network import Network
 from icnfs.volume.together import together
 
 log = logging.getLogger(__name__)
@@ -227,6 +228,7 @@ class Attempt:
             safe=network.safe,
             rotation=self._rotation(),
             away=network.away(),
+            policy=network.policy,
         )
 
     async def _put_segment(

@@ -101,9 +101,9 @@ class Fence:
 
     async def check(self, survey: Survey) -> None:
         """Raise `FencedError` where somebody else has gone on with the volume, having noted so for good."""
-        async for head in self._heads.real(survey, skip=self._is_known):
-            if self._is_rival(head):
-                await self._fence(head)
+        rival = await self._heads.newest(survey, skip=self._is_known, accept=self._is_rival)
+        if rival is not None:
+            await self._fence(rival)
 
     def require(self, survey: Survey) -> None:
         """Raise `TooFewProvidersError` unless enough owners answered that no durable head was missed."""

@@ -11,7 +11,7 @@ This module knows nothing of local state; `fence` decides what a head means for 
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -84,28 +84,26 @@ class Heads:
                     nursery.start_soon(ask, provider)
         return Survey(listed, away)
 
-    async def newest(self, survey: Survey, deadline: float = 60.0) -> Head | None:
-        """The newest head of `survey` that is real; None when there is none.
+    async def newest(
+        self,
+        survey: Survey,
+        deadline: float = 60.0,
+        *,
+        skip: Callable[[str, HeadName], bool] = lambda _provider, _name: False,
+        accept: Callable[[Head], bool] = lambda _head: True,
+    ) -> Head | None:
+        """The newest head of `survey` that is real and accepted; None when there is none.
 
-        Raises `NewerFormatError` where the newest was written by a later release.
+        `skip` saves fetching what need not be looked at.  Raises `NewerFormatError` where a head met on the way was
+        written by a later release.
         """
-        async for head in self.real(survey, deadline):
-            return head
-        return None
-
-    async def real(
-        self, survey: Survey, deadline: float = 60.0, *, skip: Callable[[str, HeadName], bool] = lambda _p, _n: False
-    ) -> AsyncIterator[Head]:
-        """The real heads of `survey`, newest first, one for each (epoch, sequence, writer); `skip` saves fetching."""
         for _, copies in survey.newest():
-            writers = set()
             for provider, name in copies:
-                if skip(provider, name):
-                    continue
-                head = await self._believe(provider, name, deadline)
-                if head is not None and head.writer not in writers:
-                    writers.add(head.writer)
-                    yield head
+                if not skip(provider, name):
+                    head = await self._believe(provider, name, deadline)
+                    if head is not None and accept(head):
+                        return head
+        return None
 
     async def _believe(self, provider: str, name: HeadName, deadline: float) -> Head | None:
         """The head behind a name, or None where it cannot be had or is not one."""

@@ -7,21 +7,26 @@ hands transfer only the latter.  It moves nothing itself: `transfer` does.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final, Protocol
 
 import trio
 
+from icnfs.config import VolumeConfig
 from icnfs.crypto.keys import MasterKey
 from icnfs.crypto.names import NameHash
 from icnfs.crypto.sealing import open_document, seal_document
-from icnfs.errors import IcnfsError, ProviderError
+from icnfs.errors import IcnfsError
 from icnfs.format.segment import SegmentInfo
+from icnfs.placement import Policy
 from icnfs.providers.base import Capacity
 from icnfs.providers.facts import ProviderFacts
+from icnfs.providers.open import ProviderSpec
 from icnfs.transfer.messages import ProviderState
+from icnfs.transfer.upload import PutResult
 
 log = logging.getLogger(__name__)
 
@@ -29,15 +34,6 @@ SHARES_PREFIX: Final = "shares/"
 
 PROBE_SECONDS: Final = 5.0
 """A provider that was down has so long to say that it is back."""
-
-
-class PutResult(Protocol):
-    """What became of an upload: the root of every share, and the error of each that was not stored, by index."""
-
-    @property
-    def roots(self) -> tuple[bytes, ...]: ...
-    @property
-    def errors(self) -> Mapping[int, ProviderError]: ...
 
 
 class Transfer(Protocol):
@@ -90,6 +86,10 @@ class Transfer(Protocol):
     def states(self) -> Mapping[str, ProviderState]: ...
 
 
+Starter = Callable[[Sequence[ProviderSpec]], AbstractAsyncContextManager[Transfer]]
+"""Starts transfer; a test may run it in this process."""
+
+
 @dataclass(frozen=True)
 class Network:
     """The providers of one volume, and the keys to speak of its objects with them."""
@@ -98,12 +98,18 @@ class Network:
     k: int
     n: int
     safe: int
+    policy: Policy
     master: MasterKey
     transfer: Transfer
     taken: set[str] = field(default_factory=set)
     """Providers whose place is known to be ours: only these are written to (see `places`)."""
     foreign: dict[str, str] = field(default_factory=dict)
     """Providers whose place is somebody else's, and what was found there."""
+
+    @classmethod
+    def of(cls, config: VolumeConfig, master: MasterKey, transfer: Transfer) -> Network:
+        """The network that a configuration describes."""
+        return cls(config.providers, config.k, config.n, config.safe, config.policy, master, transfer)
 
     @property
     def providers(self) -> tuple[str, ...]:
@@ -182,3 +188,10 @@ class Network:
 
     def open_run(self, ad: bytes, sealed: bytes) -> bytes:
         return open_document(self.master, "runs", ad, sealed)
+
+
+def start_transfer(specs: Sequence[ProviderSpec]) -> AbstractAsyncContextManager[Transfer]:
+    """The transfer process."""
+    from icnfs.transfer.client import TransferClient
+
+    return TransferClient.start(specs)

@@ -114,10 +114,11 @@ class Publisher:
             return waited >= min(RETRY_FIRST * 2.0 ** (self._failures - 1), RETRY_MOST)
         store = self._store
         if waited >= self._seconds:
-            return not self._is_idle()
+            return not self.is_idle
         return bool(store.dirty_bytes >= self._dirty_limit or (store.full and store.dirty_bytes > 0))
 
-    def _is_idle(self) -> bool:
+    @property
+    def is_idle(self) -> bool:
         """Nothing was committed since a cut that had nothing to publish."""
         store = self._store
         return not (store.committed != self._idle_batch or store.batch.touched or self._must())

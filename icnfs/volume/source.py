@@ -60,6 +60,6 @@ class ProviderSource:
             location.share,
             location.offset,
             location.length,
-            distrust=distrust | frozenset(segment.missing()),
+            distrust=distrust,
             deadline=max(deadline - trio.current_time(), 0.0),
         )

@@ -114,7 +114,7 @@ def usable_bytes(free: Sequence[int], k: int, n: int) -> int:
     """
     if len(free) < n:
         return 0
-    low, high = 0, max(free)
+    low, high = 0, sum(free) // n
     while low < high:
         middle = (low + high + 1) // 2
         if sum(min(room, middle) for room in free) >= n * middle:

@@ -1,0 +1,303 @@
+"""`recover`: a machine that has only the TOML and a secret gets the volume back from its providers.
+
+It finds the key slots, unlocks, lists the heads and takes the newest that is real, loads its checkpoint and runs into a
+local state of its own, and takes over: a head with the same tree, the next epoch and a writer of its own, so the
+machine that wrote the volume before stops.  Contents stay at the providers until they are read.
+
+What it cannot know: where all providers that answer withhold the newest head, an older one looks newest.  So it says
+which it found, and refuses one below `at_least`.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import trio
+
+from icnfs.config import VolumeConfig
+from icnfs.crypto.keys import MasterKey
+from icnfs.crypto.slots import SLOT_MAX, Slot, decode_slot
+from icnfs.errors import (
+    DamagedError,
+    ForeignProviderError,
+    FormatError,
+    IcnfsError,
+    NoVolumeError,
+    RolledBackError,
+    TooFewProvidersError,
+)
+from icnfs.format.head import Head, RunInfo
+from icnfs.format.run import RunReader
+from icnfs.state.batch import Counters
+from icnfs.state.loader import Loader
+from icnfs.volume import fence as fences
+from icnfs.volume import keyring as keyrings
+from icnfs.volume import setting_up
+from icnfs.volume.attempt import reasons
+from icnfs.volume.fence import Claim, Own
+from icnfs.volume.heads import Heads
+from icnfs.volume.keyring import Keyring, Secrets, unlock
+from icnfs.volume.network import Network, Starter, Transfer, start_transfer
+from icnfs.volume.places import VISIT_SECONDS, Places
+
+log = logging.getLogger(__name__)
+
+SLOTS_MAX: Final = 128
+"""Slots looked at per provider: two for every key that a volume can have."""
+
+PART_SECONDS: Final = 300.0
+"""Bound of reading one part of a run, at most 16 MiB."""
+
+PARTS_AHEAD: Final = 2
+"""Parts read ahead of loading."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """The published state that was found: its number, when its cut was taken (Unix time, ns), and what it weighs."""
+
+    volume: bytes
+    epoch: int
+    sequence: int
+    time_ns: int
+    files: int
+    bytes_used: int
+    record_bytes: int
+
+
+Progress = Callable[[int, int], None]
+"""(bytes of records loaded, bytes of all)."""
+
+
+async def recover(
+    config: VolumeConfig,
+    state_dir: Path,
+    offered: Secrets,
+    *,
+    at_least: tuple[int, int] | None = None,
+    found: Callable[[Found], None] = lambda _: None,
+    progress: Progress = lambda _done, _all: None,
+    start: Starter = start_transfer,
+) -> Found:
+    """Rebuild the local state; `found` is told what was found before anything is loaded.
+
+    Raises `VolumeExistsError`, `TooFewProvidersError` (saying who is missing), `NoVolumeError` where there is no head,
+    `SecretError`, `RolledBackError` where the newest head is below `at_least`, (epoch, sequence), `NewerFormatError`,
+    `DamagedError`, `LocalDiskError`.
+    """
+    with setting_up.partial_state(state_dir, "recover") as half:
+        async with start(config.specs()) as transfer:
+            master = await _unlock(config, transfer, offered)
+            network = Network.of(config, master, transfer)
+            away = await _visit(network)
+            heads = Heads(network)
+            head = await _newest(network, heads, away, at_least)
+            what = _found(head)
+            found(what)
+            setting_up.start_over(half)
+            try:
+                taken_over = await _load(network, half, head, progress)
+                await _take_over(network, heads, taken_over)
+            except BaseException:
+                shutil.rmtree(half, ignore_errors=True)
+                raise
+        setting_up.complete(half, state_dir)
+    return what
+
+
+# --- finding ----------------------------------------------------------------------------------------------------------
+
+
+async def _unlock(config: VolumeConfig, transfer: Transfer, offered: Secrets) -> MasterKey:
+    """The master key, from whatever key slots the providers hold."""
+    slots: list[Slot] = []
+    away: dict[str, IcnfsError] = {}
+
+    async def ask(provider: str) -> None:
+        try:
+            names = await transfer.list_objects(provider, keyrings.PREFIX, deadline=VISIT_SECONDS)
+            for name in names[:SLOTS_MAX]:
+                raw = await transfer.get_object(provider, name, deadline=VISIT_SECONDS)
+                try:
+                    slots.append(decode_slot(raw[: SLOT_MAX + 1]))
+                except FormatError as error:
+                    log.warning("provider %s: key slot %s: %s", provider, name, error)
+        except IcnfsError as error:
+            away[provider] = error
+
+    async with trio.open_nursery() as nursery:
+        for provider in config.providers:
+            nursery.start_soon(ask, provider)
+    if not slots:
+        if len(config.providers) - len(away) < config.k:
+            raise _too_few(config.k, config.providers, away)
+        raise NoVolumeError("no provider that answers holds a key slot: was the volume ever initialised here?")
+    return await trio.to_thread.run_sync(unlock, slots, offered)
+
+
+async def _visit(network: Network) -> dict[str, IcnfsError]:
+    """See whose places are ours; those that are not, or do not answer, with the reason."""
+    places = Places(network, Keyring(), lambda: None)
+    away: dict[str, IcnfsError] = {}
+
+    async def look(provider: str) -> None:
+        try:
+            if await places.is_ours(provider):
+                network.taken.add(provider)
+            else:
+                away[provider] = NoVolumeError(f"provider {provider}: its place is empty")
+        except ForeignProviderError as error:
+            network.foreign[provider] = error.detail
+            away[provider] = error
+        except IcnfsError as error:
+            away[provider] = error
+
+    async with trio.open_nursery() as nursery:
+        for provider in network.facts:
+            nursery.start_soon(look, provider)
+    return away
+
+
+async def _newest(
+    network: Network, heads: Heads, away: Mapping[str, IcnfsError], at_least: tuple[int, int] | None
+) -> Head:
+    survey = await heads.survey()
+    answering = survey.listed.keys() & network.taken
+    missing = {**away, **survey.away}
+    head = await heads.newest(survey)
+    silent = network.all_owners() - network.owners(answering)
+    if len(answering) < network.k or silent > network.n - network.k:
+        raise _too_few(network.k, network.facts, missing)
+    if head is None:
+        raise NoVolumeError("no provider that answers holds a head of this volume: it was never published")
+    if at_least is not None and head.number < at_least:
+        raise RolledBackError(
+            f"the newest head found is epoch {head.epoch}, sequence {head.sequence}, and you know of {at_least[0]}, "
+            f"{at_least[1]}: providers withhold it or lost it; bring more of them back, or lower --at-least"
+        )
+    return head
+
+
+def _too_few(k: int, providers: Mapping[str, object], away: Mapping[str, IcnfsError]) -> TooFewProvidersError:
+    present = [name for name in providers if name not in away]
+    return TooFewProvidersError(
+        f"{k} providers are needed and {len(present)} can be used ({', '.join(present) or 'none'}); "
+        f"missing: {reasons(dict(away))}"
+    )
+
+
+def _found(head: Head) -> Found:
+    weight = sum(run.size for run in head.runs)
+    return Found(head.volume, head.epoch, head.sequence, head.time_ns, head.counters[0], head.counters[1], weight)
+
+
+# --- loading ----------------------------------------------------------------------------------------------------------
+
+
+async def _load(network: Network, half: Path, head: Head, progress: Progress) -> Head:
+    """Build the local state of `head` in `half`; the head that takes it over.
+
+    A thread of its own owns the loader (LMDB's write transactions belong to their thread) while parts are read ahead.
+    """
+    mine = Own(head.epoch + 1, secrets.token_bytes(16), head.sequence + 1)
+    taken_over = msgspec.structs.replace(
+        head, epoch=mine.epoch, sequence=mine.sequence, writer=mine.writer, previous=head.number
+    )
+    Keyring.decode(head.keyring).save(half)
+    settings = {
+        fences.HEAD: fences.encode_base(taken_over),
+        fences.CLAIM: msgspec.msgpack.encode(Claim((mine,))),
+    }
+    send, receive = trio.open_memory_channel[bytes | IcnfsError](PARTS_AHEAD)
+    failures: list[IcnfsError] = []
+
+    async def consume() -> None:
+        try:
+            await trio.to_thread.run_sync(_fill, network, half, head, settings, receive, progress)
+        except IcnfsError as error:
+            failures.append(error)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_read_parts, network, head, send)
+        await consume()
+        nursery.cancel_scope.cancel()
+    if failures:
+        raise failures[0]
+    return taken_over
+
+
+async def _read_parts(network: Network, head: Head, send: trio.MemorySendChannel[bytes | IcnfsError]) -> None:
+    """Every part of every run in order, or the error that stands in the way."""
+    for part in head.segments():
+        try:
+            payload = await network.transfer.get_segment(part, network.names_of(part), deadline=PART_SECONDS)
+        except IcnfsError as error:
+            await send.send(error)
+            return
+        await send.send(payload[: part.size])
+
+
+def _fill(
+    network: Network,
+    half: Path,
+    head: Head,
+    settings: dict[str, bytes],
+    parts: trio.MemoryReceiveChannel[bytes | IcnfsError],
+    progress: Progress,
+) -> None:
+    """In a thread: all runs into a new local state, complete when this returns."""
+    loader = Loader(half, head.volume, head.chunk_size)
+    finished = False
+    whole = sum(run.size for run in head.runs)
+    done = 0
+    try:
+        for run in head.runs:
+            for size in _load_run(network, loader, run, parts):
+                done += size
+                trio.from_thread.run_sync(progress, done, whole)
+        loader.finish(network.master, Counters(*head.counters), head.generation, head.cut, settings)
+        finished = True
+    finally:
+        if not finished:
+            loader.abandon()
+
+
+def _load_run(
+    network: Network, loader: Loader, run: RunInfo, parts: trio.MemoryReceiveChannel[bytes | IcnfsError]
+) -> Iterator[int]:
+    """In a thread: one run; yields the bytes of each part once it is loaded."""
+    reader = RunReader(network.open_run, run.id)
+    rows = 0
+    try:
+        for _ in run.parts:
+            payload = trio.from_thread.run(parts.receive)
+            if isinstance(payload, IcnfsError):
+                raise payload
+            for table, key, value in reader.feed(payload):
+                loader.put(table, key, value)
+                rows += 1
+            loader.commit()
+            yield len(payload)
+        reader.close()
+    except ValueError as error:
+        raise FormatError(f"a run holds what no run may: {error}") from None
+    if rows != run.rows:
+        raise DamagedError(f"a run holds {rows} records where its head says {run.rows}")
+
+
+async def _take_over(network: Network, heads: Heads, head: Head) -> None:
+    """Put the head that fences whoever wrote the volume before."""
+    async with trio.open_nursery() as spare:
+        stored = await heads.store(head, spare)
+    if network.owners(stored.providers) < network.durable:
+        raise TooFewProvidersError(
+            f"the head that takes the volume over needs {network.durable} owners and only "
+            f"{network.owners(stored.providers)} took it: {reasons(stored.errors)}"
+        )

@@ -1,0 +1,122 @@
+"""Gathering the facts of `status` from an open volume."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from icnfs.format.segment import SegmentInfo
+from icnfs.transfer.messages import ProviderState
+from icnfs.volume.status import (
+    ChunkPlace,
+    FileInfo,
+    ProviderStatus,
+    SharePlace,
+    Status,
+    Usage,
+    share_pools,
+    survives,
+    usable_bytes,
+)
+
+if TYPE_CHECKING:
+    from icnfs.format.records import ChunkRecord
+    from icnfs.volume.volume import Volume
+
+
+def status_of(volume: Volume, now_ns: int) -> Status:
+    """Everything that `icnfs status` shows; `now_ns` is Unix time."""
+    store, publisher, fence = volume.store, volume.publisher, volume.fence
+    unsafe = volume.repair.unsafe
+    lacking = volume.repair.lacking_at()
+    published = publisher.time_ns
+    current = fence.claim.current if fence.claim is not None else None
+    failure = publisher.failure
+    return Status(
+        name=volume.config.name,
+        volume=store.volume.hex(),
+        code=f"{volume.network.k}-of-{volume.network.n}",
+        safe=volume.network.safe,
+        epoch=max(fence.number[0], current.epoch if current is not None else 0),
+        sequence=fence.number[1],
+        read_only=store.read_only,
+        fenced=str(store.fenced) if store.fenced is not None else "",
+        degraded=bool(unsafe) or failure is not None,
+        failure=str(failure) if failure is not None else "",
+        files=store.files,
+        bytes_used=store.bytes_used,
+        dirty_bytes=store.dirty_bytes,
+        pending=not publisher.is_idle,
+        committed_batch=store.committed,
+        published_batch=publisher.batch,
+        published_ns=published,
+        published_age_s=max(now_ns - published, 0) / 1e9 if published else None,
+        unsafe_segments=len(unsafe),
+        missing_shares=sum(lacking.values()),
+        transfer_restarts=getattr(volume.network.transfer, "restarts", 0),
+        providers=tuple(_provider(volume, name, lacking.get(name, 0)) for name in volume.network.providers),
+    )
+
+
+def _provider(volume: Volume, name: str, missing: int) -> ProviderStatus:
+    facts = volume.network.facts[name]
+    state = volume.network.transfer.states().get(name, ProviderState(name))
+    foreign = volume.network.foreign.get(name)
+    lie = volume.heads.liars.get(name, "")
+    return ProviderStatus(
+        name=name,
+        owner=facts.owner,
+        country=facts.country,
+        state="foreign" if foreign is not None else state.state,
+        error=foreign or state.error or lie,
+        free_bytes=state.free_bytes,
+        latency_s=state.latency_s,
+        bytes_up=state.bytes_up,
+        bytes_down=state.bytes_down,
+        bad_shares=state.bad_shares,
+        missing=missing,
+    )
+
+
+def usage_of(volume: Volume) -> Usage:
+    """Free and total bytes of contents at the providers; what is not published yet is taken off."""
+    states = volume.network.transfer.states().values()
+    room = usable_bytes(share_pools(states), volume.network.k, volume.network.n)
+    free = max(room - volume.store.dirty_bytes, 0)
+    return Usage(free, free + volume.store.bytes_used)
+
+
+def file_info(volume: Volume, ino: int) -> FileInfo:
+    """A file's chunks, one after the other."""
+    node = volume.store.inode(ino)
+    chunks = tuple(_chunk(volume, *row) for row in volume.store.chunk_rows(ino))
+    return FileInfo(ino, node.size, chunks, min((chunk.survives for chunk in chunks), default=None))
+
+
+def _chunk(volume: Volume, index: int, record: ChunkRecord | None, patch_bytes: int) -> ChunkPlace:
+    store = volume.store
+    if record is None:
+        return ChunkPlace(index, None, 0, patch_bytes, True, "", None, (), -1)
+    location = store.locate(record.version)
+    segment = store.segment(location.segment) if location is not None else None
+    local = store.reader.has_chunk(record.version) or location is None
+    if location is None or segment is None:
+        return ChunkPlace(index, record.version, record.length, patch_bytes, local, "", None, (), -1)
+    owners = {name: facts.owner for name, facts in volume.network.facts.items()}
+    return ChunkPlace(
+        index,
+        record.version,
+        record.length,
+        patch_bytes,
+        local,
+        segment.id.hex(),
+        location.share,
+        _shares(segment, owners),
+        survives(segment, owners),
+    )
+
+
+def _shares(segment: SegmentInfo, owners: dict[str, str]) -> tuple[SharePlace, ...]:
+    return tuple(
+        SharePlace(index, share.provider, owners.get(share.provider, ""), share.stored)
+        for index, share in enumerate(segment.shares)
+    )

@@ -1,0 +1,323 @@
+"""An open volume: local state, providers, and the tasks between them, as one thing to hold.
+
+    vfs  -->  Store  <--  Publisher  -->  transfer  -->  providers
+                ^---- ProviderSource <-------'
+
+`open_volume` unlocks, opens the local state, starts transfer and the tasks, and yields a `Volume`; nothing waits for
+the network, so a mount comes up with every provider away.  Leaving ends the tasks and closes the local state: what was
+accepted is committed, what is not published waits for the next time.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from icnfs.config import VolumeConfig
+from icnfs.crypto.keys import MasterKey, Secret
+from icnfs.crypto.slots import Costs, SlotKind
+from icnfs.errors import DegradedError, FencedError, IcnfsError, UsageError
+from icnfs.format.records import Table
+from icnfs.format.segment import SegmentInfo
+from icnfs.state import cut as cuts
+from icnfs.state.store import Store
+from icnfs.state.upkeep import Budget, Upkeep
+from icnfs.volume import fence as fences
+from icnfs.volume.fence import Fence
+from icnfs.volume.heads import Heads
+from icnfs.volume.keyring import Entry, Keyring, Secrets, unlock
+from icnfs.volume.network import Network, Starter, start_transfer
+from icnfs.volume.places import Places
+from icnfs.volume.publish import Publisher
+from icnfs.volume.repair import Repair
+from icnfs.volume.report import file_info, status_of, usage_of
+from icnfs.volume.source import ProviderSource
+from icnfs.volume.status import FileInfo, Status, Usage
+
+log = logging.getLogger(__name__)
+
+CARE_SECONDS: Final = 2.0
+"""Between looks for shares that can be completed."""
+
+SYNC_RETRY: Final = 0.5
+"""Between the tries of a `sync` that cannot publish yet."""
+
+
+@dataclass(frozen=True)
+class SyncProgress:
+    """How far a `sync` is: bytes of the publish under way, and shares that are missing to be safe."""
+
+    done_bytes: int
+    total_bytes: int
+    missing_shares: int
+
+
+class Volume:
+    """An open volume; made by `open_volume`."""
+
+    def __init__(
+        self, config: VolumeConfig, store: Store, network: Network, keyring: Keyring, spare: trio.Nursery
+    ) -> None:
+        self.config = config
+        self.store = store
+        self.network = network
+        self.keyring = keyring
+        self.heads = Heads(network)
+        self.fence = Fence(store, network, self.heads, fences.load_base(store))
+        self.places = Places(network, keyring, keyring.save)
+        self.repair = Repair(network)
+        self.publisher = Publisher(
+            store,
+            network,
+            self.heads,
+            self.fence,
+            self.places,
+            keyring,
+            self.repair,
+            spare,
+            seconds=config.publish_seconds,
+            dirty_limit=config.publish_bytes,
+        )
+        store.source = ProviderSource(network, store.segment)
+        store.is_safe = network.is_safe
+
+    # --- what runs beside requests ------------------------------------------------------------------------------------
+
+    async def first_look(self) -> None:
+        """See early whether somebody else went on with the volume; without providers that waits for a publish."""
+        try:
+            await self.places.visit_all()
+            await self.fence.check(await self.heads.survey(self.fence.number))
+        except FencedError as error:
+            log.error("%s", error)
+            self.store.fence(error)
+        except IcnfsError as error:
+            log.warning("the providers' heads could not be looked at yet: %s", error)
+
+    async def load_lacking(self) -> None:
+        """Find the segments that lack shares, from records and head; they are not kept apart."""
+        cut = await cuts.begin_cut(self.store)
+        try:
+            self.repair.note(await trio.to_thread.run_sync(self._lacking, cut))
+        finally:
+            cut.close()
+        base = self.fence.base
+        if base is not None:
+            self.repair.note(base.segments())
+
+    @staticmethod
+    def _lacking(cut: cuts.PublishCut) -> list[SegmentInfo]:
+        segments = (cut.reader.segment(key) for key, _ in cut.reader.rows(Table.SEGMENTS))
+        return [segment for segment in segments if segment is not None and segment.missing()]
+
+    async def care(self) -> None:
+        """Complete segments whenever shares are missing and providers are there."""
+        await self.load_lacking()
+        while True:
+            await trio.sleep(CARE_SECONDS)
+            if self.repair.lacking and not self.store.read_only:
+                try:
+                    await self.care_once()
+                except IcnfsError as error:
+                    log.warning("completed segments could not be noted: %s", error)
+
+    async def care_once(self) -> None:
+        """One round of repair."""
+        gained = await self.repair.round()
+        if gained:
+            await self.publisher.mend(gained)
+
+    # --- publishing on demand -----------------------------------------------------------------------------------------
+
+    async def drain(self, progress: Callable[[SyncProgress], None] = lambda _: None) -> None:
+        """Everything accepted is published on return (for `umount --drain`); raises what stands in the way."""
+        batch = await self.store.flush()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._report, progress)
+            failure = None
+            try:
+                while self.publisher.batch < batch:
+                    await self.publisher.publish()
+            except IcnfsError as error:
+                failure = error
+            nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+
+    async def sync(
+        self, deadline: float | None = None, progress: Callable[[SyncProgress], None] = lambda _: None
+    ) -> int:
+        """Everything accepted is published and safe on return: the batch that is.
+
+        `deadline` is in seconds (default: the TOML's).  Past it, `DegradedError` says what is published and who lacks
+        what; before it, failures are tried again.  Raises `FencedError` and `LocalDiskError` at once.
+        """
+        seconds = self.config.sync_deadline if deadline is None else deadline
+        batch = await self.store.flush()
+        failure: IcnfsError | None = None
+        with trio.move_on_after(seconds) as scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._report, progress)
+                try:
+                    await self._until_safe(batch)
+                except IcnfsError as error:
+                    failure = error
+                nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+        if scope.cancelled_caught:
+            raise self._degraded(batch, seconds)
+        return self.publisher.batch
+
+    async def _until_safe(self, batch: int) -> None:
+        while self.publisher.batch < batch:
+            try:
+                await self.publisher.publish()
+            except FencedError:
+                raise
+            except IcnfsError as error:
+                log.info("sync tries again: %s", error)
+                await trio.sleep(SYNC_RETRY)
+        while self.repair.unsafe:
+            await self.network.wake()
+            await self.places.visit_all()
+            await self.care_once()
+            if self.repair.unsafe:
+                await trio.sleep(SYNC_RETRY)
+
+    def _degraded(self, batch: int, seconds: float) -> DegradedError:
+        failure = self.publisher.failure
+        if self.publisher.batch < batch:
+            why = f": {failure}" if failure is not None else ""
+            return DegradedError(f"degraded: not published within {seconds:.0f} s, and kept on this machine{why}")
+        lacking = self.repair.lacking_at()
+        names = ", ".join(f"{name} lacks {count} shares" for name, count in sorted(lacking.items()))
+        return DegradedError(
+            f"degraded: published, but fewer than {self.network.safe} owners hold all of it: {names}; bring them back"
+        )
+
+    async def _report(self, progress: Callable[[SyncProgress], None]) -> None:
+        while True:
+            now = self.publisher.progress
+            progress(SyncProgress(now.done, now.total, sum(self.repair.lacking_at().values())))
+            await trio.sleep(SYNC_RETRY)
+
+    # --- facts --------------------------------------------------------------------------------------------------------
+
+    def status(self) -> Status:
+        """The state of everything, now."""
+        return status_of(self, time.time_ns())
+
+    def info(self, ino: int) -> FileInfo:
+        """Where a file's chunks lie.  Raises `FsError` where there is no such inode."""
+        return file_info(self, ino)
+
+    def usage(self) -> Usage:
+        """Room at the providers, for statfs."""
+        return usage_of(self)
+
+    def free_bytes(self) -> int:
+        """Bytes of contents that the providers have room for."""
+        return self.usage().free_bytes
+
+    # --- keys ---------------------------------------------------------------------------------------------------------
+
+    async def add_key(
+        self,
+        kind: SlotKind,
+        secret: Secret,
+        *,
+        label: str,
+        at_providers: bool | None = None,
+        costs: Costs | None = None,
+    ) -> Entry:
+        """Add a key; a passphrase's slot goes to the providers only where `at_providers` says so."""
+        strong = kind.strong if at_providers is None else at_providers
+        if kind.strong and at_providers is False:
+            raise UsageError(f"a {kind.value} always goes to the providers; only a passphrase may stay local")
+        return await add_key(self.keyring, self.network.master, kind, secret, label, self.config, strong, costs)
+
+    def remove_key(self, key_id: str) -> Entry:
+        """Remove a key; providers delete their copies with the next publish, or when they return."""
+        entry = self.keyring.remove(key_id)
+        self.keyring.save()
+        return entry
+
+
+async def add_key(
+    keyring: Keyring,
+    master: MasterKey,
+    kind: SlotKind,
+    secret: Secret,
+    label: str,
+    config: VolumeConfig,
+    at_providers: bool,
+    costs: Costs | None = None,
+) -> Entry:
+    """Add a key to a keyring and keep it; deriving from a passphrase takes a second or two, in a thread."""
+    providers = tuple(config.providers) if at_providers else ()
+
+    def work() -> Entry:
+        return keyring.add(kind, secret, master, label=label, providers=providers, costs=costs)
+
+    entry = await trio.to_thread.run_sync(work)
+    keyring.save()
+    return entry
+
+
+async def unlock_local(state_dir: Path, offered: Secrets) -> tuple[Keyring, MasterKey]:
+    """The keyring of a local state and the master key; `NoVolumeError`, `SecretError`, `FormatError`."""
+    keyring = Keyring.load(state_dir)
+    return keyring, await trio.to_thread.run_sync(unlock, keyring.slots(), offered)
+
+
+@asynccontextmanager
+async def open_volume(
+    config: VolumeConfig,
+    state_dir: Path,
+    offered: Secrets,
+    *,
+    read_only: bool = False,
+    start: Starter = start_transfer,
+) -> AsyncIterator[Volume]:
+    """The volume, open; its tasks run until the block is left.
+
+    Raises `NoVolumeError`, `SecretError`, `MountedError`, `NewerFormatError`, `FormatError`, `LocalDiskError`.  A
+    volume that was fenced opens read-only; so does one opened with `read_only`, and it publishes nothing.  An
+    `IcnfsError` of the block leaves it as itself.
+    """
+    keyring, master = await unlock_local(state_dir, offered)
+    store = Store.open(state_dir, master)
+    failure: IcnfsError | None = None
+    try:
+        fenced = fences.load_fenced(store)
+        if fenced is not None:
+            store.fence(fenced)
+        async with start(config.specs()) as transfer, trio.open_nursery() as nursery:
+            volume = Volume(config, store, Network.of(config, master, transfer), keyring, nursery)
+            await nursery.start(store.run)
+            if read_only:
+                store.read_only = True
+            upkeep = Upkeep(store, Budget(config.cache_clean, config.cache_dirty, config.reserve))
+            nursery.start_soon(upkeep.run)
+            if not store.read_only:
+                nursery.start_soon(volume.first_look)
+                nursery.start_soon(volume.publisher.run)
+            nursery.start_soon(volume.care)
+            try:
+                yield volume
+            except IcnfsError as error:
+                failure = error
+            finally:
+                nursery.cancel_scope.cancel()
+    finally:
+        await store.close()
+    if failure is not None:
+        raise failure

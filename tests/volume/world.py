@@ -1,0 +1,267 @@
+"""Six memory providers, and machines that mount a volume over them with the real transfer engine in this process.
+
+Each machine is a folder with a local state; `machine.run` opens the volume there, calls back with it, and closes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import trio
+
+from icnfs import config as configs
+from icnfs.config import VolumeConfig
+from icnfs.crypto.keys import Secret
+from icnfs.crypto.slots import Costs, parse_recovery_key
+from icnfs.format.segment import SegmentInfo
+from icnfs.providers.base import Capacity
+from icnfs.providers.memory import MemoryProvider
+from icnfs.providers.open import ProviderSpec
+from icnfs.state import loader
+from icnfs.transfer import bulk
+from icnfs.transfer.engine import Engine, open_engine
+from icnfs.transfer.messages import Order, ProviderState
+from icnfs.transfer.upload import PutResult
+from icnfs.vfs.vfs import Vfs
+from icnfs.volume.create import Created, create
+from icnfs.volume.keyring import Secrets
+from icnfs.volume.recover import Found, recover
+from icnfs.volume.volume import Volume, open_volume
+
+T = TypeVar("T")
+BOUND = 60.0
+"""Seconds after which a test that waits is a failure."""
+
+CHEAP = Costs(64, 1, 1)
+PASSPHRASE = Secret(b"correct horse")
+NAMES = ("ada", "bee", "cat", "dog", "eel", "fox")
+PLACES = ("AT", "DE", "DE", "FR", "NL", "FI")
+
+TOML = """
+[volume]
+code = "{code}"
+publish_seconds = 1000
+publish_mib = 1000
+""" + "".join(
+    f"""
+[provider.{name}]
+url = "file:///nowhere/{name}"
+owner = "{name} inc"
+parent_country = "{place}"
+country = "{place}"
+site = "{name}"
+eur_per_tb_month = 5.0
+eur_per_tb_read = 0.0
+"""
+    for name, place in zip(NAMES, PLACES, strict=True)
+)
+
+
+class LocalTransfer:
+    """The engine in this process, with the calls of `TransferClient`."""
+
+    def __init__(self, engine: Engine, calls: list[str]) -> None:
+        self._engine = engine
+        self._calls = calls
+        self.restarts = 0
+
+    async def put_segment(
+        self,
+        id: bytes,
+        k: int,
+        n: int,
+        share_len: int,
+        size: int,
+        names: Sequence[str],
+        providers: Sequence[str],
+        payload_fd: int,
+        only: Sequence[int] | None = None,
+        *,
+        deadline: float = 60.0,
+    ) -> PutResult:
+        self._calls.append("put_segment")
+        bulk.seal(payload_fd)
+        payload = bulk.view(payload_fd, k * share_len)
+        order = Order(id, k, n, share_len, size, tuple(names), tuple(providers))
+        return await self._engine.put_segment(order, payload, only, deadline=deadline)
+
+    async def complete_segment(
+        self,
+        segment: SegmentInfo,
+        names: Sequence[str],
+        missing: Sequence[int],
+        providers: Sequence[str],
+        *,
+        deadline: float = 60.0,
+    ) -> PutResult:
+        return await self._engine.complete_segment(segment, names, missing, providers, deadline=deadline)
+
+    async def fetch(
+        self,
+        segment: SegmentInfo,
+        names: Sequence[str],
+        share: int,
+        offset: int,
+        length: int,
+        *,
+        distrust: Collection[int] = (),
+        rebuild: bool = False,
+        deadline: float = 60.0,
+    ) -> bytes:
+        self._calls.append("fetch")
+        return await self._engine.fetch(
+            segment, names, share, offset, length, distrust=distrust, rebuild=rebuild, deadline=deadline
+        )
+
+    async def get_segment(self, segment: SegmentInfo, names: Sequence[str], *, deadline: float = 60.0) -> bytes:
+        return b"".join(await self._engine.get_segment(segment, names, deadline=deadline))
+
+    async def put_object(self, provider: str, name: str, data: bytes, *, deadline: float = 60.0) -> None:
+        await self._engine.put_object(provider, name, data, deadline=deadline)
+
+    async def get_object(self, provider: str, name: str, *, deadline: float = 60.0) -> bytes:
+        return await self._engine.get_object(provider, name, deadline=deadline)
+
+    async def list_objects(self, provider: str, prefix: str, *, deadline: float = 60.0) -> list[str]:
+        return await self._engine.list_objects(provider, prefix, deadline=deadline)
+
+    async def delete_object(self, provider: str, name: str, *, deadline: float = 60.0) -> None:
+        await self._engine.delete_object(provider, name, deadline=deadline)
+
+    async def probe(self, provider: str, *, deadline: float = 60.0) -> Capacity:
+        return await self._engine.probe(provider, deadline=deadline)
+
+    def states(self) -> Mapping[str, ProviderState]:
+        return self._engine.states()
+
+
+class World:
+    """The providers, and a root folder for machines."""
+
+    def __init__(self, root: Path, code: str = "4-of-6") -> None:
+        self.root = root
+        self.providers = {name: MemoryProvider(name, capacity=1 << 40, pool="one") for name in NAMES}
+        self.config = configs.parse("demo", root / "demo.toml", TOML.format(code=code).encode())
+        self.calls: list[str] = []
+        """Segments put and ranges fetched, in order."""
+
+    @asynccontextmanager
+    async def start(self, specs: Sequence[ProviderSpec]) -> AsyncIterator[LocalTransfer]:
+        async with open_engine(list(self.providers.values()), watch=False) as engine:
+            yield LocalTransfer(engine, self.calls)
+
+    def machine(self, name: str = "here") -> Machine:
+        return Machine(self, self.root / name / "demo")
+
+    def objects(self, prefix: str) -> dict[str, list[str]]:
+        """Names of objects by provider."""
+        return {p: sorted(n for n in m.objects if n.startswith(prefix)) for p, m in self.providers.items()}
+
+    def lose(self, *names: str) -> None:
+        """These providers lose everything and answer no more."""
+        for name in names:
+            self.providers[name].objects.clear()
+            self.providers[name].away = True
+
+    def away(self, *names: str) -> None:
+        """Exactly these providers do not answer."""
+        for name, provider in self.providers.items():
+            provider.away = name in names
+
+
+class Machine:
+    """One machine: a local state."""
+
+    def __init__(self, world: World, state_dir: Path) -> None:
+        self.world = world
+        self.state_dir = state_dir
+        self.secrets = Secrets(passphrase=PASSPHRASE)
+
+    def config(self, **changes: Any) -> VolumeConfig:
+        from dataclasses import replace
+
+        return replace(self.world.config, **changes)
+
+    def init(self, **changes: Any) -> Created:
+        async def main() -> Created:
+            with trio.fail_after(BOUND):
+                return await create(
+                    self.config(**changes), self.state_dir, self.secrets, costs=CHEAP, start=self.world.start
+                )
+
+        return trio.run(main)
+
+    def recover(self, key: str | None = None, **options: Any) -> Found:
+        offered = self.secrets if key is None else Secrets(recovery=parse_recovery_key(key))
+
+        async def main() -> Found:
+            with trio.fail_after(BOUND):
+                return await recover(self.config(), self.state_dir, offered, start=self.world.start, **options)
+
+        found = trio.run(main)
+        self.secrets = offered
+        return found
+
+    def run(self, body: Callable[[Volume], Awaitable[T]], *, read_only: bool = False, **changes: Any) -> T:
+        async def main() -> T:
+            with trio.fail_after(BOUND):
+                async with open_volume(
+                    self.config(**changes),
+                    self.state_dir,
+                    self.secrets,
+                    read_only=read_only,
+                    start=self.world.start,
+                ) as volume:
+                    return await body(volume)
+
+        return trio.run(main)
+
+
+def files_of(volume: Volume) -> Vfs:
+    return Vfs(volume.store, volume.free_bytes)
+
+
+async def put_file(volume: Volume, name: bytes, data: bytes) -> int:
+    """A file in the root directory; its inode."""
+    vfs = files_of(volume)
+    try:
+        node = vfs.lookup(loader.ROOT_INO, name)
+        handle = vfs.open(node.ino, 2)
+    except OSError:
+        raise
+    except Exception:
+        handle, node = vfs.create(loader.ROOT_INO, name, 0o100644, 2, 0, 0)
+    for at in range(0, len(data), 1 << 17):
+        await vfs.write(handle.fh, at, data[at : at + (1 << 17)])
+    vfs.release(handle.fh)
+    return node.ino
+
+
+async def get_file(volume: Volume, name: bytes) -> bytes:
+    """The contents of a file in the root directory."""
+    vfs = files_of(volume)
+    node = vfs.lookup(loader.ROOT_INO, name)
+    handle = vfs.open(node.ino, 0)
+    parts = []
+    at = 0
+    while part := await vfs.read(handle.fh, at, 1 << 17):
+        parts.append(part)
+        at += len(part)
+    vfs.release(handle.fh)
+    return b"".join(parts)
+
+
+def list_files(volume: Volume) -> list[bytes]:
+    return sorted(entry.name for entry in volume.store.entries(loader.ROOT_INO, 0))
+
+
+def flip(data: bytes, at: int) -> bytes:
+    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+
+
+def replace_head(**changes: Any) -> Callable[[Any], Any]:
+    return lambda head: msgspec.structs.replace(head, **changes)
