@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
-from urllib.parse import parse_qsl, unquote_to_bytes, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote_to_bytes, urlsplit
 
 from icnfs.providers.base import Provider
 from icnfs.providers.directory import DirectoryProvider
@@ -48,7 +48,7 @@ def parse_url(url: str) -> Place:
         raise ValueError("holds a control character; remove it")
     if url.startswith("/"):
         return Place("file", _absolute(url.encode()))
-    parts = urlsplit(url)
+    parts = _split(url)
     if parts.scheme not in _KINDS:
         known = ", ".join(f"{scheme}:///PATH" for scheme in _KINDS)
         raise ValueError(f"is of no known kind; write {known} or an absolute path")
@@ -64,6 +64,13 @@ def open_provider(spec: ProviderSpec) -> Provider:
     place = parse_url(spec.url)
     provider = _KINDS[place.scheme](spec, place)
     return provider if place.faults is None else Faults(provider, place.faults)
+
+
+def _split(url: str) -> SplitResult:
+    try:
+        return urlsplit(url)
+    except ValueError as error:
+        raise ValueError("is no url; write file:///PATH") from error
 
 
 def _absolute(path: bytes) -> Path:
@@ -85,7 +92,10 @@ def _parse_faults(query: str) -> FaultPlan | None:
     for key, text in parse_qsl(query, keep_blank_values=True, max_num_fields=len(kinds) + 1):
         if key not in kinds or key in values:
             raise ValueError(f"has the query {key[:20]!r} twice or unknown; there are {', '.join(sorted(kinds))}")
-        values[key] = kinds[key](text)
+        try:
+            values[key] = kinds[key](text)
+        except ValueError as error:
+            raise ValueError(f"has the query {key} with no number; write {key}=1") from error
     return FaultPlan(**values)  # type: ignore[arg-type]  # seed is an int by the table above
 
 
