@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator, KeysView, Sequence
 from dataclasses import dataclass, field
@@ -37,6 +36,7 @@ from icnfs.placement import place
 from icnfs.state import cut as cuts
 from icnfs.state.cut import PublishCut, Row
 from icnfs.state.store import Store
+from icnfs.transfer import bulk
 from icnfs.transfer.upload import PutResult
 from icnfs.volume import fence as fences
 from icnfs.volume import pack as packs
@@ -138,7 +138,7 @@ class Attempt:
         async def rest() -> None:
             done.append(await self._put_run_and_look(cut, base_runs, pack, foretold))
 
-        async with _closing(fd):
+        with bulk.closing(fd):
             await together([lambda: self._put_pack(pack, fd, foretold), rest])
         rows, run, survey = done[0]
         info = self._uploads.segments[pack.id]
@@ -192,7 +192,7 @@ class Attempt:
         async def put(pack: packs.Pack) -> None:
             async with filling:
                 fd = await trio.to_thread.run_sync(packs.fill, pack, self._network.k, cut.sealed_chunk)
-            async with _closing(fd):
+            with bulk.closing(fd):
                 await self._put_pack(pack, fd)
 
         await together((partial(put, pack) for pack in planned), UPLOADS_AT_ONCE)
@@ -268,19 +268,17 @@ class Attempt:
         counted = _Counted(_merge(cut.all_rows() if since == 0 else cut.dirty_rows(since), added))
         parts: list[SegmentInfo] = []
         frames = run_format.write_frames(counted, self._network.seal_run, self._run_id)
-        pending = await trio.to_thread.run_sync(_next_part, frames, b"")
-        while pending is not None:
-            fd, size, ahead = pending
-            async with _closing(fd):
+        ahead = b""
+        while ahead or not parts:
+            fd, size, ahead = await trio.to_thread.run_sync(_next_part, frames, ahead, self._network.k)
+            with bulk.closing(fd):
                 parts.append(await self._put_part(len(parts), fd, size))
-            pending = await trio.to_thread.run_sync(_next_part, frames, ahead) if ahead else None
         size = sum(part.size for part in parts)
         encoded = tuple(segment_format.encode(part) for part in parts)
         return RunInfo(self._run_id, since, cut.generation, counted.count, size, encoded)
 
     async def _put_part(self, index: int, fd: int, size: int) -> SegmentInfo:
         share_len = run_share_len(size, self._network.k)
-        os.ftruncate(fd, self._network.k * share_len)
         self._progress.total += size
         info = await self._put_segment(part_id(self._run_id, index), size, share_len, fd)
         self._progress.done += size
@@ -401,8 +399,8 @@ def _row_size(row: Row) -> int:
     return run_format.ROW_OVERHEAD + len(row[1]) + len(row[2] or b"")
 
 
-def _next_part(frames: Iterator[bytes], ahead: bytes) -> tuple[int, int, bytes] | None:
-    """In a thread: (memfd, bytes, the frame that did not fit) of the next part, or None when no frame is left."""
+def _next_part(frames: Iterator[bytes], ahead: bytes, k: int) -> tuple[int, int, bytes]:
+    """In a thread: (memfd, bytes, the frame that did not fit) of the next part, which begins with `ahead`."""
     pieces, size = ([ahead], len(ahead)) if ahead else ([], 0)
     overflow = b""
     for frame in frames:
@@ -411,17 +409,5 @@ def _next_part(frames: Iterator[bytes], ahead: bytes) -> tuple[int, int, bytes] 
             break
         pieces.append(frame)
         size += len(frame)
-    return (packs.parts_payload(pieces), size, overflow) if pieces else None
-
-
-class _closing:
-    """Closes a descriptor at the end of an `async with`."""
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-
-    async def __aenter__(self) -> int:
-        return self._fd
-
-    async def __aexit__(self, *_: object) -> None:
-        os.close(self._fd)
+    pieces.append(bytes(k * run_share_len(size, k) - size))
+    return bulk.holding(pieces, "run"), size, overflow

@@ -199,6 +199,23 @@ class Keyring:
         self._entries[entry.id] = entry
         return entry
 
+    def adopt(self, raw: bytes) -> Entry:
+        """Add a key that another process of this user wrapped (`encode_entry`), as `key add` does beside a mount.
+
+        Raises `FormatError` for bytes that are no key, `UsageError` where the keyring is full or has this id.
+        """
+        try:
+            entry = _ENTRY_DECODER.decode(raw)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise FormatError(f"a key cannot be read: {error}") from None
+        slots = [decode_slot(each) for each in (entry.slot, *(copy.slot for copy in entry.copies.values()))]
+        if any(slot.kind != entry.kind for slot in slots):
+            raise FormatError("a key whose slot is of another kind than it says")
+        if entry.id in self._entries or len(self._entries) >= ENTRIES_MAX:
+            raise UsageError(f"the volume has {ENTRIES_MAX} keys, or this one already; `icnfs key list` shows them")
+        self._entries[entry.id] = entry
+        return entry
+
     def remove(self, key_id: str) -> Entry:
         """Remove a key; its copies are deleted at the providers as they are reached.
 
@@ -246,6 +263,11 @@ class Keyring:
                 entry.copies[provider].stored = False
 
 
+def encode_entry(entry: Entry) -> bytes:
+    """A key as `Keyring.adopt` takes it; nothing in it is secret."""
+    return msgspec.msgpack.encode(entry)
+
+
 def sync_directory(path: Path) -> None:
     """Make the names in a directory durable."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -256,3 +278,4 @@ def sync_directory(path: Path) -> None:
 
 
 _DECODER: Final = msgspec.msgpack.Decoder(_Document)
+_ENTRY_DECODER: Final = msgspec.msgpack.Decoder(Entry)

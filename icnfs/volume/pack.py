@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -56,20 +56,6 @@ def fill(pack: Pack, k: int, read: Callable[[int], bytes | memoryview]) -> int:
         os.ftruncate(fd, k * pack.share_len)
         for version, place in pack.places:
             _write(fd, read(version), place.share * pack.share_len + place.offset)
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
-
-
-def parts_payload(data: Sequence[bytes]) -> int:
-    """A run's part, given in pieces, in a new memfd, which the caller closes."""
-    fd = bulk.create("run")
-    try:
-        at = 0
-        for piece in data:
-            _write(fd, piece, at)
-            at += len(piece)
     except BaseException:
         os.close(fd)
         raise

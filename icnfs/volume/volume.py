@@ -29,6 +29,7 @@ from icnfs.format.segment import SegmentInfo
 from icnfs.state import cut as cuts
 from icnfs.state.store import Store
 from icnfs.state.upkeep import Budget, Upkeep
+from icnfs.transfer.engine import bare_errors
 from icnfs.volume import fence as fences
 from icnfs.volume.fence import Fence
 from icnfs.volume.heads import Heads
@@ -290,34 +291,28 @@ async def open_volume(
     """The volume, open; its tasks run until the block is left.
 
     Raises `NoVolumeError`, `SecretError`, `MountedError`, `NewerFormatError`, `FormatError`, `LocalDiskError`.  A
-    volume that was fenced opens read-only; so does one opened with `read_only`, and it publishes nothing.  An
-    `IcnfsError` of the block leaves it as itself.
+    volume that was fenced opens read-only; so does one opened with `read_only`, and it publishes nothing.  What the
+    block raises leaves it as itself, not in a group.
     """
     keyring, master = await unlock_local(state_dir, offered)
     store = Store.open(state_dir, master)
-    failure: IcnfsError | None = None
     try:
         fenced = fences.load_fenced(store)
         if fenced is not None:
             store.fence(fenced)
-        async with start(config.specs()) as transfer, trio.open_nursery() as nursery:
-            volume = Volume(config, store, Network.of(config, master, transfer), keyring, nursery)
-            await nursery.start(store.run)
-            if read_only:
-                store.read_only = True
-            upkeep = Upkeep(store, Budget(config.cache_clean, config.cache_dirty, config.reserve))
-            nursery.start_soon(upkeep.run)
-            if not store.read_only:
-                nursery.start_soon(volume.first_look)
-                nursery.start_soon(volume.publisher.run)
-            nursery.start_soon(volume.care)
-            try:
-                yield volume
-            except IcnfsError as error:
-                failure = error
-            finally:
-                nursery.cancel_scope.cancel()
+        with bare_errors():
+            async with start(config.specs()) as transfer, trio.open_nursery() as nursery:
+                volume = Volume(config, store, Network.of(config, master, transfer), keyring, nursery)
+                await nursery.start(store.run)
+                store.read_only |= read_only
+                nursery.start_soon(Upkeep(store, Budget(config.cache_clean, config.cache_dirty, config.reserve)).run)
+                nursery.start_soon(volume.care)
+                if not store.read_only:
+                    nursery.start_soon(volume.first_look)
+                    nursery.start_soon(volume.publisher.run)
+                try:
+                    yield volume
+                finally:
+                    nursery.cancel_scope.cancel()
     finally:
         await store.close()
-    if failure is not None:
-        raise failure

@@ -5,18 +5,20 @@ Each machine is a folder with a local state; `machine.run` opens the volume ther
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-import msgspec
 import trio
 
 from icnfs import config as configs
 from icnfs.config import VolumeConfig
 from icnfs.crypto.keys import Secret
 from icnfs.crypto.slots import Costs, parse_recovery_key
+from icnfs.errors import FsError
 from icnfs.format.segment import SegmentInfo
 from icnfs.providers.base import Capacity
 from icnfs.providers.memory import MemoryProvider
@@ -182,8 +184,6 @@ class Machine:
         self.secrets = Secrets(passphrase=PASSPHRASE)
 
     def config(self, **changes: Any) -> VolumeConfig:
-        from dataclasses import replace
-
         return replace(self.world.config, **changes)
 
     def init(self, **changes: Any) -> Created:
@@ -230,11 +230,9 @@ async def put_file(volume: Volume, name: bytes, data: bytes) -> int:
     vfs = files_of(volume)
     try:
         node = vfs.lookup(loader.ROOT_INO, name)
-        handle = vfs.open(node.ino, 2)
-    except OSError:
-        raise
-    except Exception:
-        handle, node = vfs.create(loader.ROOT_INO, name, 0o100644, 2, 0, 0)
+        handle = vfs.open(node.ino, os.O_RDWR)
+    except FsError:
+        handle, node = vfs.create(loader.ROOT_INO, name, 0o100644, os.O_RDWR, 0, 0)
     for at in range(0, len(data), 1 << 17):
         await vfs.write(handle.fh, at, data[at : at + (1 << 17)])
     vfs.release(handle.fh)
@@ -261,7 +259,3 @@ def list_files(volume: Volume) -> list[bytes]:
 
 def flip(data: bytes, at: int) -> bytes:
     return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
-
-
-def replace_head(**changes: Any) -> Callable[[Any], Any]:
-    return lambda head: msgspec.structs.replace(head, **changes)

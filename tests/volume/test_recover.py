@@ -1,0 +1,175 @@
+"""A machine with only the TOML and a secret gets back exactly what was published, or is told why it cannot."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from icnfs.crypto.slots import format_recovery_key, new_recovery_key
+from icnfs.errors import (
+    NewerFormatError,
+    NoVolumeError,
+    RolledBackError,
+    SecretError,
+    TooFewProvidersError,
+    VolumeExistsError,
+)
+from icnfs.format import head as head_format
+from icnfs.volume.volume import Volume
+from tests.volume.world import NAMES, Machine, World, flip, get_file, list_files, put_file
+
+CONTENTS = {b"small": b"hello", b"empty": b"", b"large": os.urandom(700_000), b"chunk": os.urandom(1 << 17)}
+
+
+async def write_all(volume: Volume) -> tuple[int, int]:
+    for name, data in CONTENTS.items():
+        await put_file(volume, name, data)
+    await volume.sync()
+    return volume.fence.number
+
+
+async def read_all(volume: Volume) -> dict[bytes, bytes]:
+    return {name: await get_file(volume, name) for name in list_files(volume)}
+
+
+def filled(world: World) -> tuple[Machine, str, tuple[int, int]]:
+    here = world.machine()
+    key = here.init().recovery_key
+    return here, key, here.run(write_all)
+
+
+@pytest.mark.parametrize("lost", [(), ("ada", "bee"), ("cat", "fox"), ("dog", "eel")])
+def test_everything_published_comes_back_whichever_two_providers_are_lost(world: World, lost: tuple[str, ...]) -> None:
+    _, key, number = filled(world)
+    world.lose(*lost)
+    there = world.machine("there")
+    steps: list[tuple[int, int]] = []
+    found = there.recover(key, progress=lambda done, whole: steps.append((done, whole)))
+    assert (found.epoch, found.sequence) == number
+    assert found.time_ns > 0
+    assert steps[-1][0] == steps[-1][1] == found.record_bytes
+    assert there.run(read_all) == CONTENTS
+
+
+def test_with_three_lost_it_says_which_and_writes_nothing(world: World) -> None:
+    _, key, _ = filled(world)
+    world.lose("ada", "cat", "eel")
+    before = {name: dict(p.objects) for name, p in world.providers.items()}
+    there = world.machine("there")
+    with pytest.raises(TooFewProvidersError) as caught:
+        there.recover(key)
+    for name in ("ada", "cat", "eel"):
+        assert f"provider {name}" in str(caught.value)
+    assert not there.state_dir.exists()
+    assert not there.state_dir.with_name("demo.partial").exists()
+    assert {name: dict(p.objects) for name, p in world.providers.items()} == before
+
+
+def test_a_wrong_secret_and_an_existing_state_are_refused(world: World) -> None:
+    here, key, _ = filled(world)
+    with pytest.raises(SecretError):
+        world.machine("there").recover(format_recovery_key(new_recovery_key()))
+    with pytest.raises(VolumeExistsError):
+        here.recover(key)
+    assert here.run(read_all) == CONTENTS
+
+
+def test_a_volume_that_was_never_made_is_not_found(world: World) -> None:
+    with pytest.raises(NoVolumeError):
+        world.machine("there").recover(format_recovery_key(new_recovery_key()))
+
+
+def test_an_older_head_than_the_caller_knows_of_is_refused(world: World) -> None:
+    _, key, (epoch, sequence) = filled(world)
+    there = world.machine("there")
+    with pytest.raises(RolledBackError, match=f"epoch {epoch}, sequence {sequence}"):
+        there.recover(key, at_least=(epoch, sequence + 1))
+    there.recover(key, at_least=(epoch, sequence))
+
+
+def test_damaged_heads_slots_and_shares_at_two_providers_change_nothing(world: World) -> None:
+    _, key, number = filled(world)
+    for name in ("bee", "eel"):
+        objects = world.providers[name].objects
+        for object_name in objects:
+            objects[object_name] = flip(objects[object_name], len(objects[object_name]) // 2)
+    there = world.machine("there")
+    found = there.recover(key)
+    assert (found.epoch, found.sequence) == number
+    assert there.run(read_all) == CONTENTS
+
+
+@pytest.mark.parametrize("prefix", ["heads/", "slots/", "shares/"])
+def test_any_one_provider_may_lie_about_anything(world: World, prefix: str) -> None:
+    _, key, number = filled(world)
+    for name in NAMES:
+        objects = world.providers[name].objects
+        kept = dict(objects)
+        for object_name in [n for n in objects if n.startswith(prefix)]:
+            objects[object_name] = flip(objects[object_name], len(objects[object_name]) - 1)
+        there = world.machine(f"there-{name}")
+        found = there.recover(key)
+        assert (found.epoch, found.sequence) >= number
+        assert there.run(read_all) == CONTENTS
+        objects.update(kept)
+
+
+def test_made_up_heads_cost_nothing(world: World) -> None:
+    _, key, number = filled(world)
+    objects = world.providers["cat"].objects
+    for i in range(100):
+        name = head_format.HeadName(2**40 + i, 2**30, os.urandom(16))
+        objects[str(name)] = os.urandom(200)
+    found = world.machine("there").recover(key)
+    assert (found.epoch, found.sequence) == number
+
+
+def test_an_authentic_newer_head_asks_for_an_upgrade(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = world.machine()
+    key = here.init().recovery_key
+    with monkeypatch.context() as patch:
+        patch.setattr(head_format, "VERSION", 2)
+        here.run(write_all)
+    there = world.machine("there")
+    with pytest.raises(NewerFormatError, match="upgrade"):
+        there.recover(key)
+    assert not there.state_dir.exists()
+
+
+def test_a_recovery_that_broke_off_is_started_over(world: World) -> None:
+    _, key, _ = filled(world)
+    there = world.machine("there")
+    half = there.state_dir.with_name("demo.partial")
+    (half / "meta").mkdir(parents=True)
+    (half / "meta" / "data.mdb").write_bytes(b"half")
+    there.recover(key)
+    assert not half.exists()
+    assert there.run(read_all) == CONTENTS
+
+
+def test_recovered_volumes_go_on_and_recover_again(world: World) -> None:
+    _, key, _ = filled(world)
+    machine = world.machine("m0")
+    machine.recover(key)
+    for i in range(1, 4):
+
+        async def more(volume: Volume, i: int = i) -> None:
+            await put_file(volume, b"more%d" % i, os.urandom(50_000 * i))
+            await volume.sync()
+
+        machine.run(more)
+        expected = machine.run(read_all)
+        machine = world.machine(f"m{i}")
+        machine.recover(key)
+        assert machine.run(read_all) == expected
+    assert len(expected) == len(CONTENTS) + 3
+
+
+def test_the_passphrase_opens_a_recovered_volume_too(world: World) -> None:
+    here, key, _ = filled(world)
+    passphrase = here.secrets
+    there = world.machine("there")
+    there.recover(key)
+    there.secrets = passphrase
+    assert there.run(read_all) == CONTENTS
