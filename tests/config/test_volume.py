@@ -1,0 +1,296 @@
+"""The TOML: what is read, and one line for everything that cannot be."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from icnfs.config import load, parse
+from icnfs.config.volume import FILE_MAX, VolumeConfig, _Reader
+from icnfs.errors import ConfigError, NoVolumeError, UsageError
+from icnfs.limits import GIB, MIB
+from icnfs.placement import Policy
+from icnfs.providers.facts import ProviderFacts
+from icnfs.providers.open import ProviderSpec
+
+FILE = Path("/etc/icnfs/demo.toml")
+
+MINIMAL = "".join(
+    f"""
+[provider.{name}]
+url = "file:///srv/{name}"
+owner = "Owner {name}"
+parent_country = "DE"
+country = "FI"
+"""
+    for name in "abcdef"
+)
+
+FULL = """
+[volume]
+code = "2-of-3"
+safe = 3
+publish_seconds = 5
+publish_mib = 0.5e2
+sync_deadline = 60.5
+read_deadline = 2
+
+[cache]
+clean = "1.5GiB"
+dirty = 536870912
+reserve = "100 MB"
+
+[keys]
+passphrase_file = "secret/demo.passphrase"
+credential = "icnfs-demo"
+keyfile = "/root/demo.key"
+
+[policy]
+allowed_countries = ["DE", "FI"]
+excluded_parents = ["US"]
+max_per_owner = 1
+max_per_country = 2
+max_per_site = 3
+
+[log]
+level = "debug"
+
+[provider.x-1]
+url = "/srv/x"
+owner = "Süd GmbH"
+parent_country = "DE"
+country = "DE"
+site = "Köln"
+eur_per_tb_month = 5.5
+eur_per_tb_read = 1
+
+[provider.y]
+url = "/srv/y"
+owner = "Y"
+parent_country = "CH"
+country = "FI"
+
+[provider.z]
+url = "/srv/z"
+owner = "Z"
+parent_country = "CH"
+country = "FI"
+"""
+
+
+def read(text: str) -> VolumeConfig:
+    return parse("demo", FILE, text.encode())
+
+
+def with_line(table: str, line: str) -> str:
+    """MINIMAL with one line added to one table, in place of the line of the same key."""
+    key = line.partition(" ")[0]
+    if not table.startswith("provider."):
+        return f"[{table}]\n{line}\n{MINIMAL}"
+    head, body = MINIMAL.split(f"[{table}]\n")
+    mine, gap, rest = body.partition("\n\n")
+    kept = [old for old in mine.splitlines() if old.partition(" ")[0] != key]
+    return head + f"[{table}]\n" + "\n".join([*kept, line]) + gap + rest
+
+
+def test_defaults() -> None:
+    config = read(MINIMAL)
+    assert (config.name, config.path) == ("demo", FILE)
+    assert (config.k, config.n, config.safe) == (4, 6, 6)
+    assert (config.publish_seconds, config.publish_bytes) == (30, 64 * MIB)
+    assert (config.sync_deadline, config.read_deadline) == (300, 20)
+    assert (config.cache_clean, config.cache_dirty, config.reserve) == (10 * GIB, 4 * GIB, 256 * MIB)
+    assert config.passphrase_file is config.credential is config.keyfile is None
+    assert (config.policy, config.log_level) == (Policy(), "info")
+    assert list(config.providers) == list("abcdef")
+    assert config.providers["a"] == ProviderFacts("a", "file:///srv/a", "Owner a", "DE", "FI", "a", 0.0, 0.0)
+
+
+def test_every_key_is_read() -> None:
+    config = read(FULL)
+    assert (config.k, config.n, config.safe) == (2, 3, 3)
+    assert (config.publish_seconds, config.publish_bytes) == (5, 50 * MIB)
+    assert (config.sync_deadline, config.read_deadline) == (60.5, 2)
+    assert (config.cache_clean, config.cache_dirty, config.reserve) == (3 * GIB // 2, 512 * MIB, 10**8)
+    assert config.passphrase_file == Path("/etc/icnfs/secret/demo.passphrase")
+    assert (config.credential, config.keyfile) == ("icnfs-demo", Path("/root/demo.key"))
+    assert config.policy == Policy(frozenset({"DE", "FI"}), frozenset({"US"}), 1, 2, 3)
+    assert config.log_level == "debug"
+    assert config.providers["x-1"] == ProviderFacts("x-1", "/srv/x", "Süd GmbH", "DE", "DE", "Köln", 5.5, 1.0)
+
+
+def test_specs_open_the_providers_in_order() -> None:
+    assert read(FULL).specs()[1] == ProviderSpec("y", "/srv/y", create=False)
+    assert all(spec.create for spec in read(FULL).specs(create=True))
+
+
+BAD_VALUES = [
+    ("volume", 'code = "6-of-4"', "volume.code", 'asks for more shares than there are; write it as "K-of-N"'),
+    ("volume", 'code = "4-of-4"', "volume.code", "survives no loss; write"),
+    ("volume", 'code = "1-of-4"', "volume.code", "gives every owner all there is; write"),
+    ("volume", 'code = "0-of-4"', "volume.code", "write it as"),
+    ("volume", 'code = "40-of-65"', "volume.code", "too many shares; write"),
+    ("volume", 'code = "4of6"', "volume.code", "is no code; write"),
+    ("volume", 'code = "4-of-6\\n"', "volume.code", "is no code; write"),
+    ("volume", "code = 4", "volume.code", "is no code; write"),
+    ("volume", 'code = "5-of-7"', "volume.code", "needs 7 providers and there are 6; add"),
+    ("volume", "safe = 4", "volume.safe", "write a number from 5 to 6"),
+    ("volume", "safe = 7", "volume.safe", "write a number from 5 to 6"),
+    ("volume", 'safe = "6"', "volume.safe", "write a number of owners from 1 to 64"),
+    ("volume", "safe = true", "volume.safe", "write a number of owners"),
+    ("volume", "publish_seconds = 0", "volume.publish_seconds", "write seconds from 1 to 86400"),
+    ("volume", 'publish_seconds = "30s"', "volume.publish_seconds", "write seconds"),
+    ("volume", "publish_seconds = nan", "volume.publish_seconds", "write seconds"),
+    ("volume", "publish_mib = -1", "volume.publish_mib", "write MiB from 1"),
+    ("volume", "sync_deadline = inf", "volume.sync_deadline", "write seconds"),
+    ("volume", "read_deadline = 0.01", "volume.read_deadline", "write seconds from 0.1"),
+    ("volume", "read_deadline = 1979-05-27", "volume.read_deadline", "write seconds"),
+    ("volume", 'cod = "4-of-6"', "volume.cod", "unknown key; did you mean code?"),
+    ("volume", "chunk_size = 1", "volume.chunk_size", "unknown key; there are code, safe"),
+    ("volume", '"a b\\n" = 1', 'volume."a b\\n"', "unknown key"),
+    ("cache", 'clean = "10 gigs"', "cache.clean", 'is no size; write bytes, or a number and a unit, as in "10GiB"'),
+    ("cache", 'clean = "10gib"', "cache.clean", "is no size; write"),
+    ("cache", "clean = 1.5", "cache.clean", "is no size; write"),
+    ("cache", "clean = -5", "cache.clean", "is no size; write"),
+    ("cache", 'clean = "1MiB"', "cache.clean", 'write at least "16MiB"'),
+    ("cache", 'dirty = "1KiB"', "cache.dirty", 'write at least "64MiB"'),
+    ("cache", 'reserve = "9999999TiB"', "cache.reserve", "is no size; write"),
+    ("keys", 'passphrase_file = ""', "keys.passphrase_file", "is no path; write"),
+    ("keys", "keyfile = 7", "keys.keyfile", "is no path; write"),
+    ("keys", 'credential = "../x"', "keys.credential", "names no credential; write"),
+    ("keys", 'passphrase = "hunter2"', "keys.passphrase", "unknown key; did you mean passphrase_file?"),
+    ("policy", 'allowed_countries = "DE"', "policy.allowed_countries", "is no list; write"),
+    ("policy", 'allowed_countries = ["XX"]', "policy.allowed_countries", "is no country; write its two-letter"),
+    ("policy", 'allowed_countries = ["DE"]', "provider", "a is in FI, which is not allowed"),
+    ("policy", 'excluded_parents = ["DE"]', "provider", "a's parent is in DE, which is excluded"),
+    ("policy", 'excluded_parents = [["DE"]]', "policy.excluded_parents", "is no country"),
+    ("policy", "max_per_owner = 0", "policy.max_per_owner", "write shares from 1 to 64"),
+    ("policy", "max_per_country = 3", "provider", "only 3 of 6 shares can be placed with at most 3 per country"),
+    ("policy", "max_per_site = 1.0", "policy.max_per_site", "write shares"),
+    ("log", 'level = "loud"', "log.level", "is no level; write one of debug, info, warning, error"),
+    ("provider.c", "url = 7", "provider.c.url", "is no url; write file:///PATH"),
+    ("provider.c", 'url = "s3://bucket"', "provider.c.url", "is of no known kind; write file:///PATH"),
+    ("provider.c", 'url = "srv/c"', "provider.c.url", "is of no known kind; write file:///PATH"),
+    ("provider.c", 'url = "file://srv/c"', "provider.c.url", "names a host; a directory of this machine is"),
+    ("provider.c", 'url = "/srv/a"', "provider.c.url", "the same place as provider.a.url; give each"),
+    ("provider.c", 'url = "file://localhost/srv//a/"', "provider.c.url", "the same place as provider.a.url"),
+    ("provider.c", 'url = "/srv/a/shares"', "provider.c.url", "lies within, or around, provider.a.url; give"),
+    ("provider.c", 'url = "/srv"', "provider.c.url", "lies within, or around, provider.a.url; give"),
+    ("provider.c", 'owner = ""', "provider.c.owner", "is no text; write"),
+    ("provider.c", 'owner = " x"', "provider.c.owner", "outer blanks; remove"),
+    ("provider.c", 'owner = "a\\u001b[31m"', "provider.c.owner", "control characters or outer blanks; remove them"),
+    ("provider.c", 'owner = "Owner a"', "provider", "safe = 6 distinct owners, and there are 5; add owners"),
+    ("provider.c", 'parent_country = "Germany"', "provider.c.parent_country", "is no country; write its two-letter"),
+    ("provider.c", 'country = "UK"', "provider.c.country", "is no country's code in ISO 3166; write GB"),
+    ("provider.c", 'country = "de"', "provider.c.country", "is no country; write"),
+    ("provider.c", "site = []", "provider.c.site", "is no text; write"),
+    ("provider.c", "eur_per_tb_month = -0.5", "provider.c.eur_per_tb_month", "write EUR from 0"),
+    ("provider.c", 'eur_per_tb_read = "free"', "provider.c.eur_per_tb_read", "is no number; write EUR from 0"),
+    ("provider.c", 'ower = "C"', "provider.c.ower", "unknown key; did you mean owner?"),
+    ("provider.Upper", 'owner = "C"', 'provider."Upper"', "no name for a provider; use 1 to 32 of a-z"),
+    ("provider.-x", 'owner = "C"', 'provider."-x"', "no name for a provider; use"),
+    ("provider.n", 'owner = "C"', "provider.n.url", 'missing; add a line such as url = "file:///srv/icnfs/a"'),
+    ("volumes", "x = 1", "volumes", "unknown table; did you mean volume?"),
+]
+
+
+@pytest.mark.parametrize(
+    ("table", "line", "key", "what"), BAD_VALUES, ids=[f"{t}: {line}" for t, line, *_ in BAD_VALUES]
+)
+def test_bad_value_is_one_line_of_file_key_and_remedy(table: str, line: str, key: str, what: str) -> None:
+    text = with_line(table, line) if f"[{table}]" in MINIMAL or "." not in table else f"{MINIMAL}[{table}]\n{line}\n"
+    with pytest.raises(ConfigError) as caught:
+        read(text)
+    message = str(caught.value)
+    assert message.startswith(f"{FILE}: {key}: ")
+    assert what in message
+    assert message.isprintable() and len(message) < 400
+
+
+@pytest.mark.parametrize("key", ["url", "owner", "parent_country", "country"])
+def test_fact_that_is_missing_is_asked_for(key: str) -> None:
+    head, _, rest = MINIMAL.partition("[provider.d]")
+    text = head + "[provider.d]" + re.sub(f"(?m)^{key} = .*\n", "", rest, count=1)
+    with pytest.raises(ConfigError, match=rf"^{FILE}: provider\.d\.{key}: missing; add a line such as {key} = "):
+        read(text)
+
+
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        (b"", r"volume.code: \"4-of-6\" needs 6 providers and there are 0; add"),
+        (b"code = 1", "code: unknown key; there are volume, cache"),
+        (b"volume = 1", r"volume: not a table; write it as \[volume\]"),
+        (b"provider = 1", r"provider: not a table; write one \[provider.NAME\]"),
+        (b"[provider]\na = 1", r"provider.a: not a table; write it as \[provider.a\]"),
+        (b"[[provider]]\nurl = 1", "provider: not a table"),
+        (b"[volume]\n[volume]", "not TOML: .*line 2.*; correct that place"),
+        (b"[volume]\nsafe = 1\nsafe = 2\n", "not TOML: .*line 3.*; correct that place"),
+        (b"[volume\n", "not TOML: .*line 1.*; correct that place"),
+        (b"\n\n\xff", "line 3: not UTF-8; save the file as UTF-8"),
+        (b"x = " + b"[" * 50_000, "not TOML"),
+        (b"x = " + b"1" * 50_000, "not TOML"),
+        (b"\0\x1b[31m = 1", "not TOML"),
+    ],
+)
+def test_file_that_is_no_configuration_is_one_line(data: bytes, what: str) -> None:
+    with pytest.raises(ConfigError, match=what) as caught:
+        parse("demo", FILE, data)
+    assert str(caught.value).startswith(f"{FILE}: ") and str(caught.value).isprintable()
+
+
+@given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
+def test_parser_is_total(data: bytes) -> None:
+    with pytest.raises(ConfigError):
+        parse("demo", FILE, data)
+
+
+toml_values = st.recursive(
+    st.booleans() | st.integers() | st.floats() | st.text(max_size=12) | st.dates() | st.just("4-of-6"),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=4,
+)
+
+
+@given(
+    st.sampled_from(["volume", "cache", "keys", "policy", "log", "provider"]),
+    st.sampled_from(["code", "safe", "clean", "keyfile", "credential", "max_per_site", "level", "a"]),
+    toml_values,
+)
+def test_values_of_every_type_are_read_or_refused(table: str, key: str, value: object) -> None:
+    with pytest.raises(ConfigError) as caught:
+        _Reader(FILE).volume("demo", {table: {key: value}})  # never a configuration: it has no providers
+    assert str(caught.value).startswith(f"{FILE}: ") and "\n" not in str(caught.value)
+
+
+def test_load_reads_the_volumes_own_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ICNFS_CONFIG_DIR", str(tmp_path))
+    (tmp_path / "demo.toml").write_text(MINIMAL)
+    assert load("demo").path == tmp_path / "demo.toml"
+    assert load("other", tmp_path / "demo.toml").name == "other"
+
+
+def test_load_of_no_file_says_so(tmp_path: Path) -> None:
+    with pytest.raises(NoVolumeError, match=r"nothing\.toml: no such file, so no volume demo; write it"):
+        load("demo", tmp_path / "nothing.toml")
+
+
+def test_load_of_what_is_no_file_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="make it a file"):
+        load("demo", tmp_path)
+
+
+def test_load_of_a_huge_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "demo.toml").write_bytes(b"#" * (FILE_MAX + 1))
+    with pytest.raises(ConfigError, match="longer than 256 KiB"):
+        load("demo", tmp_path / "demo.toml")
+
+
+@pytest.mark.parametrize("name", ["", "../x", "A", "a" * 33, "a.b", "a\n", "-f"])
+def test_load_of_no_volumes_name_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match="no volume's name"):
+        load(name)
