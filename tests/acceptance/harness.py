@@ -1,8 +1,8 @@
 """A volume over six directory providers in one folder, driven through the `icnfs` command as a user drives it.
 
-Promises: everything lies under one root (TOML, state, sockets, providers, mount point, logs); a process is ended by its
-own id only; `close` unmounts whatever happened before.  Knows nothing of the product but its command line, its TOML and
-the names of its providers' objects.
+Promises: everything lies under one root (TOML, state, providers, mount point, logs), but for the sockets, whose paths
+must be short; a process is ended by its own id only; `close` unmounts whatever happened before.  Knows nothing of the
+product but its command line, its TOML and the names of its providers' objects.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -35,6 +36,9 @@ PROVIDERS: Final = {
 """name -> owner, parent_country, country, site."""
 
 Settings = Mapping[str, Mapping[str, str | int | float]]
+
+EVERYTHING: Final = "allow_other,suid,dev"
+"""Mount options under which nothing is withheld that a local file system would allow."""
 
 _POLL_SECONDS: Final = 0.01
 _LOG_TAIL: Final = 4000
@@ -85,7 +89,7 @@ class Volume:
         self.mountpoint = root / "mnt"
         self.config_dir = root / "config"
         self.state_dir = state or root / "state"
-        self.runtime_dir = root / "run"
+        self.runtime_dir = Path(tempfile.mkdtemp(prefix="icnfs-run-"))
         self.log = root / "front.log"
         self.keyfile = self.config_dir / f"{name}.key"
         self.providers = dict(providers or {p: root / "providers" / p for p in PROVIDERS})
@@ -97,7 +101,7 @@ class Volume:
         self.front: subprocess.Popen[bytes] | None = None
         for section, values in (settings or {}).items():
             self.settings.setdefault(section, {}).update(values)
-        for directory in (self.config_dir, self.state_dir, self.runtime_dir, self.mountpoint):
+        for directory in (self.config_dir, self.state_dir, self.mountpoint):
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         root.chmod(0o755)
         self.mountpoint.chmod(0o755)
@@ -177,11 +181,11 @@ class Volume:
         self.recovery_key = find_recovery_key(printed)
         return printed
 
-    def mount(self, options: str = "allow_other", seconds: float = 60) -> None:
-        """Mounts in a process of ours (`-f`), so that its id is known and its log is kept."""
+    def mount(self, options: str = EVERYTHING, *argv: str | Path, seconds: float = 60) -> None:
+        """Mounts in a process of ours (`-f`), so that its id is known and its log is kept; `argv` may name a secret."""
         with open(self.log, "ab") as log:
             self.front = subprocess.Popen(
-                [str(ICNFS), "mount", "-f", "-o", options, self.name, str(self.mountpoint)],
+                [str(ICNFS), "mount", "-f", "-o", options, *map(str, argv), self.name, str(self.mountpoint)],
                 env=self.env,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -280,6 +284,7 @@ class Volume:
         while in_mount_table(self.mountpoint):
             if subprocess.run(["umount", "-l", str(self.mountpoint)], check=False, capture_output=True).returncode:
                 break
+        shutil.rmtree(self.runtime_dir, ignore_errors=True)
 
     def __enter__(self) -> Volume:
         return self
@@ -289,7 +294,7 @@ class Volume:
 
 
 @contextlib.contextmanager
-def mounted_volume(root: Path, *, settings: Settings | None = None, options: str = "allow_other") -> Iterator[Volume]:
+def mounted_volume(root: Path, *, settings: Settings | None = None, options: str = EVERYTHING) -> Iterator[Volume]:
     """A new volume under `root`, mounted; unmounted at the end."""
     with Volume(root, settings=settings) as volume:
         volume.init()

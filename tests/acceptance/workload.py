@@ -16,7 +16,7 @@ FILES_MAX: Final = 60
 FILE_SIZE_MAX: Final = 400_000
 WRITE_MAX: Final = 65536
 
-_WEIGHTS: Final = {
+WEIGHTS: Final[dict[str, float]] = {
     "create": 14,
     "write": 40,
     "truncate": 5,
@@ -37,12 +37,12 @@ _WEIGHTS: Final = {
 class Workload:
     """Requests for `tree`, which the caller changes by each one before it asks for the next."""
 
-    def __init__(self, tree: Tree, seed: int, weights: dict[str, int] | None = None) -> None:
+    def __init__(self, tree: Tree, seed: int, weights: dict[str, float] | None = None) -> None:
         self._tree = tree
         self._random = random.Random(seed)
         self._number = len(tree.nodes)
         self._prefix = f"{seed & 0xFFFFFF:x}"
-        chosen = weights or _WEIGHTS
+        chosen = weights or WEIGHTS
         self._verbs = list(chosen)
         self._weights = list(chosen.values())
 
@@ -128,6 +128,9 @@ class Workload:
 
     def _fsyncdir(self) -> Request | None:
         return "fsyncdir", self._random.choice(["", *self._tree.folders()])
+
+    def _sync(self) -> Request | None:
+        return ("sync",)
 
     # --- choices ---------------------------------------------------------------------------------------------------
 
