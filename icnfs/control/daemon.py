@@ -18,16 +18,20 @@ from typing import Final, NoReturn
 
 import msgspec
 
+from icnfs.control.log import escape
 from icnfs.control.protocol import RemoteError
 from icnfs.errors import Exit, IcnfsError, InterruptedByUserError
 
 REPORT_MAX: Final = 4096
 """Bytes in a report; a pipe takes this much in one piece (POSIX PIPE_BUF)."""
 
+MESSAGE_MAX: Final = 1000
+"""Characters of a message, of at most 4 bytes each."""
+
 PID: Final = struct.Struct(">I")
 """Goes ahead of the report: whom an interrupted parent has to end."""
 
-INTERRUPTS: Final = {signal.SIGINT}
+INTERRUPTS: Final = {signal.SIGINT, signal.SIGTERM}
 """Held back in the parent until it knows whom to end: an interrupted read would lose what it had read."""
 
 ENDING: Final = 30.0
@@ -53,8 +57,7 @@ class Readiness:
 
     def failed(self, error: IcnfsError) -> None:
         """The mount will not come up."""
-        message = str(error).encode("utf-8", "backslashreplace")[: REPORT_MAX - 64].decode("utf-8", "ignore")
-        self._send(Report(int(error.exit_code), message))
+        self._send(Report(int(error.exit_code), escape(str(error))[:MESSAGE_MAX]))
 
     def _send(self, report: Report) -> None:
         if self._fd is None:

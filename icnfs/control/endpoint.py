@@ -8,33 +8,23 @@ from __future__ import annotations
 
 import os
 import socket
-import stat
 import struct
 from pathlib import Path
 from typing import Final, Protocol
 
-from icnfs.errors import ConfigError
+from icnfs.config.paths import private_directory
 
 SUFFIX: Final = ".sock"
 _PEER: Final = struct.Struct("3i")
 
 
-def make_private(directory: Path) -> None:
-    """Create `directory` for its owner alone; ConfigError where somebody else could enter or exchange it."""
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    facts = os.lstat(directory)
-    if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.geteuid():
-        raise ConfigError(f"{directory}: not a directory of uid {os.geteuid()}; remove it or set ICNFS_RUNTIME_DIR")
-    if facts.st_mode & 0o077:
-        os.chmod(directory, 0o700)
-
-
 def listen(directory: Path, volume: str) -> socket.socket:
     """A listening socket for `volume`, in place of what a dead mount left there.
 
-    The caller holds the volume's lock: no living mount of it can own the old socket.
+    The caller holds the volume's lock: no living mount of it can own the old socket.  Raises ConfigError where
+    `directory` is not this user's alone.
     """
-    make_private(directory)
+    private_directory(directory)
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     name = volume + SUFFIX

@@ -6,7 +6,7 @@ A connection carries one request and its answers: any number of `Progress`, then
 
 Promises: `take_request` and `take_answer` are total, any bytes give a value or `FormatError`; nothing is allocated for
 a length above the cap.  No secret and no file's name or contents ever crosses this socket: a path is named by its inode
-number, and key slots are changed by the verb itself.  This module knows nothing of sockets.
+number, and a new key arrives as the slot that the verb has wrapped already.  This module knows nothing of sockets.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ from typing import Final, TypeVar
 
 import msgspec
 
+from icnfs.control.log import escape
 from icnfs.errors import Exit, FormatError, IcnfsError, NewerFormatError
 
 PROTOCOL: Final = 1
 """Grows when a message changes its meaning; a verb and a mount of different protocols refuse to talk."""
 
 HEADER: Final = struct.Struct(">BI")
-REQUEST_MAX: Final = 4096
-"""Bytes in a request's body: the largest real one has under 100."""
+REQUEST_MAX: Final = 64 * 1024
+"""Bytes in a request's body: a new key's slot with a copy for each of 64 providers has 25 KiB."""
 
 ANSWER_MAX: Final = 8 * 1024 * 1024
 """Bytes in an answer's body: `info` of a file over 100,000 segments stays below it."""
@@ -60,19 +61,40 @@ class KeysRequest(msgspec.Struct, frozen=True, tag="keys", forbid_unknown_fields
     """The volume's key slots: kinds and labels, never what they hold."""
 
 
+class AddKeyRequest(msgspec.Struct, frozen=True, tag="add-key", forbid_unknown_fields=True):
+    """Take a key that the verb made: an encoded `icnfs.volume.keyring.Entry`, nothing of which is secret."""
+
+    entry: bytes
+
+
+class RemoveKeyRequest(msgspec.Struct, frozen=True, tag="remove-key", forbid_unknown_fields=True):
+    """Remove the key `id`."""
+
+    id: str
+
+
 class StopRequest(msgspec.Struct, frozen=True, tag="stop", forbid_unknown_fields=True):
     """End as on SIGTERM: detach even when files are in use."""
 
 
-Request = StatusRequest | SyncRequest | UnmountRequest | InfoRequest | KeysRequest | StopRequest
+Request = (
+    StatusRequest
+    | SyncRequest
+    | UnmountRequest
+    | InfoRequest
+    | KeysRequest
+    | AddKeyRequest
+    | RemoveKeyRequest
+    | StopRequest
+)
 
 
 class Progress(msgspec.Struct, frozen=True, tag="progress"):
-    """How far a request is: `done` of `total` bytes; the total may grow while files are being written."""
+    """How far a request is: bytes published of those to publish (both may grow), and shares still missing."""
 
-    phase: str
-    done: int
-    total: int
+    done: int = 0
+    total: int = 0
+    missing_shares: int = 0
 
 
 class Done(msgspec.Struct, frozen=True, tag="done"):
@@ -151,7 +173,7 @@ def done(facts: object = None) -> Done:
 
 def failed(error: IcnfsError) -> Failed:
     """The answer that hands `error` to the verb."""
-    return Failed(int(error.exit_code), str(error))
+    return Failed(int(error.exit_code), escape(str(error)))
 
 
 def raise_failed(answer: Failed) -> None:

@@ -16,12 +16,15 @@ import trio
 
 from icnfs.control import endpoint
 from icnfs.control.protocol import (
+    ANSWER_MAX,
     HEADER,
     REQUEST_MAX,
+    AddKeyRequest,
     Answer,
     InfoRequest,
     KeysRequest,
     Progress,
+    RemoveKeyRequest,
     Request,
     StatusRequest,
     StopRequest,
@@ -48,8 +51,8 @@ PROGRESS_EVERY: Final = 0.1
 BEAT_EVERY: Final = 5.0
 """Seconds after which the last progress is sent again: a client tells a slow request from a dead mount by it."""
 
-ProgressSink = Callable[[str, int, int], None]
-"""Takes phase, bytes done and bytes in all; returns at once."""
+ProgressSink = Callable[[Progress], None]
+"""Takes the newest progress; returns at once."""
 
 _log = logging.getLogger(__name__)
 
@@ -63,6 +66,9 @@ class Operations(Protocol):
     async def sync(self, deadline: float, progress: ProgressSink) -> object:
         """Publish all that is written; DegradedError where it is not safe after `deadline` seconds (0: the default)."""
 
+    async def drain(self, deadline: float, progress: ProgressSink) -> object:
+        """Publish all that is written, safe or not yet; raises what stands in the way."""
+
     async def unmount(self, lazy: bool) -> None:
         """Detach the mount point and begin to end; MountPointError while files are in use and not `lazy`."""
 
@@ -71,6 +77,12 @@ class Operations(Protocol):
 
     async def keys(self) -> object:
         """Kinds and labels of the key slots."""
+
+    async def add_key(self, entry: bytes) -> object:
+        """Take a key that was wrapped elsewhere."""
+
+    async def remove_key(self, key_id: str) -> object:
+        """Remove a key."""
 
 
 async def serve(
@@ -121,7 +133,7 @@ class _Conversation:
     def __init__(self, stream: trio.SocketStream, operations: Operations) -> None:
         self._stream = stream
         self._operations = operations
-        self._latest = Progress("", 0, 0)
+        self._latest = Progress()
         self._scope = trio.CancelScope()
 
     async def hold(self) -> None:
@@ -146,12 +158,15 @@ class _Conversation:
     async def _carry_out(self, request: Request) -> Answer:
         _log.debug("control_request kind=%s", type(request).__name__)
         try:
-            return done(await _MEANINGS[type(request)](self, request))
+            answer = done(await _MEANINGS[type(request)](self, request))
         except IcnfsError as error:
             return failed(error)
         except Exception as error:  # noqa: BLE001 - answered and logged; the mount works on
             _log.exception("control_request_failed kind=%s", type(request).__name__)
             return failed(IcnfsError(f"the mount process failed inside ({type(error).__name__}); see its log"))
+        if len(bytes(answer.facts)) > ANSWER_MAX - 64:
+            return failed(IcnfsError("the answer is too large for the control socket"))
+        return answer
 
     async def _read(self) -> Request | None:
         """The request; None from a client that sent nothing or took too long."""
@@ -185,9 +200,9 @@ class _Conversation:
             pass
         scope.cancel()
 
-    def progress(self, phase: str, completed: int, total: int) -> None:
+    def progress(self, newest: Progress) -> None:
         """Remember the newest progress; `_report` sends it on."""
-        self._latest = Progress(phase, completed, total)
+        self._latest = newest
 
     async def _report(self, scope: trio.CancelScope) -> None:
         """Send progress when it changed, and every BEAT_EVERY seconds when not."""
@@ -211,7 +226,7 @@ class _Conversation:
 
     async def _unmount(self, request: Request) -> object:
         assert isinstance(request, UnmountRequest)
-        published = await self._operations.sync(request.deadline, self.progress) if request.drain else None
+        published = await self._operations.drain(request.deadline, self.progress) if request.drain else None
         await self._end(request.lazy)
         return published
 
@@ -227,6 +242,14 @@ class _Conversation:
     async def _keys(self, _: Request) -> object:
         return await self._operations.keys()
 
+    async def _add_key(self, request: Request) -> object:
+        assert isinstance(request, AddKeyRequest)
+        return await self._operations.add_key(request.entry)
+
+    async def _remove_key(self, request: Request) -> object:
+        assert isinstance(request, RemoveKeyRequest)
+        return await self._operations.remove_key(request.id)
+
     async def _stop(self, _: Request) -> object:
         await self._end(True)
         return None
@@ -238,5 +261,7 @@ _MEANINGS: Final[dict[type[Request], Callable[[_Conversation, Request], Awaitabl
     UnmountRequest: _Conversation._unmount,
     InfoRequest: _Conversation._info,
     KeysRequest: _Conversation._keys,
+    AddKeyRequest: _Conversation._add_key,
+    RemoveKeyRequest: _Conversation._remove_key,
     StopRequest: _Conversation._stop,
 }

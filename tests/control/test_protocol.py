@@ -14,6 +14,8 @@ REQUESTS = [
     p.UnmountRequest(drain=True, lazy=True),
     p.InfoRequest(2**63 - 1),
     p.KeysRequest(),
+    p.AddKeyRequest(b"slot"),
+    p.RemoveKeyRequest("0a"),
     p.StopRequest(),
 ]
 

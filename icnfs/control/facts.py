@@ -1,0 +1,115 @@
+"""The documents that a mount answers with and that `--json` prints; their fields only ever grow.
+
+Times are Unix nanoseconds, sizes bytes.  Paths are text, with bytes that are not UTF-8 escaped.
+"""
+
+from __future__ import annotations
+
+import os
+from itertools import groupby
+from typing import Final
+
+import msgspec
+
+from icnfs.volume.keyring import Entry
+from icnfs.volume.status import ChunkPlace, FileInfo, SharePlace, Status
+
+EXTENTS_MAX: Final = 5000
+"""Extents in one answer of `info`: with 16 MiB segments, those of an 80 GiB file."""
+
+
+class MountStatus(msgspec.Struct, frozen=True):
+    """A mounted volume."""
+
+    mount_point: str
+    pid: int
+    since_ns: int
+    volume: Status
+
+
+class Published(msgspec.Struct, frozen=True):
+    """What `sync` and `umount --drain` reached: the batch that is published, and its head's number."""
+
+    batch: int
+    epoch: int
+    sequence: int
+
+
+class Extent(msgspec.Struct, frozen=True):
+    """Chunks `first` to `last` of a file that share their fate: one segment ("" before the first publish), here or not.
+
+    `survives` is how many owners may be lost, -1 for none: only this machine holds them.
+    """
+
+    first: int
+    last: int
+    local: bool
+    segment: str
+    data_shares: list[int]
+    survives: int
+
+
+class FileFacts(msgspec.Struct, frozen=True):
+    """Where a file's contents lie; `segments` by id, `more` where extents were left out."""
+
+    ino: int
+    size: int
+    chunks: int
+    survives: int | None
+    extents: list[Extent]
+    segments: dict[str, list[SharePlace]]
+    more: bool
+
+
+class KeyFacts(msgspec.Struct, frozen=True):
+    """One key of the volume: how many providers are to hold its slot, and how many do."""
+
+    id: str
+    kind: str
+    label: str
+    added_ns: int
+    providers: int
+    stored: int
+
+
+def printable_path(path: str | bytes | os.PathLike[str]) -> str:
+    """A path as text that JSON can hold."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def file_facts(info: FileInfo) -> FileFacts:
+    """`info`, with chunks that share their fate put together."""
+    extents: list[Extent] = []
+    segments: dict[str, list[SharePlace]] = {}
+    more = False
+    for (segment, local, survives), chunks in groupby(info.chunks, key=_fate):
+        for extent in _extents(segment, local, survives, list(chunks), segments):
+            more = len(extents) == EXTENTS_MAX
+            if more:
+                return FileFacts(info.ino, info.size, len(info.chunks), info.survives, extents, segments, more)
+            extents.append(extent)
+    return FileFacts(info.ino, info.size, len(info.chunks), info.survives, extents, segments, more)
+
+
+def _fate(chunk: ChunkPlace) -> tuple[str, bool, int]:
+    return chunk.segment, chunk.local, chunk.survives
+
+
+def _extents(
+    segment: str, local: bool, survives: int, chunks: list[ChunkPlace], segments: dict[str, list[SharePlace]]
+) -> list[Extent]:
+    """The runs of consecutive indexes among `chunks`; holes lie between them."""
+    if segment:
+        segments.setdefault(segment, list(chunks[0].shares))
+    found = []
+    for _, run in groupby(enumerate(chunks), key=lambda pair: pair[1].index - pair[0]):
+        part = [chunk for _, chunk in run]
+        shares = sorted({chunk.share for chunk in part if chunk.share is not None})
+        found.append(Extent(part[0].index, part[-1].index, local, segment, shares, survives))
+    return found
+
+
+def key_facts(entry: Entry) -> KeyFacts:
+    """What may be shown of a key."""
+    stored = sum(copy.stored for copy in entry.copies.values())
+    return KeyFacts(entry.id, entry.kind, entry.label, entry.added_ns, len(entry.copies), stored)

@@ -1,0 +1,209 @@
+"""The mount process: an open volume, its POSIX face, the FUSE loop and the control socket, from first to last.
+
+    open_volume  -->  Vfs  -->  fuse.serve        in one trio loop, beside  server.serve(Front)
+
+Promises: whatever ends it (umount, a signal, the control socket, a fault) the mount point is detached, the control
+socket removed and the volume closed, in this order; what was accepted is committed.  Nothing is written before the
+mount point was found fit.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterable, Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from icnfs.config import VolumeConfig
+from icnfs.control import endpoint, server
+from icnfs.control.facts import FileFacts, KeyFacts, MountStatus, Published, file_facts, key_facts, printable_path
+from icnfs.control.protocol import Progress
+from icnfs.control.server import ProgressSink
+from icnfs.crypto.hardening import drop_secrets_from_environment, forbid_core_dumps
+from icnfs.errors import DegradedError, IcnfsError, MountPointError
+from icnfs.fuse import mountpoint
+from icnfs.fuse.options import MountOptions
+from icnfs.fuse.serve import SIGNALS, End
+from icnfs.fuse.serve import serve as serve_fuse
+from icnfs.vfs.vfs import Vfs
+from icnfs.volume.keyring import Secrets
+from icnfs.volume.volume import SyncProgress, Volume, open_volume
+
+SWITCH_INTERVAL: Final = 0.0001
+"""Seconds: beside a busy thread a FUSE round trip took 5.7 ms with Python's 5 ms, 0.75 ms with this."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to mount where; `directory` is absolute."""
+
+    config: VolumeConfig
+    state_dir: Path
+    runtime_dir: Path
+    directory: str
+    options: MountOptions
+    offered: Secrets
+
+
+def run(job: Job, live: Callable[[], None]) -> End:
+    """Mount, call `live` when the mount answers, and return when it is gone; raises IcnfsError."""
+    sys.setswitchinterval(SWITCH_INTERVAL)
+    forbid_core_dumps()
+    drop_secrets_from_environment()
+    try:
+        return trio.run(Front(job, live).run)
+    except BaseExceptionGroup as group:
+        raise _ours(group) from group
+
+
+def _ours(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The one IcnfsError that tasks failed with, else all of it."""
+    found, rest = group.split(IcnfsError)
+    if found is None or rest is not None:
+        return group
+    first: BaseException = found
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    return first
+
+
+class Front:
+    """One mount; it is the control socket's `Operations`."""
+
+    def __init__(self, job: Job, live: Callable[[], None]) -> None:
+        self._job = job
+        self._live = live
+        self._since_ns = time.time_ns()
+        self._serving = trio.CancelScope()
+        self._opened: Volume | None = None
+
+    async def run(self) -> End:
+        """See the module."""
+        job = self._job
+        mountpoint.prepare(job.directory)
+        with trio.open_signal_receiver(*SIGNALS) as signals:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._end_on, signals)
+                async with open_volume(
+                    job.config, job.state_dir, job.offered, read_only=job.options.read_only
+                ) as volume:
+                    self._opened = volume
+                    end = await self._serve(volume)
+                nursery.cancel_scope.cancel()
+        return end
+
+    async def _end_on(self, signals: AsyncIterable[int]) -> None:
+        async for number in signals:
+            log.info("ending signal=%s", signal.Signals(number).name)
+            self._serving.cancel()
+
+    async def _serve(self, volume: Volume) -> End:
+        """Control socket and FUSE loop, until the mount is gone."""
+        job, name = self._job, self._job.config.name
+        listener = endpoint.listen(job.runtime_dir, name)
+        end, failure = End.SIGNAL, None
+        try:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(server.serve, listener, self)
+                vfs = Vfs(
+                    volume.store,
+                    volume.free_bytes,
+                    nursery=nursery,
+                    atime=job.options.atime,
+                    read_only=job.options.read_only,
+                    read_deadline=job.config.read_deadline,
+                )
+                try:
+                    with self._serving:
+                        end = await serve_fuse(
+                            vfs, job.directory, job.options, volume=name, ready=self._ready, signals=()
+                        )
+                except IcnfsError as error:
+                    failure = error
+                nursery.cancel_scope.cancel()
+        finally:
+            endpoint.remove(job.runtime_dir, name)
+        if failure is not None:
+            raise failure
+        log.info("unmounted volume=%s end=%s", name, end.value)
+        return end
+
+    def _ready(self) -> None:
+        log.info("mounted volume=%s pid=%d", self._job.config.name, os.getpid())
+        self._live()
+
+    # --- what the control socket asks ---------------------------------------------------------------------------------
+
+    @property
+    def _volume(self) -> Volume:
+        assert self._opened is not None, "the socket is served inside the open volume"
+        return self._opened
+
+    async def status(self) -> MountStatus:
+        """The volume's figures, and the mount's."""
+        where = printable_path(self._job.directory)
+        return MountStatus(where, os.getpid(), self._since_ns, self._volume.status())
+
+    async def sync(self, deadline: float, progress: ProgressSink) -> Published:
+        """Publish and wait until it is safe."""
+        await self._volume.sync(deadline or None, partial(_pass_on, progress))
+        return self._published()
+
+    async def drain(self, deadline: float, progress: ProgressSink) -> Published:
+        """Publish, within the deadline, safe or not."""
+        seconds = deadline or self._job.config.sync_deadline
+        with trio.move_on_after(seconds) as bound:
+            await self._volume.drain(partial(_pass_on, progress))
+        if bound.cancelled_caught:
+            raise DegradedError(f"not published within {seconds:.0f} s; it is kept here, and the mount stays")
+        return self._published()
+
+    async def unmount(self, lazy: bool) -> None:
+        """Unmount, and let everything end after it."""
+        with trio.CancelScope(shield=True):
+            try:
+                await trio.to_thread.run_sync(mountpoint.unmount, self._job.directory, abandon_on_cancel=True)
+            except MountPointError as error:
+                if not lazy:
+                    raise MountPointError(
+                        f"{error}; `fuser -vm {self._job.directory}` shows its users; --lazy detaches it all the same",
+                        error.errno,
+                    ) from None
+                self._serving.cancel()
+
+    async def info(self, ino: int) -> FileFacts:
+        """Where the contents of `ino` lie."""
+        return file_facts(self._volume.info(ino))
+
+    async def keys(self) -> list[KeyFacts]:
+        """The keys, oldest first."""
+        return [key_facts(entry) for entry in self._volume.keyring.entries()]
+
+    async def add_key(self, entry: bytes) -> KeyFacts:
+        """Take a key that the verb wrapped."""
+        ring = self._volume.keyring
+        taken = ring.adopt(entry)
+        ring.save()
+        return key_facts(taken)
+
+    async def remove_key(self, key_id: str) -> KeyFacts:
+        """Remove a key here at once, and at the providers with the next publish."""
+        return key_facts(self._volume.remove_key(key_id))
+
+    def _published(self) -> Published:
+        status = self._volume.status()
+        return Published(status.published_batch, status.epoch, status.sequence)
+
+
+def _pass_on(progress: ProgressSink, now: SyncProgress) -> None:
+    progress(Progress(now.done_bytes, now.total_bytes, now.missing_shares))
