@@ -5,9 +5,11 @@ line and function, never values), and the message of errors from `errors.py`, wh
 other exceptions may hold names or worse, so they appear at level debug only.  A fault that repeats is told `BURST`
 times in a window, then counted: a program that polls a dead file must not fill the journal.
 
-An errno is checked before the kernel sees it: the kernel refuses a reply above 511, which leaves the caller waiting for
-ever, and takes ENOSYS to mean that the file system has no such request at all, for the rest of the mount; an fsync that
-was answered so would "succeed" from then on.
+An errno is checked before the kernel sees it.  The kernel refuses a reply above 511, which leaves the caller waiting
+for ever.  It takes ENOSYS to mean that the file system has no such request at all, for the rest of the mount: an fsync
+that was answered so would "succeed" from then on.  EINTR and EAGAIN make callers try again without end, though it was
+not they who were interrupted or told not to block.  And only a reply may say ENOENT: a file of our own that is missing
+must not make one of theirs seem deleted.
 """
 
 from __future__ import annotations
@@ -31,13 +33,16 @@ WINDOW: Final = 10.0
 _ERRNO_END: Final = 512
 """Linux include/linux/errno.h: from here on errnos are internal to the kernel."""
 
+_NEVER: Final = frozenset((errno.ENOSYS, errno.EINTR))
+_REPLIES_ONLY: Final = frozenset((errno.EAGAIN, errno.ENOENT))
+
 _FRAMES: Final = 8
 
 log = logging.getLogger(__name__)
 
 
 def errno_of(exc: BaseException) -> int:
-    """The errno that answers `exc`: 1 to 511, never ENOSYS; EIO where nothing says better."""
+    """The errno that answers `exc`: 1 to 511, never one that misleads; EIO where nothing says better."""
     code: object
     if isinstance(exc, BaseExceptionGroup):
         code = _errno_of_group(exc)
@@ -47,9 +52,9 @@ def errno_of(exc: BaseException) -> int:
         code = errno.ENOMEM
     else:
         code = errno.EIO
-    if not isinstance(code, int) or not 0 < code < _ERRNO_END or code == errno.ENOSYS:
+    if not isinstance(code, int) or not 0 < code < _ERRNO_END or code in _NEVER:
         return errno.EIO
-    return code
+    return code if code not in _REPLIES_ONLY or is_reply(exc) else errno.EIO
 
 
 def _errno_of_group(group: BaseExceptionGroup[BaseException]) -> int:
@@ -115,6 +120,12 @@ class FaultLog:
 
     def tell(self, request: str, exc: BaseException, code: int, now: float) -> None:
         """One event for a fault that was answered with `code`.  `now` in seconds, monotonic.  Raises nothing."""
+        try:
+            self._tell(request, exc, code, now)
+        except Exception as worse:  # noqa: BLE001  the traceback is what could not be told
+            log.error("%s answered %d; telling why failed: %s", request, code, type(worse).__name__)
+
+    def _tell(self, request: str, exc: BaseException, code: int, now: float) -> None:
         key = (request, type(exc).__name__)
         start, count = self._since.get(key, (now, 0))
         if now - start > WINDOW:

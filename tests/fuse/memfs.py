@@ -12,8 +12,7 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-
-import trio
+from typing import Protocol
 
 from icnfs.errors import FsError
 from icnfs.limits import CHUNK_SIZE, NAME_MAX
@@ -40,10 +39,14 @@ class Node:
     xattrs: dict[bytes, bytes] = field(default_factory=dict)
 
 
+class Pause(Protocol):
+    async def wait(self) -> None: ...
+
+
 class MemFs:
     def __init__(self) -> None:
         self.before: Callable[[str], None] = lambda method: None
-        self.pause: Callable[[str], trio.Event | None] = lambda method: None
+        self.pause: Callable[[str], Pause | None] = lambda method: None
         self.calls: list[str] = []
         self.references: dict[int, int] = {}
         self.congested = False
