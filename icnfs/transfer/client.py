@@ -331,10 +331,10 @@ class TransferClient:
                 await self._live()
             except OSError as error:
                 log.error("the transfer process cannot be started: %s", error)
+            self.restarts += 1
             backoff = BACKOFF_SECONDS if trio.current_time() > begun + SETTLED_SECONDS else backoff
             await trio.sleep(backoff)
             backoff = min(2 * backoff, BACKOFF_MAX_SECONDS)
-            self.restarts += 1
 
     async def _live(self) -> None:
         """One life of the process, from its start to its end.  Raises OSError where it cannot be started."""

@@ -24,7 +24,7 @@ PROBE_SECONDS: Final = 5.0
 """A provider that has not answered a probe by then is down."""
 
 PROBE_GAP: Final = 1.0
-"""While a provider is down it is not probed more often than this, however many ask."""
+"""While a provider is down so long passes between the end of a probe and the next, however many ask."""
 
 ATTEMPT_SECONDS: Final = 30.0
 SLOWEST_BYTES_PER_SECOND: Final = 128 * KIB
@@ -85,11 +85,13 @@ class Lane:
 
     async def probe(self) -> Capacity:
         """Ask the provider how it is, now; it is up or down afterwards."""
-        self._probed = trio.current_time()
-        with trio.move_on_after(PROBE_SECONDS):
-            capacity = await self._mapped(self._provider.probe)
-            self.health.told(capacity)
-            return capacity
+        try:
+            with trio.move_on_after(PROBE_SECONDS):
+                capacity = await self._mapped(self._provider.probe)
+                self.health.told(capacity)
+                return capacity
+        finally:
+            self._probed = trio.current_time()
         raise self._blamed(ProviderAwayError(self.name, f"it did not answer within {PROBE_SECONDS:.0f} s"))
 
     async def revive(self) -> None:

@@ -1,0 +1,385 @@
+"""The client over a real process and directory providers: what must hold when the process dies, hangs or lies."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+import icnfs
+from icnfs.errors import ConfigError, ObjectMissingError, ProviderAwayError, ProviderRefusedError
+from icnfs.format.segment import SegmentInfo, ShareInfo
+from icnfs.limits import INLINE_MAX
+from icnfs.providers.open import ProviderSpec
+from icnfs.transfer import bulk, link
+from icnfs.transfer.client import Deadlines, TransferClient
+from icnfs.transfer.messages import Done, Hello, encode
+from icnfs.transfer.upload import PutResult
+from icnfs.transfer.wire import Wire, socket_pair
+
+K, N, SHARE = 4, 6, 300_000
+ID = bytes(range(16))
+NAMES = tuple(f"shares/{index:02}/{index:050}" for index in range(N))
+PROVIDERS = tuple(f"p{index}" for index in range(N))
+PAYLOAD = random.Random(7).randbytes(K * SHARE)
+DEADLINES = Deadlines(read=30, write=30, object=30, hedge=0.5)
+
+
+def test_a_segment_crosses_is_stored_and_read_back_in_every_way(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with _client(tmp_path) as client:
+            info = await _stored(client)
+            for share in range(K):
+                for rebuild in (False, True):
+                    got = await client.fetch(info, NAMES, share, 1000, SHARE - 1001, rebuild=rebuild)
+                    assert got == PAYLOAD[share * SHARE + 1000 : (share + 1) * SHARE - 1]
+            assert await client.get_segment(info, NAMES) == PAYLOAD
+            (tmp_path / "p3" / NAMES[3]).unlink()
+            result = await client.complete_segment(info, NAMES, [3], ["p3"])
+            assert not result.errors and result.roots == tuple(share.root for share in info.shares)
+            assert (tmp_path / "p3" / NAMES[3]).exists()
+            assert client.restarts == 0
+
+    trio.run(main)
+
+
+def test_objects_of_every_size_cross(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with _client(tmp_path) as client:
+            for size in (0, 1, INLINE_MAX, INLINE_MAX + 1, 3 * 2**20):
+                await client.put_object("p0", f"slots/{size}", bytes(size))
+                assert await client.get_object("p0", f"slots/{size}") == bytes(size)
+            assert len(await client.list_objects("p0", "slots/")) == 5
+            await client.delete_object("p0", "slots/0")
+            with pytest.raises(ObjectMissingError) as caught:
+                await client.get_object("p0", "slots/0")
+            assert caught.value.provider == "p0"
+            with pytest.raises(ProviderRefusedError):
+                await client.get_object("nobody", "volume")
+            assert (await client.probe("p1")).free_bytes
+
+    trio.run(main)
+
+
+def test_failed_shares_are_reported_by_index(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with _client(tmp_path) as client:
+            for index in (1, 4):
+                (tmp_path / f"p{index}").rmdir()
+            result = await _put(client)
+            assert {index: type(error) for index, error in result.errors.items()} == {
+                1: ProviderAwayError,
+                4: ProviderAwayError,
+            }
+            await _until(lambda: client.states()["p1"].state == "down" == client.states()["p4"].state)
+            assert client.states()["p0"].state == "up" and client.states()["p0"].bytes_up > SHARE
+            (tmp_path / "p1").mkdir()
+            await client.probe("p1")
+            await _until(lambda: client.states()["p1"].state == "up")
+
+    trio.run(main)
+
+
+def test_a_bad_share_is_logged_by_provider_and_name_and_counted_over_restarts(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        async with _client(tmp_path) as client:
+            info = await _stored(client)
+            path = tmp_path / "p2" / NAMES[2]
+            path.write_bytes(path.read_bytes()[:-1])
+            tail = PAYLOAD[3 * SHARE - 10 : 3 * SHARE]
+            assert await client.fetch(info, NAMES, 2, SHARE - 10, 10) == tail
+            assert client.states()["p2"].bad_shares == 1
+            await _killed(client)
+            assert await client.fetch(info, NAMES, 2, SHARE - 10, 10) == tail
+            assert client.states()["p2"].bad_shares == 1
+            await client.complete_segment(info, NAMES, [2], ["p2"])
+            assert client.states()["p2"].bad_shares == 0
+
+    trio.run(main)
+    assert caplog.text.count(f"provider p2: share {NAMES[2]} is bad") == 1
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_calls_outlive_a_kill_at_any_moment(tmp_path: Path, seed: int) -> None:
+    rng = random.Random(seed)
+
+    async def main() -> None:
+        async with _client(tmp_path, query="?latency=0.1") as client:
+            info = await _stored(client)
+            results: list[bool] = []
+
+            async def fetches(share: int) -> None:
+                got = await client.fetch(info, NAMES, share, 0, 100_000)
+                results.append(got == PAYLOAD[share * SHARE :][:100_000])
+
+            async def puts() -> None:
+                results.append(not (await _put(client)).errors)
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(puts)
+                for share in range(K):
+                    nursery.start_soon(fetches, share)
+                await trio.sleep(rng.uniform(0, 0.3))
+                assert client.pid is not None
+                os.kill(client.pid, signal.SIGKILL)
+            assert results == [True] * (K + 1)
+            await _until(lambda: client.restarts == 1)
+            assert await client.get_segment(info, NAMES) == PAYLOAD
+
+    trio.run(main)
+
+
+def test_a_death_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        async with _client(tmp_path) as client:
+            await _killed(client)
+            assert client.restarts == 1
+
+    trio.run(main)
+    assert "is gone: it was killed by signal 9" in caplog.text
+
+
+def test_a_call_that_two_processes_died_under_is_given_up(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with _client(tmp_path, query="?hang=1") as client:
+            caught: list[ProviderAwayError] = []
+
+            async def call() -> None:
+                try:
+                    await client.get_object("p0", "volume")
+                except ProviderAwayError as error:
+                    caught.append(error)
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(call)
+                for _ in range(2):
+                    await trio.testing.wait_all_tasks_blocked(0.02)
+                    await _killed(client)
+            assert "ended 2 times" in str(caught[0])
+
+    trio.run(main)
+
+
+def test_cancelling_a_call_stops_the_work_on_it(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with _client(tmp_path, query="?hang=1") as client:
+            for _ in range(40):  # more than a provider's requests in flight: each must have given its place back
+                with trio.move_on_after(0.01):
+                    await client.get_object("p0", "volume", deadline=3600)
+            with pytest.raises(ProviderAwayError, match=r"within 0\.2 s"):
+                await client.get_object("p0", "volume", deadline=0.2)
+            assert not client._link or not client._link._waiting
+
+    trio.run(main)
+
+
+def test_a_process_that_is_stuck_costs_no_call_more_than_its_deadline_and_grace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("icnfs.transfer.client.GRACE_SECONDS", 0.2)
+    monkeypatch.setattr(link, "PING_SECONDS", 0.5)
+    monkeypatch.setattr(link, "SILENCE_SECONDS", 1.0)
+
+    async def main() -> None:
+        async with _client(tmp_path) as client:
+            await client.put_object("p0", "volume", b"marker")
+            assert client.pid is not None
+            os.kill(client.pid, signal.SIGSTOP)
+            begun = trio.current_time()
+            with pytest.raises(ProviderAwayError, match="did not answer"):
+                await client.get_object("p0", "volume", deadline=0.2)
+            assert trio.current_time() - begun < 1.0
+            await _until(lambda: client.restarts == 1)
+            assert await client.get_object("p0", "volume") == b"marker"
+
+    trio.run(main)
+
+
+def test_no_descriptor_and_no_process_is_left_behind(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with _client(tmp_path) as client:
+            await _stored(client)
+            await _killed(client)
+            await _stored(client)
+            pids.append(client.pid)
+
+    pids: list[int | None] = []
+    gc.collect()
+    before = len(os.listdir("/proc/self/fd"))
+    trio.run(main)
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert pids[0] is not None and not Path(f"/proc/{pids[0]}").exists()
+
+
+def test_errors_of_the_body_come_out_bare(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with _client(tmp_path) as client:
+            await client.get_object("p0", "volume")
+
+    with pytest.raises(ObjectMissingError):
+        trio.run(main)
+
+
+def test_a_url_that_cannot_be_used_is_one_clear_error() -> None:
+    async def main() -> None:
+        async with TransferClient.start([ProviderSpec("p0", "gopher://hole")]):
+            raise AssertionError("it started")
+
+    with pytest.raises(ConfigError, match="of no known kind"):
+        trio.run(main)
+
+
+# --- the process itself -----------------------------------------------------------------------------------------------
+
+
+def test_the_process_has_a_session_of_its_own_no_cores_and_no_secrets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ICNFS_PASSPHRASE", "canary-passphrase")
+    monkeypatch.setenv("SOME_TOKEN", "canary-token")
+
+    async def main() -> None:
+        async with _client(tmp_path) as client:
+            await client.probe("p0")
+            process = Path(f"/proc/{client.pid}")
+            assert client.pid is not None and os.getsid(client.pid) == client.pid
+            assert "canary" not in (process / "environ").read_text()
+            assert "canary" not in (process / "cmdline").read_text()
+            assert re.search(r"Max core file size +0 +0 ", (process / "limits").read_text())
+            assert (process / "cwd").resolve() == Path("/")
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                os.kill(client.pid, number)
+            await client.probe("p0")
+            assert client.restarts == 0
+
+    trio.run(main)
+
+
+def test_the_process_ends_when_its_front_is_killed(tmp_path: Path) -> None:
+    front = (
+        "import sys, trio\n"
+        "from icnfs.providers.open import ProviderSpec\n"
+        "from icnfs.transfer.client import TransferClient\n"
+        "async def main():\n"
+        "    async with TransferClient.start([ProviderSpec('p0', sys.argv[1], True)]) as client:\n"
+        "        print(client.pid, flush=True)\n"
+        "        await trio.sleep_forever()\n"
+        "trio.run(main)\n"
+    )
+    root = Path(icnfs.__path__[0]).parent
+    with subprocess.Popen(
+        [sys.executable, "-c", front, str(tmp_path / "p0")],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(root)},
+    ) as process:
+        assert process.stdout is not None
+        pid = int(process.stdout.readline())
+        pidfd = os.pidfd_open(pid)
+        process.kill()
+        with bulk.closing(pidfd):
+            trio.run(_readable, pidfd)
+
+
+@pytest.mark.parametrize("nonsense", [b"nonsense", encode(Done(1)), encode(Hello(2, (), 1.0))])
+def test_a_front_that_talks_nonsense_ends_the_process(nonsense: bytes) -> None:
+    async def main() -> None:
+        wire, process = link.spawn()
+        await wire.send(encode(Hello(1, (), 1.0)))
+        await wire.send(nonsense)
+        with trio.fail_after(20), pytest.raises(trio.EndOfChannel):
+            while True:
+                await wire.receive()
+        wire.close()
+        assert await trio.to_thread.run_sync(process.wait) == 1
+
+    trio.run(main)
+
+
+def test_a_process_that_talks_nonsense_is_ended_and_its_calls_are_told() -> None:
+    async def main() -> None:
+        ours, theirs = socket_pair()
+        process = subprocess.Popen(["sleep", "60"])
+        life = link.Link(Wire(ours), process)
+        lost: list[bool] = []
+
+        async def nonsense() -> None:
+            with bulk.closing(bulk.holding([b"x"], "test")) as fd:
+                socket.send_fds(theirs, [b"nonsense"], [fd])
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_lost_call, life, lost)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(nonsense)
+            await life.run(lambda push: None, lambda: None)
+        theirs.close()
+        assert lost == [True] and process.returncode == -signal.SIGKILL and "malformed message" in life.end
+
+    trio.run(main)
+
+
+# --- helpers ----------------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def _client(root: Path, query: str = "") -> AsyncIterator[TransferClient]:
+    for name in PROVIDERS:
+        (root / name).mkdir(exist_ok=True)
+    specs = [ProviderSpec(name, f"file://{root / name}{query}") for name in PROVIDERS]
+    logging.getLogger("icnfs").setLevel(logging.INFO)
+    with trio.fail_after(90):
+        async with TransferClient.start(specs, DEADLINES) as client:
+            yield client
+
+
+async def _put(client: TransferClient) -> PutResult:
+    with bulk.closing(bulk.create("test")) as fd:
+        os.write(fd, PAYLOAD)
+        return await client.put_segment(ID, K, N, SHARE, len(PAYLOAD), NAMES, PROVIDERS, fd)
+
+
+async def _stored(client: TransferClient) -> SegmentInfo:
+    result = await _put(client)
+    assert not result.errors
+    shares = tuple(ShareInfo(name, root, True) for name, root in zip(PROVIDERS, result.roots, strict=True))
+    return SegmentInfo(ID, K, N, SHARE, len(PAYLOAD), shares)
+
+
+async def _killed(client: TransferClient) -> None:
+    """SIGKILL the process, and wait for the next."""
+    old = client.pid
+    assert old is not None
+    os.kill(old, signal.SIGKILL)
+    await _until(lambda: client.pid not in (None, old))
+
+
+async def _until(holds: Callable[[], bool]) -> None:
+    with trio.fail_after(20):
+        while not holds():
+            await trio.sleep(0.01)
+
+
+async def _lost_call(life: link.Link, lost: list[bool]) -> None:
+    try:
+        await life.hello([], 1.0)
+    except link.LinkLostError:
+        lost.append(True)
+
+
+async def _readable(fd: int) -> None:
+    with trio.fail_after(20):
+        await trio.lowlevel.wait_readable(fd)
