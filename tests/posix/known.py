@@ -12,4 +12,41 @@ class Difference(NamedTuple):
     reason: str
 
 
-KNOWN: Final[dict[str, Difference]] = {}
+KNOWN: Final[dict[str, Difference]] = {
+    "check_acls": Difference(
+        ("ENOTSUP", "EACCES", "0o640"),
+        "ACLs are off: a file system that hands them to the kernel half-way would show permissions it does not enforce",
+    ),
+    "check_fallocate": Difference(
+        ("ENOTSUP", 3),
+        "pyfuse3 has no fallocate handler; posix_fallocate(3) falls back to writing and works",
+    ),
+    "check_immutable_flag_is_not_pretended": Difference(
+        "ENOTTY",
+        "pyfuse3 has no ioctl handler, and a flag that nothing enforces must not be taken",
+    ),
+    "check_rename_whiteout": Difference(
+        ("EINVAL", ["a"]),
+        "RENAME_WHITEOUT serves overlay file systems' upper layers, which a FUSE mount cannot be",
+    ),
+    "check_seek_data_and_hole": Difference(
+        [0, 1052672, 524288, 1052672, "ENXIO"],
+        "pyfuse3 has no lseek handler: the kernel calls the whole file data, which lseek(2) allows",
+    ),
+    "check_tmpfile": Difference(
+        ("ENOTSUP", []),
+        "pyfuse3 has no tmpfile handler; callers fall back to a name that they unlink",
+    ),
+    "check_truncate_by_another_user_clears_set_id": Difference(
+        [None, None, True, "0o777", "0o777", "0o777", None, None, True, "0o2767", "0o2767", "0o2767"],
+        "the kernel's FUSE leaves set-group-ID where the group may not execute; there it gives nobody any right",
+    ),
+    "check_write_by_another_user_clears_set_id": Difference(
+        [(1, "0o777"), (1, "0o777"), (1, "0o2767"), (1, "0o777")],
+        "as for truncate",
+    ),
+    "check_xattr_of_64_kib": Difference(
+        ("ok", True),
+        "ext4 keeps an inode's attributes in one block; icnfs takes values up to Linux's own limit",
+    ),
+}

@@ -8,8 +8,7 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
 
@@ -18,7 +17,6 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from tests.acceptance.harness import mounted_volume
 from tests.acceptance.on_files import read_tree
 from tests.posix.observe import RENAME_EXCHANGE, RENAME_NOREPLACE, done, renameat2
 
@@ -164,19 +162,12 @@ class Two(RuleBasedStateMachine):
             shutil.rmtree(root)
 
 
-@pytest.fixture
-def sides() -> Iterator[tuple[Path, Path]]:
-    root = Path(tempfile.mkdtemp(prefix="icnfs-model-"))
-    (root / "plain").mkdir()
-    with mounted_volume(root / "volume") as volume:
-        yield volume.mountpoint, root / "plain"
-    shutil.rmtree(root, ignore_errors=True)
-
-
 @pytest.mark.mount
 @pytest.mark.timeout(0 if "ICNFS_MODEL_EXAMPLES" in os.environ else 120)
-def test_random_requests_leave_equal_trees(sides: tuple[Path, Path]) -> None:
-    Two.drive, Two.plain = sides
+def test_random_requests_leave_equal_trees(playground: Path, drive: Path) -> None:
+    Two.drive, Two.plain = drive / "model", playground / "model"
+    for side in (Two.drive, Two.plain):
+        side.mkdir()
     budget = settings(
         max_examples=EXAMPLES, stateful_step_count=STEPS, deadline=None, suppress_health_check=list(HealthCheck)
     )

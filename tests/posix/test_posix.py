@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Final
 
 import pytest
 
-from tests.acceptance.harness import mounted_volume
 from tests.posix import checks_attributes, checks_data, checks_directories, checks_names
 from tests.posix.known import KNOWN
 
@@ -27,21 +23,6 @@ def _checks(*modules: ModuleType) -> dict[str, Check]:
 CHECKS: Final = _checks(checks_names, checks_data, checks_attributes, checks_directories)
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Outside pytest's own folder, which other users may not enter."""
-    path = Path(tempfile.mkdtemp(prefix="icnfs-posix-"))
-    path.chmod(0o755)
-    yield path
-    shutil.rmtree(path, ignore_errors=True)
-
-
-@pytest.fixture(scope="module")
-def drive(root: Path) -> Iterator[Path]:
-    with mounted_volume(root / "volume") as volume:
-        yield volume.mountpoint
-
-
 def _fresh(parent: Path, name: str) -> str:
     path = parent / name
     path.mkdir(parents=True)
@@ -51,8 +32,8 @@ def _fresh(parent: Path, name: str) -> str:
 
 @pytest.mark.mount
 @pytest.mark.parametrize("name", CHECKS)
-def test_mount_answers_as_the_local_file_system_does(name: str, root: Path, drive: Path) -> None:
-    expected = CHECKS[name](_fresh(root / "local", name))
+def test_mount_answers_as_the_local_file_system_does(name: str, playground: Path, drive: Path) -> None:
+    expected = CHECKS[name](_fresh(playground / "local", name))
     found = CHECKS[name](_fresh(drive, name))
     if name in KNOWN:
         assert found == KNOWN[name].answer, f"known to differ, but otherwise: {KNOWN[name].reason}"
@@ -63,4 +44,3 @@ def test_mount_answers_as_the_local_file_system_does(name: str, root: Path, driv
 
 def test_known_differences_name_checks_that_exist() -> None:
     assert set(KNOWN) <= set(CHECKS)
-    assert os.path.exists(__file__)
