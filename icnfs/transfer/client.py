@@ -66,6 +66,9 @@ BACKOFF_MAX_SECONDS: Final = 10.0
 SETTLED_SECONDS: Final = 60.0
 """A process is replaced after BACKOFF_SECONDS, after twice that if the last one did not live SETTLED_SECONDS, ..."""
 
+DEADLINE_MAX: Final = 86_400.0
+"""Longer deadlines are cut to this: nothing waits for ever."""
+
 TRIES: Final = 2
 """Processes that one call is given to."""
 
@@ -288,7 +291,7 @@ class TransferClient:
     async def _deliver(
         self, make: Callable[[int, float], Message], deadline: float, fd: int | None
     ) -> tuple[Answer, bytes]:
-        until = trio.current_time() + deadline
+        until = trio.current_time() + min(deadline, DEADLINE_MAX)
         with trio.move_on_at(until + GRACE_SECONDS):
             for _ in range(TRIES):
                 link = await self._living()

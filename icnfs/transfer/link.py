@@ -38,6 +38,7 @@ from icnfs.transfer.messages import (
     ShareEvent,
     States,
     decode_reply,
+    decode_request,
     encode,
     error_of,
 )
@@ -144,13 +145,15 @@ class Link:
     async def call(self, make: Callable[[Call], Message], fd: int | None = None) -> tuple[Answer, bytes]:
         """Send a request, and `fd` with it; its answer, and the bytes that an answer of Data carries.
 
-        Cancelling this takes the request back.  Raises LinkLostError.
+        Cancelling this takes the request back.  Raises LinkLostError, and FormatError for a request that the process
+        would not take: it would end over it, and with it every other call.
         """
         if self._lost:
             raise LinkLostError
         self._calls += 1
         call = self._calls
         packet = encode(make(call))
+        decode_request(packet)
         waiting = self._waiting[call] = _Waiting()
         self._post(_Outgoing(call, packet, None if fd is None else os.dup(fd)))
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import math
 import os
 import random
 import re
@@ -20,7 +21,7 @@ import trio
 import trio.testing
 
 import icnfs
-from icnfs.errors import ConfigError, ObjectMissingError, ProviderAwayError, ProviderRefusedError
+from icnfs.errors import ConfigError, FormatError, ObjectMissingError, ProviderAwayError, ProviderRefusedError
 from icnfs.format.segment import SegmentInfo, ShareInfo
 from icnfs.limits import INLINE_MAX
 from icnfs.providers.open import ProviderSpec
@@ -224,6 +225,19 @@ def test_no_descriptor_and_no_process_is_left_behind(tmp_path: Path) -> None:
     trio.run(main)
     assert len(os.listdir("/proc/self/fd")) == before
     assert pids[0] is not None and not Path(f"/proc/{pids[0]}").exists()
+
+
+def test_a_request_that_cannot_be_made_harms_no_other(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with _client(tmp_path) as client:
+            with pytest.raises(FormatError):
+                await client.get_object("p0", "n" * 201)
+            with pytest.raises(FormatError):
+                await client.put_object("p" * 65, "volume", b"")
+            await client.put_object("p0", "volume", b"marker", deadline=math.inf)
+            assert await client.get_object("p0", "volume") == b"marker" and client.restarts == 0
+
+    trio.run(main)
 
 
 def test_errors_of_the_body_come_out_bare(tmp_path: Path) -> None:
