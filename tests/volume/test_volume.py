@@ -1,28 +1,304 @@
-"""A volume publishes itself, comes back from its providers, and never pretends."""
+"""An open volume: cold reads, places, keys and facts."""
 
 from __future__ import annotations
 
+import json
 import os
+from dataclasses import asdict
 
-from tests.volume.world import World, get_file, list_files, put_file
+import pytest
+import trio
+
+from icnfs.crypto.keys import Secret
+from icnfs.crypto.slots import SlotKind
+from icnfs.errors import FormatError, IcnfsError, MountedError, SecretError, TooFewProvidersError, UsageError
+from icnfs.format.marker import pack_marker
+from icnfs.volume.keyring import Secrets
+from icnfs.volume.volume import Volume
+from tests.volume.world import CHEAP, NAMES, PASSPHRASE, World, flip, get_file, list_files, put_file
+
+DATA = os.urandom(1_000_000)
 
 
-def test_what_was_synced_comes_back_on_an_empty_machine_without_two_providers(world: World) -> None:
-    contents = {b"small": b"hello", b"empty": b"", b"large": os.urandom(3_000_000), b"chunk": os.urandom(1 << 17)}
+async def write(volume: Volume) -> int:
+    ino = await put_file(volume, b"f", DATA)
+    await volume.sync()
+    return ino
+
+
+async def read(volume: Volume) -> bytes:
+    return await get_file(volume, b"f")
+
+
+# --- cold reads -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "swap", "gone"])
+@pytest.mark.parametrize("name", NAMES)
+def test_cold_reads_are_right_with_every_share_of_one_provider_bad(world: World, name: str, damage: str) -> None:
     here = world.machine()
     key = here.init().recovery_key
-
-    async def write(volume) -> int:  # noqa: ANN001
-        for name, data in contents.items():
-            await put_file(volume, name, data)
-        return await volume.sync()
-
     here.run(write)
-    world.lose("ada", "dog")
+    there = world.machine("there")
+    there.recover(key)
+    objects = world.providers[name].objects
+    shares = sorted(n for n in objects if n.startswith("shares/"))
+    contents = [objects[n] for n in shares]
+    for at, share in enumerate(shares):
+        match damage:
+            case "flip":
+                objects[share] = flip(objects[share], len(objects[share]) // 2)
+            case "cut":
+                objects[share] = objects[share][: len(objects[share]) // 2]
+            case "swap":
+                objects[share] = contents[at - 1]
+            case "gone":
+                del objects[share]
+    assert there.run(read) == DATA
+
+
+def test_status_names_the_provider_whose_shares_are_bad(world: World) -> None:
+    here = world.machine()
+    key = here.init().recovery_key
+    here.run(write)
     there = world.machine("there")
     there.recover(key)
 
-    async def read(volume) -> dict[bytes, bytes]:  # noqa: ANN001
-        return {name: await get_file(volume, name) for name in list_files(volume)}
+    async def look(volume: Volume) -> None:
+        info = volume.info(volume.store.find(1, b"f").ino)
+        liar = info.chunks[0].shares[info.chunks[0].share].provider
+        objects = world.providers[liar].objects
+        for share in [n for n in objects if n.startswith("shares/")]:
+            objects[share] = objects[share][:100] + os.urandom(len(objects[share]) - 100)
+        assert await get_file(volume, b"f") == DATA
+        while True:
+            bad = {p.name for p in volume.status().providers if p.bad_shares}
+            if bad:
+                break
+            await trio.sleep(0.01)
+        assert bad == {liar}
 
-    assert there.run(read) == contents
+    there.run(look)
+
+
+def test_a_file_that_cannot_be_had_fails_alone_and_in_time(world: World) -> None:
+    here = world.machine()
+    key = here.init().recovery_key
+
+    async def two(volume: Volume) -> None:
+        await put_file(volume, b"gone", os.urandom(200_000))
+        await volume.sync()
+        await put_file(volume, b"f", DATA)
+        await volume.sync()
+
+    here.run(two)
+    there = world.machine("there")
+    there.recover(key)
+
+    async def look(volume: Volume) -> None:
+        info = volume.info(volume.store.find(1, b"gone").ino)
+        assert info.survives == 2
+        world.away("ada", "bee", "cat")
+        with pytest.raises(IcnfsError) as caught:
+            await get_file(volume, b"gone")
+        assert caught.value.errno == 5
+        world.away("ada", "bee")
+        assert await get_file(volume, b"f") == DATA
+
+    there.run(look)
+
+
+# --- places -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_place_that_turned_foreign_is_never_written_to(world: World) -> None:
+    here = world.machine()
+    here.init()
+    other = {"volume": pack_marker(b"y" * 16), "heads/" + "0" * 16 + "-" + "0" * 16 + "-" + "0" * 32: b"theirs"}
+    world.providers["fox"].objects = dict(other)
+
+    async def body(volume: Volume) -> None:
+        await put_file(volume, b"f", DATA)
+        await volume.publisher.publish()
+        status = next(p for p in volume.status().providers if p.name == "fox")
+        assert status.state == "foreign"
+        assert "another volume" in status.error
+        assert volume.status().degraded
+
+    here.run(body)
+    assert world.providers["fox"].objects == other
+
+
+def test_an_emptied_place_is_taken_again_with_its_key_slot(world: World) -> None:
+    here = world.machine()
+    key = here.init().recovery_key
+    world.providers["fox"].objects.clear()
+    here.run(write)
+    assert set(world.providers["fox"].objects) > {"volume"}
+    world.lose("ada", "bee")
+    for name in ("cat", "dog", "eel"):
+        for slot in world.objects("slots/")[name]:
+            del world.providers[name].objects[slot]
+    there = world.machine("there")
+    there.recover(key)
+    assert there.run(read) == DATA
+
+
+# --- keys -------------------------------------------------------------------------------------------------------------
+
+
+def test_an_added_key_opens_the_volume_here_and_from_any_provider(world: World) -> None:
+    here = world.machine()
+    here.init()
+    keyfile = Secret.random()
+
+    async def body(volume: Volume) -> None:
+        world.away("eel")
+        await volume.add_key(SlotKind.KEYFILE, keyfile, label="laptop")
+        await volume.publisher.publish()
+        world.away()
+        await write(volume)
+
+    here.run(body)
+    assert all(len(names) == 2 for names in world.objects("slots/").values()), "eel got its copy when it returned"
+    here.secrets = Secrets(keyfile=keyfile)
+    assert here.run(read) == DATA
+    there = world.machine("there")
+    there.secrets = Secrets(keyfile=keyfile)
+    there.recover()
+    assert there.run(read) == DATA
+
+
+def test_a_removed_key_is_gone_everywhere(world: World) -> None:
+    here = world.machine()
+    key = here.init().recovery_key
+
+    async def body(volume: Volume) -> None:
+        entry = next(e for e in volume.keyring.entries() if e.kind == "recovery")
+        volume.remove_key(entry.id)
+        await write(volume)
+        with pytest.raises(UsageError, match="last"):
+            volume.remove_key(volume.keyring.entries()[0].id)
+
+    here.run(body)
+    assert not any(world.objects("slots/").values())
+    with pytest.raises(IcnfsError):
+        world.machine("there").recover(key)
+    assert here.run(read) == DATA
+
+
+def test_a_passphrase_added_later_stays_local(world: World) -> None:
+    here = world.machine()
+    here.init()
+
+    async def body(volume: Volume) -> None:
+        await volume.add_key(SlotKind.PASSPHRASE, Secret(b"second"), label="two", costs=CHEAP)
+        await write(volume)
+
+    here.run(body)
+    assert all(len(names) == 1 for names in world.objects("slots/").values())
+    here.secrets = Secrets(passphrase=Secret(b"second"))
+    assert here.run(read) == DATA
+    here.secrets = Secrets(passphrase=Secret(b"third"))
+    with pytest.raises(SecretError):
+        here.run(read)
+
+
+# --- opening ----------------------------------------------------------------------------------------------------------
+
+
+def test_it_opens_and_works_with_every_provider_away(world: World) -> None:
+    here = world.machine()
+    here.init()
+    world.away(*NAMES)
+
+    async def body(volume: Volume) -> None:
+        await put_file(volume, b"f", DATA)
+        await volume.store.flush()
+        assert await read(volume) == DATA
+
+    here.run(body)
+    assert here.run(read) == DATA
+    world.away()
+
+    async def drain(volume: Volume) -> int:
+        await volume.drain()
+        return volume.store.dirty_bytes
+
+    assert here.run(drain) == 0
+
+
+def test_a_second_opening_on_this_machine_is_refused(world: World) -> None:
+    here = world.machine()
+    here.init()
+
+    async def body(volume: Volume) -> None:
+        with pytest.raises(MountedError):
+            await trio.to_thread.run_sync(here.run, read)
+
+    here.run(body)
+
+
+def test_read_only_publishes_nothing(world: World) -> None:
+    here = world.machine()
+    here.init()
+    here.run(write)
+    before = world.objects("heads/")
+    assert here.run(read, read_only=True, publish_seconds=0.01) == DATA
+    assert world.objects("heads/") == before
+
+
+def test_a_damaged_keyring_is_one_clear_error(world: World) -> None:
+    here = world.machine()
+    here.init()
+    path = here.state_dir / "slots"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(FormatError, match="keyring"):
+        here.run(write)
+    path.write_bytes(whole)
+    here.run(write)
+
+
+def test_errors_of_the_block_come_out_as_themselves(world: World) -> None:
+    here = world.machine()
+    here.init()
+
+    async def body(volume: Volume) -> None:
+        raise TooFewProvidersError("as it is")
+
+    with pytest.raises(TooFewProvidersError, match="as it is"):
+        here.run(body)
+
+
+# --- facts ------------------------------------------------------------------------------------------------------------
+
+
+def test_facts_become_json(world: World) -> None:
+    here = world.machine()
+    here.init()
+
+    async def body(volume: Volume) -> None:
+        ino = await put_file(volume, b"f", DATA)
+        await volume.store.flush()
+        assert volume.info(ino).survives == -1
+        assert volume.status().pending
+        await volume.sync()
+        await volume.publisher.publish()
+        for name in NAMES:
+            await volume.network.transfer.probe(name)
+        status, info, usage = volume.status(), volume.info(ino), volume.usage()
+        for facts in (status, info, usage):
+            json.dumps(asdict(facts))
+        assert not status.pending
+        assert not status.degraded
+        assert status.files == 2
+        assert status.published_age_s is not None
+        assert info.survives == 2
+        assert len(info.chunks) == -(-len(DATA) // (1 << 17))
+        assert {place.owner for place in info.chunks[0].shares} == {f"{name} inc" for name in NAMES}
+        assert usage.free_bytes == pytest.approx((1 << 40) / 6 * 4, rel=0.001), "one disk is counted once"
+        assert list_files(volume) == [b"f"]
+
+    here.run(body)
+    assert PASSPHRASE.reveal() not in json.dumps(asdict(here.config()), default=str).encode()
