@@ -86,6 +86,7 @@ async def serve(
     MountPointError where it cannot be mounted, and IcnfsError where the device fails.
     """
     path = places.prepare(directory)
+    logging.getLogger("pyfuse3").addFilter(_is_news)
     loop = DeviceLoop(deadline() if handler_deadline is None else handler_deadline)
     handlers = Handlers(fs, loop.expired)
     with ExitStack() as stack:
@@ -95,7 +96,14 @@ async def serve(
         mounted = places.mounted_at(path)
         session = _Session(path, mounted.device if mounted else "", ready)
         await session.run(tuple(signals))
+        if not loop.used:
+            log.error("pyfuse3 %s did not use icnfs's loop: handlers had no deadline", pyfuse3.__version__)
     return session.end
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Not that a reply was not wanted any more: its caller was killed meanwhile (the kernel says ENOENT)."""
+    return not (record.args and "fuse_reply_" in str(record.msg) and os.strerror(errno.ENOENT) in record.args)
 
 
 def _mount(handlers: Handlers, path: str, options: set[str]) -> None:

@@ -29,19 +29,17 @@ class OddError(Exception):
 
 
 def _deep_group(levels: int) -> ExceptionGroup[Exception]:
-    group = ExceptionGroup(SECRET, [RuntimeError(SECRET)])
+    group: ExceptionGroup[Exception] = ExceptionGroup(SECRET, [RuntimeError(SECRET)])
     for _ in range(levels):
         group = ExceptionGroup(SECRET, [group])
     return group
 
 
 def _icnfs_errors() -> Iterator[tuple[errors.IcnfsError, int]]:
-    def walk(cls: type[errors.IcnfsError]) -> Iterator[type[errors.IcnfsError]]:
-        for sub in cls.__subclasses__():
-            yield sub
-            yield from walk(sub)
-
-    for cls in [errors.IcnfsError, *walk(errors.IcnfsError)]:
+    """One of each class in the tree, save FsError, which is a reply."""
+    classes: list[type[errors.IcnfsError]] = [errors.IcnfsError]
+    for cls in classes:
+        classes += cls.__subclasses__()
         if cls.__module__ != errors.__name__ or cls is errors.FsError:
             continue
         exc = cls("p", "what happened") if issubclass(cls, errors.ProviderError) else cls("what happened")
