@@ -1,0 +1,107 @@
+"""`packaging/demo` does what its first lines say, and does it again.
+
+The set-up that it shares with `packaging/test` is done when tests run, so here it only finds that out.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import tempfile
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+ICNFS = ROOT / ".venv/bin/icnfs"
+
+
+@dataclass(frozen=True)
+class Demo:
+    """One demo in folders of its own."""
+
+    home: Path
+    runtime: Path
+
+    @property
+    def mountpoint(self) -> Path:
+        return self.home / "a drive"
+
+    def run(self, *command: str | Path, code: int = 0) -> str:
+        """Standard output of `command` in the demo's surroundings; it must end with `code`."""
+        surroundings = {
+            "ICNFS_CONFIG_DIR": str(self.home / "config"),
+            "ICNFS_STATE_DIR": str(self.home / "state"),
+            "ICNFS_RUNTIME_DIR": str(self.runtime),
+            "ICNFS_DEMO_PROVIDERS": str(self.home / "pro viders"),
+            "ICNFS_NO_APT": "1",
+        }
+        done = subprocess.run(
+            command, check=False, env=os.environ | surroundings, capture_output=True, text=True, timeout=100
+        )
+        assert done.returncode == code, done.stderr
+        return done.stdout
+
+    def start(self) -> str:
+        return self.run(ROOT / "packaging/demo", self.mountpoint)
+
+    def stop(self) -> None:
+        self.run(ICNFS, "umount", self.mountpoint)
+
+
+@pytest.fixture
+def demo(tmp_path: Path) -> Iterator[Demo]:
+    with tempfile.TemporaryDirectory(prefix="icnfs-demo-") as runtime:
+        demo = Demo(tmp_path, Path(runtime))
+        yield demo
+        if os.path.ismount(demo.mountpoint):
+            demo.stop()
+
+
+def private(path: Path) -> bool:
+    return stat.S_IMODE(path.stat().st_mode) & 0o077 == 0
+
+
+@pytest.mark.mount
+def test_demo_mounts_a_volume_over_six_owners_in_four_countries(demo: Demo) -> None:
+    said = demo.start()
+    assert os.path.ismount(demo.mountpoint)
+    assert str(demo.mountpoint) in said
+    document = tomllib.loads((demo.home / "config/demo.toml").read_text())
+    providers = document["provider"]
+    assert len({facts["owner"] for facts in providers.values()}) == 6
+    assert len({facts["country"] for facts in providers.values()}) == 4
+    assert {path.name for path in (demo.home / "pro viders").iterdir()} == set(providers)
+
+
+@pytest.mark.mount
+def test_demo_keeps_its_secrets_from_others_and_says_where_the_recovery_key_is(demo: Demo) -> None:
+    said = demo.start()
+    recovery = demo.home / "state/demo-recovery-key"
+    assert str(recovery) in said
+    assert private(recovery) and recovery.stat().st_size > 0
+    assert private(demo.home / "config/demo.key")
+
+
+@pytest.mark.mount
+def test_demo_may_be_run_again_mounted_or_not_and_changes_nothing(demo: Demo) -> None:
+    demo.start()
+    (demo.mountpoint / "kept").write_text("as it was")
+    toml = demo.home / "config/demo.toml"
+    recovery = demo.home / "state/demo-recovery-key"
+    before = toml.read_bytes(), recovery.read_bytes()
+    assert "mounted already" in demo.start()
+    demo.stop()
+    assert not os.path.ismount(demo.mountpoint)
+    demo.start()
+    assert (demo.mountpoint / "kept").read_text() == "as it was"
+    assert (toml.read_bytes(), recovery.read_bytes()) == before
+
+
+def test_demo_without_a_mount_point_says_how_it_is_used(demo: Demo) -> None:
+    done = subprocess.run([ROOT / "packaging/demo"], check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (1, "icnfs demo: usage: packaging/demo MOUNTPOINT\n")
