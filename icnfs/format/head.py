@@ -85,8 +85,8 @@ class Head(msgspec.Struct, frozen=True, array_like=True):
     """A published state: the tree as of batch `cut`, recoverable by loading `runs` in order.
 
     `generation` is the last one the runs cover, `time_ns` when the cut was taken (Unix time), `previous` the (epoch,
-    sequence) of the head this one follows.  `state` is what the local state wants back at recovery and `keyring` the
-    volume's key slots; both are documents of their own.
+    sequence) of the head this one follows.  `counters` is files, bytes used, next inode, next version, and the inodes
+    and versions reserved, at the cut.  `keyring` holds the volume's key slots, a document of its own.
     """
 
     volume: bytes
@@ -102,8 +102,8 @@ class Head(msgspec.Struct, frozen=True, array_like=True):
     n: int
     safe: int
     runs: tuple[RunInfo, ...]
+    counters: tuple[int, int, int, int, int, int]
     keyring: bytes
-    state: bytes = b""
 
     @property
     def number(self) -> tuple[int, int]:
@@ -168,7 +168,7 @@ def _bind(header: bytes, epoch: int, sequence: int, token: bytes) -> bytes:
 
 
 def _check(head: Head) -> None:
-    numbers = (head.epoch, head.sequence, head.time_ns, head.cut, head.generation, *head.previous)
+    numbers = (head.epoch, head.sequence, head.time_ns, head.cut, head.generation, *head.previous, *head.counters)
     if not all(0 <= number <= _U64_MAX for number in numbers):
         raise FormatError("a head's number is out of range")
     if len(head.volume) != 16 or len(head.writer) != 16:

@@ -47,6 +47,7 @@ HEAD = Head(
     n=6,
     safe=6,
     runs=(RunInfo(b"r" * 16, 0, 4, 10, 200, (part(), part())), RunInfo(b"s" * 16, 4, 9, 1, 100, (part(),))),
+    counters=(1, 2, 3, 4, 5, 6),
     keyring=b"keys",
 )
 
@@ -104,6 +105,7 @@ def test_an_authentic_newer_head_says_so(name: str, value: int, monkeypatch: pyt
     "change",
     [
         {"epoch": -1},
+        {"counters": (1, 2, 3, 4, 5, -6)},
         {"volume": b""},
         {"k": 7},
         {"safe": 3},
