@@ -207,6 +207,38 @@ def test_one_providers_damaged_shares_are_worked_around_and_named_once(damage: s
     run(main)
 
 
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_shares_do_not_poison_a_whole_segment(damage: str) -> None:
+    async def main() -> None:
+        network = Network()
+        async with network.engine() as engine:
+            info = await network.stored(engine)
+            other = network.memories[3].objects[network.names[3]]
+            for index in (1, 2):
+                network.corrupt(index, lambda file: DAMAGE[damage](file, other))
+            assert b"".join(await engine.get_segment(info, network.names, deadline=DEADLINE)) == network.payload
+            assert {event.name for event in network.events} == {network.names[1], network.names[2]}
+
+    run(main)
+
+
+def test_a_share_that_is_whole_again_counts_as_mended() -> None:
+    async def main() -> None:
+        network = Network()
+        async with network.engine() as engine:
+            info = await network.stored(engine)
+            good = network.memories[1].objects[network.names[1]]
+            network.corrupt(1, lambda file: file[:-1])
+            await engine.get_segment(info, network.names, deadline=DEADLINE)
+            assert engine.states()["p1"].bad_shares == 1
+            network.memories[1].objects[network.names[1]] = good
+            network.memories[0].away = network.memories[2].away = True
+            await engine.get_segment(info, network.names, deadline=DEADLINE)
+            assert engine.states()["p1"].bad_shares == 0
+
+    run(main)
+
+
 def test_a_withheld_share_is_named_as_missing() -> None:
     async def main() -> None:
         network = Network()
