@@ -25,6 +25,7 @@ import trio
 from icnfs.config import VolumeConfig
 from icnfs.control import endpoint, server
 from icnfs.control.facts import FileFacts, KeyFacts, MountStatus, Published, file_facts, key_facts, printable_path
+from icnfs.control.failures import single
 from icnfs.control.protocol import Progress
 from icnfs.control.server import ProgressSink
 from icnfs.crypto.hardening import drop_secrets_from_environment, forbid_core_dumps
@@ -63,18 +64,7 @@ def run(job: Job, live: Callable[[], None]) -> End:
     try:
         return trio.run(Front(job, live).run)
     except BaseExceptionGroup as group:
-        raise _ours(group) from group
-
-
-def _ours(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The one IcnfsError that tasks failed with, else all of it."""
-    found, rest = group.split(IcnfsError)
-    if found is None or rest is not None:
-        return group
-    first: BaseException = found
-    while isinstance(first, BaseExceptionGroup):
-        first = first.exceptions[0]
-    return first
+        raise single(group) from group
 
 
 class Front:

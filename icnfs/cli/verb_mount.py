@@ -1,0 +1,120 @@
+"""`icnfs mount`, and `mount.icnfs` as mount(8) calls it: returns when the mount is live.
+
+All that can be refused without the volume (name, TOML, options, secrets, directory) is refused here, before anything
+is forked; the mount process relays the rest.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from icnfs.cli import asking
+from icnfs.config import VolumeConfig, load, runtime_dir, state_dir
+from icnfs.control import front, log
+from icnfs.control.client import Mount
+from icnfs.control.daemon import Readiness, in_background
+from icnfs.control.front import Job
+from icnfs.errors import Exit, IcnfsError, InterruptedByUserError, MountedError
+from icnfs.fuse import mountpoint
+from icnfs.fuse.options import parse
+from icnfs.fuse.serve import End
+from icnfs.volume.keyring import Keyring
+
+LOG_FILE: Final = "log"
+"""In the local state, where there is no journald."""
+
+_log = logging.getLogger(__name__)
+
+
+@click.command("mount")
+@click.argument("name", metavar="NAME")
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("-f", "--foreground", is_flag=True, help="Stay in the foreground and log to stderr.")
+@click.option("-o", "--options", multiple=True, metavar="OPTIONS", help="Mount options, apart by commas.")
+@click.option("--log-level", type=click.Choice(log.LEVELS), help="Log from this level up; the default is the TOML's.")
+@asking.secret_options
+def verb(
+    name: str,
+    directory: Path,
+    foreground: bool,
+    options: tuple[str, ...],
+    log_level: str | None,
+    **secrets: Any,
+) -> int:
+    """Mount the volume NAME on the empty directory DIR and return when it is live."""
+    config = load(name)
+    debug = click.get_current_context().find_root().params.get("debug")
+    level = log_level or ("debug" if debug else config.log_level)
+    job = prepare(config, directory, options, asking.given(secrets))
+    return _in_foreground(job, level) if foreground else _as_daemon(job, level)
+
+
+@click.command("mount.icnfs", context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("name", metavar="NAME")
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("-o", "options", multiple=True, metavar="OPTIONS", help="Mount options, apart by commas.")
+@click.option("-f", "fake", is_flag=True, help="Do everything but mount.")
+@click.option("-r", "read_only", is_flag=True, help="The same as -o ro.")
+@click.option("-n", "-s", "-v", "-w", "ignored", is_flag=True, multiple=False, help="Taken for mount(8)'s sake.")
+@click.option("-t", "kind", metavar="TYPE", help="Taken for mount(8)'s sake.")
+def helper(
+    name: str, directory: Path, options: tuple[str, ...], fake: bool, read_only: bool, ignored: bool, kind: str | None
+) -> int:
+    """Mount the volume NAME on DIR, as mount(8) asks: the secret is what the TOML names, or is asked for."""
+    config = load(name)
+    job = prepare(config, directory, (*options, "ro") if read_only else options, asking.Given())
+    return int(Exit.OK) if fake else _as_daemon(job, config.log_level)
+
+
+def prepare(config: VolumeConfig, directory: Path, options: tuple[str, ...], where: asking.Given) -> Job:
+    """Refuse what can be refused now, and gather the secrets."""
+    wanted = parse(options)
+    state = state_dir(config.name)
+    Keyring.load(state)
+    path = mountpoint.prepare(os.fspath(directory))
+    if Mount(runtime_dir(), config.name).alive():
+        raise MountedError(f"volume {config.name} is mounted here already; `icnfs status {config.name}` says where")
+    return Job(config, state, runtime_dir(), path, wanted, asking.opening(config, where))
+
+
+def _in_foreground(job: Job, level: str) -> int:
+    with log.logging_to(log.foreground_sink(), level):
+        try:
+            end = front.run(job, Readiness().live)
+        except KeyboardInterrupt:
+            raise InterruptedByUserError("interrupted before the mount was live; nothing stays mounted") from None
+    return _exit_code(end)
+
+
+def _as_daemon(job: Job, level: str) -> int:
+    in_background(lambda readiness: _daemon(job, level, readiness))
+    return int(Exit.OK)
+
+
+def _daemon(job: Job, level: str, readiness: Readiness) -> int:
+    """The daemon's whole life; what it cannot report any more it logs."""
+    try:
+        sink = log.background_sink(job.config.name, job.state_dir / LOG_FILE)
+    except OSError as error:
+        readiness.failed(IcnfsError(f"{job.state_dir / LOG_FILE}: the log cannot be written: {error.strerror}"))
+        return int(Exit.LOCAL_DISK)
+    with log.logging_to(sink, level):
+        try:
+            return _exit_code(front.run(job, readiness.live))
+        except IcnfsError as error:
+            _log.error("ended reason=%s", error)
+            readiness.failed(error)
+            return int(error.exit_code)
+        except BaseException as error:  # noqa: BLE001 - the last frame of a daemon: logged, reported, ended
+            _log.critical("ended", exc_info=True)
+            readiness.failed(IcnfsError(f"the mount process failed inside ({type(error).__name__}); see its log"))
+            return int(Exit.FAILED)
+
+
+def _exit_code(end: End) -> int:
+    return int(Exit.FAILED if end is End.ABORTED else Exit.OK)

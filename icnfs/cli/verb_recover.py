@@ -1,0 +1,85 @@
+"""`icnfs recover`: a machine that has only the TOML and a secret gets the volume back."""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+from typing import Any
+
+import click
+
+from icnfs.cli import asking
+from icnfs.cli.output import json_option, moment, print_facts, print_json, say, size, watching
+from icnfs.cli.running import run
+from icnfs.config import load, state_dir
+from icnfs.control.protocol import Progress
+from icnfs.errors import UsageError
+from icnfs.volume.recover import Found, recover
+
+_NUMBER = re.compile(r"(\d{1,19})(?:-(\d{1,19}))?")
+
+
+@click.command("recover")
+@click.argument("name", metavar="NAME")
+@asking.secret_options
+@click.option(
+    "--at-least",
+    metavar="EPOCH[-SEQUENCE]",
+    help="Refuse a published state older than this head, which `icnfs status` showed once.",
+)
+@json_option
+def verb(name: str, at_least: str | None, as_json: bool, **secrets: Any) -> None:
+    """Rebuild the volume NAME from its providers, and take it over: another machine that has it mounted stops writing.
+
+    Contents stay at the providers until they are read.
+    """
+    config = load(name)
+    lowest = None if at_least is None else head_number(at_least)
+    offered = asking.opening(config, asking.given(secrets))
+    with watching(f"Loading {name}") as show:
+        work = partial(
+            recover,
+            config,
+            state_dir(name),
+            offered,
+            at_least=lowest,
+            found=_tell,
+            progress=lambda done, whole: show(Progress(done, whole)),
+        )
+        what = run(work)
+    if as_json:
+        print_json(_document(name, what))
+        return
+    print_facts(
+        [
+            ("recovered", f"{name} ({what.volume.hex()})"),
+            ("head", f"{what.epoch}-{what.sequence}, as of {moment(what.time_ns)}"),
+            ("tree", f"{what.files} files, {size(what.bytes_used)}"),
+        ]
+    )
+    say(f"Next: icnfs mount {name} DIR")
+
+
+def head_number(text: str) -> tuple[int, int]:
+    """`EPOCH-SEQUENCE` as numbers; UsageError for anything else."""
+    match = _NUMBER.fullmatch(text)
+    if match is None:
+        raise UsageError(f"--at-least {text[:40]!r}: write EPOCH or EPOCH-SEQUENCE, such as 3-17")
+    return int(match[1]), int(match[2] or 0)
+
+
+def _tell(what: Found) -> None:
+    """Before anything is loaded: only a person can know whether this is the newest."""
+    say(f"Found head {what.epoch}-{what.sequence} as of {moment(what.time_ns)}: {what.files} files.")
+
+
+def _document(name: str, what: Found) -> dict[str, object]:
+    return {
+        "name": name,
+        "volume": what.volume.hex(),
+        "epoch": what.epoch,
+        "sequence": what.sequence,
+        "time_ns": what.time_ns,
+        "files": what.files,
+        "bytes_used": what.bytes_used,
+    }

@@ -1,0 +1,136 @@
+"""`icnfs status`: what a volume holds, what of it is not published, and how each provider does.
+
+A mounted volume answers by its control socket.  Of one that is not mounted only this machine's files are looked at:
+no secret is asked for.
+"""
+
+from __future__ import annotations
+
+import time
+
+import click
+import msgspec
+
+from icnfs.cli.output import age, json_option, print_facts, print_json, print_rows, size
+from icnfs.config.paths import NAME_PATTERN, check_volume_name, config_dir, runtime_dir, state_dir
+from icnfs.config.volume import load
+from icnfs.control import endpoint
+from icnfs.control.client import Mount
+from icnfs.control.facts import MountStatus
+from icnfs.control.protocol import StatusRequest, take_facts
+from icnfs.errors import Exit, NotMountedError
+from icnfs.volume.keyring import FILE
+from icnfs.volume.status import ProviderStatus, Status
+
+
+@click.command("status")
+@click.argument("name", metavar="[NAME]", required=False)
+@json_option
+def verb(name: str | None, as_json: bool) -> int:
+    """Show the volume NAME; without NAME, all volumes of this machine.
+
+    A volume that is not mounted ends `status NAME` with exit code 9, after what can be said of it.
+    """
+    names = _names() if name is None else [check_volume_name(name)]
+    found = [(each, _ask(each)) for each in names]
+    if name is not None and found[0][1] is None:
+        load(name)  # a volume that is not even configured is another error
+    if as_json:
+        documents = [_document(*pair) for pair in found]
+        print_json(documents if name is None else documents[0])
+    else:
+        _print_all(found)
+    return int(Exit.NOT_MOUNTED if name is not None and found[0][1] is None else Exit.OK)
+
+
+def _names() -> list[str]:
+    """Volumes with a TOML or a control socket here."""
+    configured = {path.stem for path in config_dir().glob("*.toml")}
+    return sorted(each for each in configured | set(endpoint.volumes(runtime_dir())) if NAME_PATTERN.fullmatch(each))
+
+
+def _ask(name: str) -> MountStatus | None:
+    try:
+        return take_facts(Mount(runtime_dir(), name).ask(StatusRequest()), MountStatus)
+    except NotMountedError:
+        return None
+
+
+def _document(name: str, status: MountStatus | None) -> dict[str, object]:
+    """The volume's fields, and the mount's beside them."""
+    if status is None:
+        return {"name": name, "mounted": False, "here": _is_here(name)}
+    mount = {"mounted": True, "mount_point": status.mount_point, "pid": status.pid, "since_ns": status.since_ns}
+    fields: dict[str, object] = msgspec.to_builtins(status.volume)
+    return fields | mount
+
+
+def _is_here(name: str) -> bool:
+    return (state_dir(name) / FILE).exists()
+
+
+def _print_all(found: list[tuple[str, MountStatus | None]]) -> None:
+    for number, (name, status) in enumerate(found):
+        if number:
+            print()
+        if status is None:
+            here = "on this machine" if _is_here(name) else "not on this machine: init or recover it"
+            print_facts([("volume", name), ("mounted", f"no ({here})")])
+        else:
+            print_facts(_facts(status))
+            print_rows(_HEAD, [_row(provider) for provider in status.volume.providers])
+
+
+def _facts(status: MountStatus) -> list[tuple[str, str]]:
+    volume = status.volume
+    running = age(time.time() - status.since_ns / 1e9)
+    facts = [
+        ("volume", f"{volume.name} ({volume.volume})"),
+        ("mounted", f"{status.mount_point} (process {status.pid}, for {running})"),
+        ("state", _state(volume)),
+        ("code", f"{volume.code}, safe at {volume.safe} owners"),
+        ("tree", f"{volume.files} files, {size(volume.bytes_used)}"),
+        ("dirty", size(volume.dirty_bytes)),
+        ("published", _published(volume)),
+        ("shares at risk", f"{volume.missing_shares} missing, in {volume.unsafe_segments} segments that are not safe"),
+    ]
+    if volume.failure:
+        facts.append(("last failure", volume.failure))
+    if volume.transfer_restarts:
+        facts.append(("transfer restarts", str(volume.transfer_restarts)))
+    return facts
+
+
+def _state(volume: Status) -> str:
+    words = ["fenced"] if volume.fenced else []
+    words += ["read-only"] if volume.read_only else []
+    words += ["degraded"] if volume.degraded else []
+    return (", ".join(words) or "healthy") + (f": {volume.fenced}" if volume.fenced else "")
+
+
+def _published(volume: Status) -> str:
+    if not volume.published_ns:
+        return f"never (batch {volume.committed_batch} is committed here)"
+    pending = f", batch {volume.committed_batch} waits" if volume.pending else ", nothing waits"
+    number = f"head {volume.epoch}-{volume.sequence}"
+    return f"batch {volume.published_batch}, {age(volume.published_age_s)} ago, {number}{pending}"
+
+
+_HEAD = ("provider", "owner", "country", "state", "missing", "bad", "free", "latency", "up", "down", "error")
+
+
+def _row(provider: ProviderStatus) -> tuple[str, ...]:
+    latency = "-" if provider.latency_s is None else f"{provider.latency_s * 1000:.1f} ms"
+    return (
+        provider.name,
+        provider.owner,
+        provider.country,
+        provider.state,
+        str(provider.missing),
+        str(provider.bad_shares),
+        size(provider.free_bytes),
+        latency,
+        size(provider.bytes_up),
+        size(provider.bytes_down),
+        provider.error or "-",
+    )

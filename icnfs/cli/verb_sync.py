@@ -1,0 +1,41 @@
+"""`icnfs sync`: returns when all that is written is published and safe."""
+
+from __future__ import annotations
+
+import click
+
+from icnfs.cli.mounts import named
+from icnfs.cli.output import json_option, print_facts, print_json, watching
+from icnfs.control.facts import Published
+from icnfs.control.protocol import WAIT_MAX, SyncRequest, take_facts
+
+deadline_option = click.option(
+    "--deadline",
+    type=click.FloatRange(0, WAIT_MAX, min_open=True),
+    metavar="SECONDS",
+    help="Give up after SECONDS; the default is the TOML's volume.sync_deadline.",
+)
+
+
+@click.command("sync")
+@click.argument("target", metavar="[NAME|PATH]", required=False)
+@deadline_option
+@json_option
+def verb(target: str | None, deadline: float | None, as_json: bool) -> None:
+    """Publish all that is written and wait until it is safe.
+
+    NAME is a volume, PATH anything within its mount; neither is needed where one volume is mounted.  Fails as degraded
+    where too few owners can be reached within the deadline; what is written stays on this machine in any case.
+    """
+    mount = named(target)
+    with watching(f"Publishing {mount.volume}") as show:
+        answer = mount.ask(SyncRequest(deadline or 0.0), show)
+    report(take_facts(answer, Published), as_json)
+
+
+def report(published: Published, as_json: bool) -> None:
+    """What was reached."""
+    if as_json:
+        print_json(published)
+        return
+    print_facts([("published batch", str(published.batch)), ("head", f"{published.epoch}-{published.sequence}")])

@@ -1,0 +1,84 @@
+"""`icnfs umount`: immediate and safe; --drain publishes first.
+
+The mount process is asked by its control socket, and waited for; where it does not answer, the kernel is asked, and
+a mount point whose process died is cleared.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from typing import Final
+
+import click
+
+from icnfs.cli.mounts import mount_process
+from icnfs.cli.output import json_option, watching
+from icnfs.cli.verb_sync import deadline_option, report
+from icnfs.control.client import Mount, wait_ended
+from icnfs.control.facts import Published
+from icnfs.control.mounts import mount_at, mounted
+from icnfs.control.protocol import UnmountRequest, take_facts
+from icnfs.errors import IcnfsError, MountPointError, NotMountedError
+from icnfs.fuse import mountpoint
+
+ENDING: Final = 90.0
+"""Seconds for the mount process to commit what it accepted and end: the kernel's write-back alone may take 30."""
+
+
+@click.command("umount")
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--drain", is_flag=True, help="Publish all that is written first.")
+@click.option("--lazy", is_flag=True, help="Detach it though files are in use; their users get errors.")
+@deadline_option
+@json_option
+def verb(directory: Path, drain: bool, lazy: bool, deadline: float | None, as_json: bool) -> None:
+    """Unmount DIR and return when its process has ended.
+
+    What is not yet published waits, durably, on this machine for the next mount.
+    """
+    found = mount_at(directory)
+    mount = mount_process(found)
+    request = UnmountRequest(drain=drain, deadline=deadline or 0.0, lazy=lazy)
+    process = mount.process()
+    try:
+        published = _ask(mount, request) if process is not None else None
+        if process is None:
+            _without_process(found.point, drain)
+        elif not wait_ended(process, ENDING):
+            raise IcnfsError(f"{directory} is unmounted, but its process still runs after {ENDING:.0f} s; see its log")
+    finally:
+        if process is not None:
+            os.close(process)
+    if any(other == found for other in mounted()):
+        raise MountPointError(f"{directory}: still mounted though its process has ended; try `umount -l {directory}`")
+    if published is not None:
+        report(published, as_json)
+
+
+def _ask(mount: Mount, request: UnmountRequest) -> Published | None:
+    """Have it unmount; a process that ends before it answers has done so, or leaves a dead mount point to the check."""
+    try:
+        with watching(f"Publishing {mount.volume}") as show:
+            answer = mount.ask(request, show)
+    except NotMountedError:
+        return None
+    return take_facts(answer, Published) if request.drain else None
+
+
+def _without_process(point: Path, drain: bool) -> None:
+    """Nobody listens: unmount by the kernel, or clear what a dead mount left."""
+    path = os.fspath(point)
+    try:
+        os.stat(point)
+    except OSError as error:
+        if error.errno not in (errno.ENOTCONN, errno.ECONNABORTED):
+            raise MountPointError(f"{point}: {error.strerror}", error.errno or errno.EIO) from None
+        mountpoint.detach(path)
+        if drain:
+            raise NotMountedError(f"{point}: its process had died, so nothing was published; mount it again") from None
+        return
+    if drain:
+        raise NotMountedError(f"{point}: its process does not answer, so nothing can be published; leave out --drain")
+    mountpoint.unmount(path)
