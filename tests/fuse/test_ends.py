@@ -16,7 +16,9 @@ import pytest
 
 from icnfs.errors import MountPointError
 from icnfs.fuse import mountpoint as places
+from icnfs.fuse.options import MountOptions, parse
 from icnfs.fuse.serve import End
+from tests.fuse.memfs import MemFs
 from tests.fuse.mounting import BOUND, Mount, mounted
 
 pytestmark = pytest.mark.mount
@@ -203,10 +205,23 @@ def test_root_gets_more_read_ahead(tmp_path: Path) -> None:
         assert int(bdi.read_text()) == places.READ_AHEAD_KIB
 
 
-def test_a_volume_that_cannot_answer_is_not_called_ready(tmp_path: Path) -> None:
-    from icnfs.fuse.options import MountOptions
-    from tests.fuse.memfs import MemFs
+def test_the_options_reach_the_kernel(tmp_path: Path) -> None:
+    with mounted(tmp_path / "mnt") as mount:
+        flags = os.statvfs(mount.path).f_flag
+        assert flags & os.ST_NOSUID and flags & os.ST_NODEV
+        assert not flags & (os.ST_RDONLY | os.ST_NOEXEC)
+    if os.geteuid():
+        return  # the others are root's
+    with mounted(tmp_path / "mnt", options=parse(["ro,allow_other,suid,dev,noexec"])) as mount:
+        flags = os.statvfs(mount.path).f_flag
+        assert flags & os.ST_RDONLY and flags & os.ST_NOEXEC
+        assert not flags & (os.ST_NOSUID | os.ST_NODEV)
+        with pytest.raises(OSError) as caught:
+            (mount.path / "file").touch()
+        assert caught.value.errno == errno.EROFS
 
+
+def test_a_volume_that_cannot_answer_is_not_called_ready(tmp_path: Path) -> None:
     fs = MemFs()
 
     def before(method: str) -> None:
