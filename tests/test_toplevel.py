@@ -45,3 +45,9 @@ def test_the_licence_text_is_where_the_metadata_says() -> None:
 def test_scripts_are_executable_and_parse(script: Path) -> None:
     assert os.access(script, os.X_OK)
     subprocess.run(["bash", "-n", script], check=True)
+
+
+def test_an_installation_holds_every_manual_page() -> None:
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    pages = {f"man/{page.name}": f"share/man/man{page.suffix[1]}/{page.name}" for page in (ROOT / "man").iterdir()}
+    assert wheel["shared-data"] == pages

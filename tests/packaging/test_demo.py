@@ -6,6 +6,8 @@ The set-up that it shares with `packaging/test` is done when tests run, so here 
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import stat
 import subprocess
 import tempfile
@@ -100,6 +102,29 @@ def test_demo_may_be_run_again_mounted_or_not_and_changes_nothing(demo: Demo) ->
     demo.start()
     assert (demo.mountpoint / "kept").read_text() == "as it was"
     assert (toml.read_bytes(), recovery.read_bytes()) == before
+
+
+def tour() -> str:
+    """The README's console commands in turn, without those that only show a form."""
+    blocks = re.findall(r"```console\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    commands = [line[2:] for block in blocks for line in block.splitlines() if line.startswith("$ ")]
+    return "\n".join(c for c in commands if "NAME" not in c and c != "packaging/test")
+
+
+@pytest.mark.mount
+def test_the_tour_of_the_readme_works_as_written(demo: Demo) -> None:
+    script = tour()
+    here = {
+        "/mnt/icn": demo.mountpoint,
+        "/srv/icnfs-demo": demo.home / "pro viders",
+        "/var/lib/icnfs": demo.home / "state",
+    }
+    for there, place in here.items():
+        assert there in script
+        script = re.sub(rf"{there}([\w/-]*)", lambda match, place=place: shlex.quote(f"{place}{match[1]}"), script)
+    demo.run("bash", "-euc", f"cd {shlex.quote(str(ROOT))}\n{script}")
+    assert not (demo.home / "pro viders/helsinki").exists()
+    assert (demo.mountpoint / "bash/copyright").read_bytes() == Path("/usr/share/doc/bash/copyright").read_bytes()
 
 
 def test_demo_without_a_mount_point_says_how_it_is_used(demo: Demo) -> None:
