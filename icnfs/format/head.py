@@ -123,6 +123,11 @@ def parse_name(name: str) -> HeadName | None:
     return HeadName(int(match[1], 16), int(match[2], 16), bytes.fromhex(match[3]))
 
 
+def name_before(epoch: int, sequence: int) -> str:
+    """A string that sorts after the names of all earlier heads and before those numbered (epoch, sequence)."""
+    return f"{PREFIX}{epoch:016x}-{sequence:016x}"
+
+
 def encode(head: Head) -> bytes:
     """The plain document, as local state keeps it."""
     return msgspec.msgpack.encode(head)

@@ -136,10 +136,10 @@ class Provider(ABC):
         """Let go of connections; the provider is not used afterwards."""
 
 
-async def list_all(provider: Provider, prefix: str, *, most: int = LISTED_MAX) -> list[str]:
-    """Every page of `provider.list(prefix)`; `ProviderLiesError` past `most` names, or where they are out of order."""
+async def list_all(provider: Provider, prefix: str, after: str = "", *, most: int = LISTED_MAX) -> list[str]:
+    """Every page of `provider.list(prefix, after)`; `ProviderLiesError` past `most` names, or out of order."""
     names: list[str] = []
-    last = ""
+    last = after
     while page := await provider.list(prefix, last):
         for name in page:
             if not is_name(name) or not name.startswith(prefix) or name <= last:

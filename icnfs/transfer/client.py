@@ -241,10 +241,13 @@ class TransferClient:
             lambda call, left: GetObject(call, left, provider, name), _or_default(deadline, self._deadlines.object)
         )
 
-    async def list_objects(self, provider: str, prefix: str, *, deadline: float | None = None) -> list[str]:
-        """Every name under `prefix`, sorted.  Raises ProviderError."""
+    async def list_objects(
+        self, provider: str, prefix: str, after: str = "", *, deadline: float | None = None
+    ) -> list[str]:
+        """Every name under `prefix` that sorts after `after`, sorted.  Raises ProviderError."""
         data = await self._call_data(
-            lambda call, left: ListObjects(call, left, provider, prefix), _or_default(deadline, self._deadlines.object)
+            lambda call, left: ListObjects(call, left, provider, prefix, after),
+            _or_default(deadline, self._deadlines.object),
         )
         if not data.isascii():
             raise FormatError("transfer lists names that no object can have")

@@ -167,9 +167,9 @@ class Engine:
         """A whole object.  Raises ProviderError."""
         return await self._within(deadline, provider, lambda: self._lane(provider).read_object(name))
 
-    async def list_objects(self, provider: str, prefix: str, *, deadline: float) -> list[str]:
-        """Every name under `prefix`, sorted.  Raises ProviderError."""
-        return await self._within(deadline, provider, lambda: self._lane(provider).list_all(prefix))
+    async def list_objects(self, provider: str, prefix: str, after: str = "", *, deadline: float) -> list[str]:
+        """Every name under `prefix` that sorts after `after`, sorted.  Raises ProviderError."""
+        return await self._within(deadline, provider, lambda: self._lane(provider).list_all(prefix, after))
 
     async def delete_object(self, provider: str, name: str, *, deadline: float) -> None:
         """Delete an object; a missing one is no error.  Raises ProviderError."""

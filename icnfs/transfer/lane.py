@@ -72,9 +72,9 @@ class Lane:
         self.health.answered()
         return data
 
-    async def list_all(self, prefix: str) -> list[str]:
-        """Every name under `prefix`, sorted; fails at once while the provider is down."""
-        names = await self._bounded(self._reads, 0, lambda: list_all(self._provider, prefix), probe_first=True)
+    async def list_all(self, prefix: str, after: str = "") -> list[str]:
+        """Every name under `prefix` that sorts after `after`, sorted; fails at once while the provider is down."""
+        names = await self._bounded(self._reads, 0, lambda: list_all(self._provider, prefix, after), probe_first=True)
         self.health.answered()
         return names
 

@@ -145,12 +145,13 @@ class GetObject(Message, frozen=True):
 
 
 class ListObjects(Message, frozen=True):
-    """List every name that starts with `prefix`.  Answered with Data: the names, each closed by a newline."""
+    """List every name that starts with `prefix` and sorts after `after`.  Answered with Data: a line for each."""
 
     call: Call
     deadline: Seconds
     provider: ProviderName
     prefix: ObjectName
+    after: ObjectName = ""
 
 
 class DeleteObject(Message, frozen=True):

@@ -179,7 +179,9 @@ class Session:
         await self._send_data(request.call, [data])
 
     async def _list_objects(self, request: ListObjects, fd: int | None) -> None:
-        names = await self._engine.list_objects(request.provider, request.prefix, deadline=request.deadline)
+        names = await self._engine.list_objects(
+            request.provider, request.prefix, request.after, deadline=request.deadline
+        )
         await self._send_data(request.call, ["".join(f"{name}\n" for name in names).encode()])
 
     async def _delete_object(self, request: DeleteObject, fd: int | None) -> None:

@@ -16,13 +16,15 @@ from __future__ import annotations
 
 import logging
 import secrets
-from typing import Final, Protocol
+from typing import Final
 
 import msgspec
 
 from icnfs.errors import FencedError, FormatError, TooFewProvidersError
 from icnfs.format import head as head_format
 from icnfs.format.head import Head, HeadName
+from icnfs.format.records import Table
+from icnfs.state.store import Store
 from icnfs.volume.heads import Heads, Survey
 from icnfs.volume.network import Network
 
@@ -56,22 +58,20 @@ class Claim(msgspec.Struct, frozen=True, array_like=True):
         return self.own[-1]
 
 
-class Settings(Protocol):
-    """The part of the local state that fencing needs."""
-
-    def get_setting(self, name: str) -> bytes | None: ...
-    async def put_setting(self, name: str, document: bytes | None) -> None: ...
+async def keep(store: Store, name: str, document: bytes) -> None:
+    """Keep a setting, durably; in a commit of its own, so that it waits for nobody's data and is no news to publish."""
+    await store.task(lambda writer, _: writer.put(Table.SETTINGS, name.encode(), document, 0))
 
 
 class Fence:
     """This machine's claim to write the volume."""
 
-    def __init__(self, settings: Settings, network: Network, heads: Heads, base: Head | None) -> None:
-        self._settings = settings
+    def __init__(self, store: Store, network: Network, heads: Heads, base: Head | None) -> None:
+        self._store = store
         self._network = network
         self._heads = heads
         self.base = base
-        self.claim = load_claim(settings)
+        self.claim = load_claim(store)
         self._claimed = False
 
     @property
@@ -136,11 +136,11 @@ class Fence:
             f"at {self.number[0]}, {self.number[1]}); it is read-only here and local data is kept: copy out what you "
             "need, move the local state away, and run `icnfs recover`"
         )
-        await self._settings.put_setting(FENCED, message.encode())
+        await keep(self._store, FENCED, message.encode())
         raise FencedError(message)
 
     async def _put(self, claim: Claim) -> None:
-        await self._settings.put_setting(CLAIM, msgspec.msgpack.encode(claim))
+        await keep(self._store, CLAIM, msgspec.msgpack.encode(claim))
         self.claim = claim
 
     def published(self, head: Head) -> None:
@@ -150,9 +150,9 @@ class Fence:
             self.claim = Claim((self.claim.current,), self.claim.intents)
 
 
-def load_claim(settings: Settings) -> Claim | None:
+def load_claim(store: Store) -> Claim | None:
     """The claim that the local state holds."""
-    raw = settings.get_setting(CLAIM)
+    raw = store.get_setting(CLAIM)
     if raw is None:
         return None
     try:
@@ -164,9 +164,9 @@ def load_claim(settings: Settings) -> Claim | None:
     return claim
 
 
-def load_base(settings: Settings) -> Head | None:
+def load_base(store: Store) -> Head | None:
     """The head that the local state is built on."""
-    raw = settings.get_setting(HEAD)
+    raw = store.get_setting(HEAD)
     return None if raw is None else head_format.decode(raw)
 
 
@@ -175,7 +175,7 @@ def encode_base(head: Head) -> bytes:
     return head_format.encode(head)
 
 
-def load_fenced(settings: Settings) -> FencedError | None:
+def load_fenced(store: Store) -> FencedError | None:
     """Why the volume is fenced, where it is."""
-    raw = settings.get_setting(FENCED)
+    raw = store.get_setting(FENCED)
     return None if raw is None else FencedError(raw.decode())

@@ -65,13 +65,17 @@ class Heads:
         """What was wrong with a head that a provider showed, by provider."""
 
     async def survey(self, after: tuple[int, int] = (0, 0), deadline: float = 30.0) -> Survey:
-        """Ask every provider for its heads numbered `after` or later; takes at most `deadline` seconds."""
+        """Ask every provider for its heads numbered `after` or later; takes at most `deadline` seconds.
+
+        (0, 0) asks for all there are.  A publish asks after its base, so what it costs does not grow with their number.
+        """
+        last = head_format.name_before(*after)
         listed: dict[str, tuple[HeadName, ...]] = {}
         away: dict[str, IcnfsError] = {}
 
         async def ask(provider: str) -> None:
             try:
-                names = await self._network.transfer.list_objects(provider, PREFIX, deadline=deadline)
+                names = await self._network.transfer.list_objects(provider, PREFIX, last, deadline=deadline)
             except IcnfsError as error:
                 away[provider] = error
                 return

@@ -11,6 +11,7 @@ This module moves nothing over the network (`places` does) and does not know whe
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import time
 from collections.abc import Iterable, Sequence
@@ -138,9 +139,11 @@ class Keyring:
             raise FormatError("a keyring with more keys than any can have")
         keyring = cls()
         for entry in document.entries:
-            if decode_slot(entry.slot).kind != entry.kind:
-                raise FormatError("a keyring whose slot is of another kind than it says")
+            _check(entry)
             keyring._entries[entry.id] = entry
+        for names in document.gone.values():
+            if not all(_COPY_NAME.fullmatch(name) for name in names):
+                raise FormatError("a keyring names an object that no key slot has")
         keyring._gone = document.gone
         return keyring
 
@@ -200,19 +203,15 @@ class Keyring:
         return entry
 
     def adopt(self, raw: bytes) -> Entry:
-        """Add a key that another process of this user wrapped (`encode_entry`), as `key add` does beside a mount.
-
-        Raises `FormatError` for bytes that are no key, `UsageError` where the keyring is full or has this id.
-        """
+        """Take in a key that was wrapped elsewhere, as `encode_entry` gives it; `FormatError`, or `UsageError` where
+        the keyring is full or has a key of that id."""
         try:
             entry = _ENTRY_DECODER.decode(raw)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise FormatError(f"a key cannot be read: {error}") from None
-        slots = [decode_slot(each) for each in (entry.slot, *(copy.slot for copy in entry.copies.values()))]
-        if any(slot.kind != entry.kind for slot in slots):
-            raise FormatError("a key whose slot is of another kind than it says")
-        if entry.id in self._entries or len(self._entries) >= ENTRIES_MAX:
-            raise UsageError(f"the volume has {ENTRIES_MAX} keys, or this one already; `icnfs key list` shows them")
+        _check(entry)
+        if len(self._entries) >= ENTRIES_MAX or entry.id in self._entries:
+            raise UsageError(f"key {entry.id} cannot be added to the {len(self._entries)} there are; remove one first")
         self._entries[entry.id] = entry
         return entry
 
@@ -264,8 +263,17 @@ class Keyring:
 
 
 def encode_entry(entry: Entry) -> bytes:
-    """A key as `Keyring.adopt` takes it; nothing in it is secret."""
+    """A key as `Keyring.adopt` takes it: nothing in it is secret."""
     return msgspec.msgpack.encode(entry)
+
+
+def _check(entry: Entry) -> None:
+    """`FormatError` unless the entry is one that `add` can have made."""
+    if not _ID.fullmatch(entry.id) or decode_slot(entry.slot).kind != entry.kind:
+        raise FormatError("a key has an impossible id, or its slot is of another kind than it says")
+    for copy in entry.copies.values():
+        if not _COPY_NAME.fullmatch(copy.name) or decode_slot(copy.slot).kind != entry.kind:
+            raise FormatError("a copy of a key slot is not what its key says")
 
 
 def sync_directory(path: Path) -> None:
@@ -279,3 +287,5 @@ def sync_directory(path: Path) -> None:
 
 _DECODER: Final = msgspec.msgpack.Decoder(_Document)
 _ENTRY_DECODER: Final = msgspec.msgpack.Decoder(Entry)
+_ID: Final = re.compile(r"[0-9a-f]{8}")
+_COPY_NAME: Final = re.compile(r"slots/[0-9a-f]{32}")

@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 import trio
 
-from icnfs.errors import FencedError, IcnfsError, LocalDiskError
+from icnfs.errors import FencedError, IcnfsError
 from icnfs.format import segment as segment_format
 from icnfs.format.head import Head, RunInfo
 from icnfs.format.segment import SegmentInfo
@@ -119,7 +119,7 @@ class Publisher:
 
     @property
     def is_idle(self) -> bool:
-        """Nothing was committed since a cut that had nothing to publish."""
+        """Whether nothing was accepted since the last cut that was published, or had nothing to publish."""
         store = self._store
         return not (store.committed != self._idle_batch or store.batch.touched or self._must())
 
@@ -174,6 +174,7 @@ class Publisher:
             head, added = await attempt.run(cut, self._runs, self._keyring.encode(), self._spare)
         finally:
             cut.close()
+        self._idle_batch = cut.batch
         self._published(head, added)
 
     def _must(self) -> bool:
@@ -199,20 +200,16 @@ class Publisher:
         return self._rotations
 
     async def _fold(self) -> None:
-        """Fold what patches there are, as far as that goes quickly."""
+        """Fold what patches there are, as far as that goes quickly and there is room."""
         store = self._store
-        if store.read_only:
-            return
         deadline = trio.current_time() + FOLD_SECONDS
         for ino, index in store.contents.patched():
-            if trio.current_time() >= deadline:
+            if store.read_only or store.full or store.failure is not None or trio.current_time() >= deadline:
                 return
-            if store.congested:
-                await store.wait_room(growing=False)
             try:
+                if store.congested:
+                    await store.wait_room(growing=False)
                 await store.contents.fold(ino, index, deadline)
-            except LocalDiskError:
-                raise
             except IcnfsError as error:
                 log.debug("a chunk is published with its patches: %s", error)
 

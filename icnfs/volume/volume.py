@@ -21,9 +21,8 @@ from typing import Final
 import trio
 
 from icnfs.config import VolumeConfig
-from icnfs.crypto.keys import MasterKey, Secret
-from icnfs.crypto.slots import Costs, SlotKind
-from icnfs.errors import DegradedError, FencedError, IcnfsError, UsageError
+from icnfs.crypto.keys import MasterKey
+from icnfs.errors import DegradedError, FencedError, IcnfsError
 from icnfs.format.records import Table
 from icnfs.format.segment import SegmentInfo
 from icnfs.state import cut as cuts
@@ -230,47 +229,11 @@ class Volume:
 
     # --- keys ---------------------------------------------------------------------------------------------------------
 
-    async def add_key(
-        self,
-        kind: SlotKind,
-        secret: Secret,
-        *,
-        label: str,
-        at_providers: bool | None = None,
-        costs: Costs | None = None,
-    ) -> Entry:
-        """Add a key; a passphrase's slot goes to the providers only where `at_providers` says so."""
-        strong = kind.strong if at_providers is None else at_providers
-        if kind.strong and at_providers is False:
-            raise UsageError(f"a {kind.value} always goes to the providers; only a passphrase may stay local")
-        return await add_key(self.keyring, self.network.master, kind, secret, label, self.config, strong, costs)
-
     def remove_key(self, key_id: str) -> Entry:
         """Remove a key; providers delete their copies with the next publish, or when they return."""
         entry = self.keyring.remove(key_id)
         self.keyring.save()
         return entry
-
-
-async def add_key(
-    keyring: Keyring,
-    master: MasterKey,
-    kind: SlotKind,
-    secret: Secret,
-    label: str,
-    config: VolumeConfig,
-    at_providers: bool,
-    costs: Costs | None = None,
-) -> Entry:
-    """Add a key to a keyring and keep it; deriving from a passphrase takes a second or two, in a thread."""
-    providers = tuple(config.providers) if at_providers else ()
-
-    def work() -> Entry:
-        return keyring.add(kind, secret, master, label=label, providers=providers, costs=costs)
-
-    entry = await trio.to_thread.run_sync(work)
-    keyring.save()
-    return entry
 
 
 async def unlock_local(state_dir: Path, offered: Secrets) -> tuple[Keyring, MasterKey]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from icnfs.crypto.keys import MasterKey, Secret
 from icnfs.crypto.slots import Costs, SlotKind, decode_slot, new_recovery_key
 from icnfs.errors import FormatError, NoVolumeError, SecretError, UsageError
-from icnfs.volume.keyring import Keyring, Secrets, unlock
+from icnfs.volume.keyring import Keyring, Secrets, encode_entry, unlock
 
 CHEAP = Costs(64, 1, 1)
 MASTER = MasterKey.random()
@@ -88,6 +89,18 @@ def test_it_is_kept_owner_only_and_comes_back(tmp_path: Path) -> None:
     assert unlock(again.slots(), Secrets(passphrase=passphrase)) == MASTER
     with pytest.raises(NoVolumeError):
         Keyring.load(tmp_path / "elsewhere")
+
+
+def test_a_key_wrapped_elsewhere_is_adopted_once() -> None:
+    keyring, _, _ = ring()
+    keyfile = Secret.random()
+    entry = Keyring.decode(keyring.encode()).add(SlotKind.KEYFILE, keyfile, MASTER, label="k", providers=PROVIDERS)
+    assert keyring.adopt(encode_entry(entry)) == entry
+    assert unlock(keyring.slots(), Secrets(keyfile=keyfile)) == MASTER
+    assert len(keyring.undelivered("one")) == 2
+    for bad in (encode_entry(entry), b"junk", encode_entry(msgspec.structs.replace(entry, id="../x"))):
+        with pytest.raises((UsageError, FormatError)):
+            keyring.adopt(bad)
 
 
 @given(st.binary(max_size=300))

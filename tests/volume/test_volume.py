@@ -154,7 +154,8 @@ def test_an_added_key_opens_the_volume_here_and_from_any_provider(world: World) 
 
     async def body(volume: Volume) -> None:
         world.away("eel")
-        await volume.add_key(SlotKind.KEYFILE, keyfile, label="laptop")
+        volume.keyring.add(SlotKind.KEYFILE, keyfile, volume.network.master, label="laptop", providers=NAMES)
+        volume.keyring.save()
         await volume.publisher.publish()
         world.away()
         await write(volume)
@@ -192,7 +193,8 @@ def test_a_passphrase_added_later_stays_local(world: World) -> None:
     here.init()
 
     async def body(volume: Volume) -> None:
-        await volume.add_key(SlotKind.PASSPHRASE, Secret(b"second"), label="two", costs=CHEAP)
+        volume.keyring.add(SlotKind.PASSPHRASE, Secret(b"second"), volume.network.master, label="two", costs=CHEAP)
+        volume.keyring.save()
         await write(volume)
 
     here.run(body)
