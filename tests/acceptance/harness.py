@@ -54,8 +54,9 @@ def wait_for(condition: Callable[[], object], seconds: float, what: str) -> None
 
 
 def is_mounted(path: Path) -> bool:
-    """Whether a living file system is mounted at `path` (a dead FUSE mount answers ENOTCONN and is not)."""
+    """Whether a living file system is mounted at `path`: of a dead one the kernel may still know attributes."""
     try:
+        os.statvfs(path)
         return os.stat(path).st_dev != os.stat(path.parent).st_dev
     except OSError:
         return False

@@ -17,6 +17,8 @@ from typing import Final, NamedTuple
 Request = tuple[str | int, ...]
 """A verb and its arguments, of kinds that JSON keeps: see `Tree.apply`."""
 
+PAGE: Final = 4096
+
 _MODULUS: Final = 1 << 128
 
 
@@ -46,6 +48,18 @@ def tree_digest(entries: Mapping[str, Entry]) -> int:
 def written(seed: int, size: int) -> bytes:
     """The bytes that a write request of this seed carries."""
     return random.Random(seed).randbytes(size)
+
+
+def as_received(request: Request) -> list[Request]:
+    """The requests that the kernel makes of one: a write that begins within a page that is not cached is cut there."""
+    if request[0] != "write":
+        return [request]
+    _, path, offset, size, seed = request
+    assert isinstance(offset, int) and isinstance(size, int)
+    first = -offset % PAGE
+    if not 0 < first < size:
+        return [request]
+    return [("piece", path, offset, *span, size, seed) for span in ((0, first), (first, size))]
 
 
 @dataclass(eq=False)
@@ -117,6 +131,14 @@ class Tree:
         if offset > len(data):
             data.extend(bytes(offset - len(data)))
         data[offset : offset + size] = written(seed, size)
+        self._changed(path)
+
+    def _do_piece(self, path: str, offset: int, start: int, end: int, size: int, seed: int) -> None:
+        """Bytes `start` to `end` of what a write at `offset` carries."""
+        data = self.nodes[path].data
+        if offset + start > len(data):
+            data.extend(bytes(offset + start - len(data)))
+        data[offset + start : offset + end] = written(seed, size)[start:end]
         self._changed(path)
 
     def _do_truncate(self, path: str, size: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import stat
 from typing import Final
@@ -42,7 +43,7 @@ class Files:
         fd = os.open(self._at(path), os.O_WRONLY)
         try:
             if os.pwrite(fd, written(seed, size), offset) != size:
-                raise AssertionError("a short write")
+                raise OSError(errno.EIO, "a short write")
         finally:
             os.close(fd)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.model import Tree, tree_digest
+from tests.acceptance.model import Tree, as_received, tree_digest
 from tests.acceptance.on_files import Files, read_tree
 from tests.acceptance.workload import Workload
 
@@ -27,3 +27,18 @@ def test_model_agrees_with_the_local_file_system(tmp_path: Path, seed: int) -> N
     finally:
         os.umask(mask)
     assert read_tree(str(tmp_path)) == tree.entries()
+
+
+def test_a_write_in_pieces_is_the_same_write() -> None:
+    request = ("write", "f", 100_001, 60_000, 7)
+    whole, pieces = Tree(), Tree()
+    for tree in (whole, pieces):
+        tree.apply(("create", "f", 0o644))
+    whole.apply(request)
+    parts = as_received(request)
+    assert len(parts) == 2
+    for part in parts:
+        assert pieces.digest != whole.digest
+        pieces.apply(part)
+    assert pieces.digest == whole.digest
+    assert as_received(("write", "f", 4096, 60_000, 7)) == [("write", "f", 4096, 60_000, 7)]

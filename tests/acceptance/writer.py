@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.acceptance.harness import ICNFS
-from tests.acceptance.model import Request, Tree
+from tests.acceptance.model import Request, Tree, as_received
 from tests.acceptance.on_files import Files
 from tests.acceptance.workload import WEIGHTS, Workload
 
@@ -56,9 +56,9 @@ def read_journal(path: Path) -> Told:
     for line in raw.split(b"\n")[:-1]:
         word, *rest, when = json.loads(line)
         if word == "ask":
-            told.requests.append(tuple(rest[0]))
+            told.requests += as_received(tuple(rest[0]))
         elif word == "done":
-            told.returned.append(when)
+            told.returned += [when] * (len(told.requests) - len(told.returned))
         else:
             told.failure = rest[0]
     return told

@@ -427,7 +427,8 @@ def check_socket_by_bind(d: str) -> object:
             listener.bind("s")
             listener.listen()
             caller.connect("s")
-            again = done(socket.socket(socket.AF_UNIX).bind, "s")
+            with socket.socket(socket.AF_UNIX) as second:
+                again = done(second.bind, "s")
     finally:
         os.chdir(here)
     return facts(f"{d}/s")["kind"], again, done(os.open, f"{d}/s", os.O_RDONLY)
@@ -438,7 +439,9 @@ def check_inode_numbers_are_stable(d: str) -> object:
     first = os.stat(f"{d}/f").st_ino
     os.rename(f"{d}/f", f"{d}/g")
     fd = os.open(f"{d}/g", os.O_RDWR)
-    seen = {os.fstat(fd).st_ino, os.stat(f"{d}/g").st_ino, next(e.inode() for e in os.scandir(d))}
+    with os.scandir(d) as entries:
+        listed = [entry.inode() for entry in entries]
+    seen = {os.fstat(fd).st_ino, os.stat(f"{d}/g").st_ino, *listed}
     os.close(fd)
     return seen == {first}
 
