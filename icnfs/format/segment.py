@@ -1,8 +1,9 @@
 """A segment's description (the value of the `segments` table), and how its payload is laid out in k data shares.
 
 Encoded: msgpack array [1, id, k, n, share_len, size, [[provider, root, stored], ...]]; the first number is the format
-version.  A pack's chunk i lies whole in data share i mod k, at that share's fill; the longest share sets the length of
-all.  A run's bytes are cut in k equal parts.  What is left over is zeros.
+version.  A pack's chunk lies whole in one data share, the least filled so far (the first of equals), at its fill:
+chunks of one size go round the shares in turn, and chunks of mixed sizes leave little to fill up.  The longest share
+sets the length of all.  A run's bytes are cut in k equal parts.  What is left over is zeros.
 
 Promises: decoding takes any bytes and gives a value or a FormatError, and every number is capped.  It does not know
 what the payload means.
@@ -97,8 +98,8 @@ def lay_out(lengths: Sequence[int], k: int) -> Layout:
     """Places for a pack's sealed chunks of these lengths, in their order."""
     fill = [0] * k
     places = []
-    for index, length in enumerate(lengths):
-        share = index % k
+    for length in lengths:
+        share = fill.index(min(fill))
         places.append((share, fill[share]))
         fill[share] += length
     return Layout(max(fill), tuple(places))

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from icnfs.errors import ProviderLiesError
-from icnfs.limits import OBJECT_MAX
+from icnfs.limits import LIST_PAGE, OBJECT_MAX
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 Names: TypeAlias = list[str]
@@ -140,7 +140,10 @@ async def list_all(provider: Provider, prefix: str, after: str = "", *, most: in
     """Every page of `provider.list(prefix, after)`; `ProviderLiesError` past `most` names, or out of order."""
     names: list[str] = []
     last = after
-    while page := await provider.list(prefix, last):
+    full = True
+    while full:
+        page = await provider.list(prefix, last)
+        full = len(page) >= LIST_PAGE
         for name in page:
             if not is_name(name) or not name.startswith(prefix) or name <= last:
                 raise ProviderLiesError(provider.name, f"its listing of {prefix!r} is out of order, or not of it")

@@ -1,8 +1,8 @@
 """Packing sealed chunks into segments: which chunk goes where, and the payload in shared memory.
 
-A chunk lies whole in one data share.  Each goes to the share that is least filled, the first of equals: chunks of one
-size go round the shares in turn, so a sequential reader pulls from k providers at once, and chunks of mixed sizes leave
-the least to fill up with zeros.  This module knows neither where chunks come from nor where segments go.
+Chunks are taken in the order of their versions' records, so a file's chunks lie side by side and go round the data
+shares: a sequential reader pulls from k providers at once.  This module knows neither where chunks come from nor where
+segments go.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Final
 from icnfs.erasure import hashtree
 from icnfs.erasure.code import Code
 from icnfs.format.records import Location
-from icnfs.format.segment import ID_SIZE
+from icnfs.format.segment import ID_SIZE, lay_out
 from icnfs.limits import KIB, SEGMENT_SIZE
 from icnfs.transfer import bulk
 
@@ -36,17 +36,27 @@ class Pack:
 def plan(chunks: Iterable[tuple[int, int]], k: int, target: int = SEGMENT_SIZE) -> list[Pack]:
     """Packs for (version, sealed bytes) in their order, each closed once it holds `target` bytes."""
     packs: list[Pack] = []
-    segment, fill, places = secrets.token_bytes(ID_SIZE), [0] * k, list[tuple[int, Location]]()
-    for version, length in chunks:
-        share = fill.index(min(fill))
-        places.append((version, Location(segment, share, fill[share], length)))
-        fill[share] += length
-        if sum(fill) >= target:
-            packs.append(Pack(segment, max(fill), tuple(places)))
-            segment, fill, places = secrets.token_bytes(ID_SIZE), [0] * k, []
-    if places:
-        packs.append(Pack(segment, max(fill), tuple(places)))
+    pending: list[tuple[int, int]] = []
+    size = 0
+    for chunk in chunks:
+        pending.append(chunk)
+        size += chunk[1]
+        if size >= target:
+            packs.append(_pack(pending, k))
+            pending, size = [], 0
+    if pending:
+        packs.append(_pack(pending, k))
     return packs
+
+
+def _pack(chunks: list[tuple[int, int]], k: int) -> Pack:
+    segment = secrets.token_bytes(ID_SIZE)
+    layout = lay_out([length for _, length in chunks], k)
+    places = (
+        (version, Location(segment, share, offset, length))
+        for (version, length), (share, offset) in zip(chunks, layout.places, strict=True)
+    )
+    return Pack(segment, layout.share_len, tuple(places))
 
 
 def fill(pack: Pack, k: int, read: Callable[[int], bytes | memoryview]) -> int:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from icnfs.errors import ObjectMissingError, ProviderLiesError, ProviderRefusedError
 from icnfs.limits import LIST_PAGE, OBJECT_MAX
+from icnfs.providers import base
 from icnfs.providers.base import OBJECT_NAME_MAX, Provider, check_name, check_prefix, is_name, list_all
 from icnfs.providers.directory import DirectoryProvider
 from icnfs.providers.faults import FaultPlan, Faults
@@ -309,12 +310,15 @@ class _Listing(MemoryProvider):
         (["x/1"], ["y/1"], ["x/2"]),
     ],
 )
-def test_malformed_listing_is_a_lie(pages: tuple[list[str], ...]) -> None:
+def test_malformed_listing_is_a_lie(pages: tuple[list[str], ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base, "LIST_PAGE", 1)
     with pytest.raises(ProviderLiesError, match="out of order"):
         trio.run(list_all, _Listing(*pages), "x" if "x/1" in pages[0] else "")
 
 
-def test_endless_listing_ends() -> None:
+def test_endless_listing_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base, "LIST_PAGE", 1)
+
     class Endless(MemoryProvider):
         async def list(self, prefix: str, after: str = "") -> list[str]:
             await trio.lowlevel.checkpoint()
