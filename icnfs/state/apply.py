@@ -7,12 +7,14 @@ goes then, unless a location still names it at the providers (which only collect
 
 from __future__ import annotations
 
+import logging
 from struct import Struct
 from typing import Final
 
 import lmdb
 
 from icnfs.crypto.sealing import RecordSealer
+from icnfs.errors import FormatError
 from icnfs.format.records import (
     DIRTY_PREFIX,
     PAIR,
@@ -31,6 +33,8 @@ from icnfs.format.records import (
 from icnfs.state.batch import Batch, Counters, Cut
 from icnfs.state.env import Environments
 from icnfs.state.reader import Reader
+
+log = logging.getLogger(__name__)
 
 COUNTERS: Final = Struct(">QQQQQQQQQ")
 _PUBLISHED: Final = frozenset(PUBLISHED)
@@ -143,9 +147,9 @@ class Writer:
         if self._is_cut(ino, index, chunk.version):
             self._bury(chunk, named=False)
             return
-        old = self.reader.chunk(ino, index)
+        old = self.reader.raw(Table.CHUNKS, key)
         if old is not None:
-            self._bury(old, named=True)
+            self._bury_row(key, old)
         self.dirty_change += chunk.length
         self.put(Table.CHUNKS, key, pack_chunk(chunk), batch.generation)
         stale = [k for k, _ in self.reader.rows(Table.PATCHES, key, key) if U64.unpack_from(k, 16)[0] < chunk.version]
@@ -168,6 +172,19 @@ class Writer:
         if named and self._meta.get(key, db=self._dbs[Table.LOCATIONS]) is None:
             self.dirty_change -= record.length
 
+    def _bury_row(self, key: bytes, sealed: bytes) -> None:
+        record = self._record(key, sealed)
+        if record is not None:
+            self._bury(record, named=True)
+
+    def _record(self, key: bytes, sealed: bytes | memoryview) -> ChunkRecord | None:
+        """None where the row is damaged: what it named stays in `data`, which harms nothing else."""
+        try:
+            return unpack_chunk(self._sealer.open(Table.CHUNKS, key, sealed))
+        except FormatError as error:
+            log.warning("chunk %d of inode %d goes: %s", *reversed(PAIR.unpack(key)), error)
+            return None
+
     def _cut(self, cut: Cut, batch: Batch) -> None:
         if not self.reap(cut, batch.generation, DIRECT_CUT):
             key = TRIPLE.pack(cut.ino, cut.first, cut.bound)
@@ -181,15 +198,16 @@ class Writer:
         left = most
         dead = []
         for key, sealed in self.reader.rows(Table.CHUNKS, start, prefix):
-            record = unpack_chunk(self._sealer.open(Table.CHUNKS, key, sealed))
-            if record.version <= cut.bound:
+            record = self._record(key, sealed)
+            if record is None or record.version <= cut.bound:
                 dead.append((key, record))
                 left -= 1
                 if not left:
                     break
         for key, record in dead:
             self.delete(Table.CHUNKS, key, generation)
-            self._bury(record, named=True)
+            if record is not None:
+                self._bury(record, named=True)
         stale = []
         for key, _ in self.reader.rows(Table.PATCHES, start, prefix):
             if not left:

@@ -13,6 +13,7 @@ handed to the committer.  Invariants:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -95,18 +96,22 @@ class Overlay:
             names = self.names[parent] = SortedDict()
         names[cookie] = entry
 
-    def drop(self, batch: Batch) -> None:
-        """Forget what `batch` changed, unless a later batch changed it again."""
-        for (parent, cookie), entry in batch.names.items():
+    def drop(self, batch: Batch, later: Sequence[Batch]) -> None:
+        """Forget what `batch` changed, unless one of the `later` batches changed it again.
+
+        What the overlay shows does not tell: a name removed, made and removed again is None each time.
+        """
+        for place in batch.names:
+            parent, cookie = place
             names = self.names.get(parent)
-            if names is not None and cookie in names and names[cookie] is entry:
+            if names is not None and cookie in names and not any(place in b.names for b in later):
                 del names[cookie]
                 if not names:
                     del self.names[parent]
-        _drop(self.xattrs, batch.xattrs)
-        _drop(self.chunks, batch.chunks)
-        _drop(self.keys, batch.keys)
-        _drop(self.settings, batch.settings)
+        _drop(self.xattrs, batch.xattrs, [b.xattrs for b in later])
+        _drop(self.chunks, batch.chunks, [b.chunks for b in later])
+        _drop(self.keys, batch.keys, [b.keys for b in later])
+        _drop(self.settings, batch.settings, [b.settings for b in later])
         for ino, index, patch in batch.patches:
             patches = self.patches.get((ino, index))
             if patches is not None:
@@ -115,7 +120,7 @@ class Overlay:
                     del self.patches[ino, index]
 
 
-def _drop(overlay: dict[K, V], changes: dict[K, V]) -> None:
-    for key, value in changes.items():
-        if key in overlay and overlay[key] is value:
+def _drop(overlay: dict[K, V], changes: dict[K, V], later: list[dict[K, V]]) -> None:
+    for key in changes:
+        if key in overlay and not any(key in changed for changed in later):
             del overlay[key]

@@ -25,7 +25,7 @@ from typing import Any, Final, NamedTuple
 import lmdb
 
 from icnfs.crypto.sealing import ChunkSealer, RecordSealer, Salts
-from icnfs.errors import LocalDiskError
+from icnfs.errors import IcnfsError, LocalDiskError
 from icnfs.format.records import U64, ChunkRecord, Table
 from icnfs.state.apply import Writer
 from icnfs.state.batch import Batch, Counters
@@ -35,6 +35,14 @@ log = logging.getLogger(__name__)
 
 RETRY_SECONDS: Final = 0.5
 """Between attempts while the disk takes nothing; a kick ends the wait early."""
+
+RELIEF_SECONDS: Final = 0.05
+RELIEF_TRIES: Final = 4
+TURNS: Final = 3
+"""A full disk is not reported while the clean chunks that went may yet help: they do after so many commits, between
+which the request loop renews its snapshots."""
+
+_NO_VERSION: Final = U64.pack(0)
 
 IDLE_SECONDS: Final = 0.5
 """After so long without work the data of dead versions is erased."""
@@ -62,11 +70,12 @@ class CacheJob:
 
 @dataclass(slots=True, eq=False)
 class Task:
-    """A change of its own to `meta`, committed like a batch."""
+    """A change of its own to `meta`, committed like a batch; where `work` raises an `IcnfsError`, nothing changes."""
 
     work: Callable[[Writer], Any]
     done: Callable[[Any], None]
     result: Any = None
+    error: IcnfsError | None = None
 
 
 class Last(NamedTuple):
@@ -91,6 +100,18 @@ class Done:
     tasks: list[Task] = field(default_factory=list)
 
 
+class _TaskFailedError(Exception):
+    """The transaction goes without the task that failed."""
+
+
+def _work(task: Task, writer: Writer) -> Any:
+    try:
+        return task.work(writer)
+    except IcnfsError as error:
+        task.error = error
+        raise _TaskFailedError from error
+
+
 class Committer:
     """Start with `start`, end with `stop`, which commits what was submitted; `submit` may be called from the loop."""
 
@@ -109,6 +130,8 @@ class Committer:
         self.dirty_bytes = last.dirty_bytes
         """Bytes of sealed chunks that no location names; written by this thread only."""
         self.commits = 0
+        self.relief: Callable[[Writer], object] = lambda writer: None
+        """Dooms clean chunks; called in the thread when the disk takes nothing."""
         self._env = env
         self._records = records
         self._chunks = chunks
@@ -122,6 +145,8 @@ class Committer:
         self._forgotten: list[int] = []
         self._unsynced = False
         self._failing = False
+        self._turns = 0
+        self._lacks_reserve = False
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="committer", daemon=True)
 
@@ -183,7 +208,7 @@ class Committer:
         )
         ordered = [j for j in jobs if isinstance(j, Batch | Task)]
         if done.sealed or done.cached or len(self._doomed) > DOOMED_MAX:
-            self._insist(lambda: self._put_data(done))
+            self._insist(lambda: self._put_data(done), in_data=True)
             if done.sealed and not ordered:
                 self._post(lambda: self._on_done(Done(done.sealed, done.cached)))
                 return
@@ -198,26 +223,53 @@ class Committer:
         self._env.sync_data()
         self._unsynced = False
 
-    def _insist(self, step: Callable[[], None]) -> None:
-        """Run `step` until it succeeds; report a disk that takes nothing, and again when it takes something."""
+    def _insist(self, step: Callable[[], None], *, in_data: bool = False) -> None:
+        """Run `step` until it succeeds; report a disk that takes nothing, and again when it takes something.
+
+        Clean chunks make room `in_data`; for `meta` they cannot, for LMDB's files never shrink.
+        """
+        tries = 0
         while True:
             try:
                 step()
             except (lmdb.Error, OSError) as error:
                 if isinstance(error, lmdb.PanicError):
                     raise
-                if not self._env.give_up_reserve():
+                if self._env.give_up_reserve():
+                    self._lacks_reserve = True
+                    if in_data:
+                        self._relieve()
+                    continue
+                tries += 1
+                if not (in_data and self._relieve()) or tries > RELIEF_TRIES:
                     if self._stopping:
                         raise
                     self._report(error)
-                    self._kick.wait(RETRY_SECONDS)
-                    self._kick.clear()
+                self._kick.wait(RETRY_SECONDS if self._failing else RELIEF_SECONDS)
+                self._kick.clear()
                 continue
             if self._failing:
                 self._failing = False
-                self._env.take_reserve()
                 self._post(lambda: self._on_failure(None))
+            if self._lacks_reserve:
+                self._lacks_reserve = not self._env.take_reserve()
             return
+
+    def _relieve(self) -> bool:
+        """Let clean chunks go, so that `data` has pages to use again; false when that cannot help.
+
+        LMDB uses a page again once a later commit is the oldest that anybody reads: that takes commits more.
+        """
+        with self._env.data.begin() as data, self._env.meta.begin() as meta:
+            writer = Writer(self._env, self._records, meta, data)
+            self.relief(writer)
+        self._doomed += writer.doomed
+        if self._doomed:
+            self._turns = TURNS
+        if not self._turns:
+            return False
+        self._turns -= 1
+        return self._erase_doomed(turn=True)
 
     def _report(self, error: Exception) -> None:
         if not self._failing:
@@ -227,20 +279,42 @@ class Committer:
             self._post(lambda: self._on_failure(failure))
 
     def _put_data(self, done: Done) -> None:
+        try:
+            self._write_data(done.sealed, self._alive(done.cached))
+        except lmdb.Error:
+            if not done.cached:
+                raise
+            self._write_data(done.sealed, [])  # what was only to be cached can be fetched again
+
+    def _alive(self, cached: list[CacheJob]) -> list[CacheJob]:
+        if not cached:
+            return cached
+        with self._env.meta.begin(db=self._env.meta_dbs[Table.GARBAGE]) as meta:
+            return [job for job in cached if meta.get(U64.pack(job.version)) is None]
+
+    def _write_data(self, sealed_jobs: list[SealJob], cached: list[CacheJob]) -> None:
         with self._env.data.begin(write=True, db=self._env.data_db) as txn:
-            for job in done.sealed:
+            for job in sealed_jobs:
                 record = job.record
                 sealed, record.tag = self._chunks.seal(job.file_key, record.key_id, record.version, job.plain)
                 record.salt_id = self._salts.current
                 record.length = len(sealed)
                 txn.put(U64.pack(record.version), sealed, append=False)
-            for cached in done.cached:
-                txn.put(U64.pack(cached.version), cached.sealed)
+            for kept in cached:
+                txn.put(U64.pack(kept.version), kept.sealed)
             self._erase(txn)
         self._erased()
-        self._unsynced = True
 
     def _put_meta(self, ordered: list[Batch | Task]) -> None:
+        while True:
+            try:
+                self._write_meta(ordered)
+            except _TaskFailedError:
+                continue
+            return
+
+    def _write_meta(self, ordered: list[Batch | Task]) -> None:
+        settled = not self._unsynced
         with self._env.data.begin() as data, self._env.meta.begin(write=True) as meta:
             writer = Writer(self._env, self._records, meta, data)
             last = self._last
@@ -249,16 +323,18 @@ class Committer:
                     job.lingering.clear()
                     writer.apply(job)
                     last = Last(job.counters, job.number, job.next_generation, 0)
-                else:
-                    job.result = job.work(writer)
+                elif job.error is None:
+                    job.result = _work(job, writer)
             if last is not self._last or writer.dirty_change:
                 dirty = self.dirty_bytes + writer.dirty_change
                 writer.put_counters(last.counters, last.batch, last.generation, dirty)
-            self._forget(meta)
+            if settled:
+                self._forget(meta)
         self._last = last
         self.dirty_bytes += writer.dirty_change
         self._doomed += writer.doomed
-        self._forgotten.clear()
+        if settled:
+            self._forgotten.clear()
 
     # --- dead versions ----------------------------------------------------------------------------------------------
 
@@ -269,21 +345,27 @@ class Committer:
     def _erased(self) -> None:
         self._forgotten += self._doomed
         self._doomed = []
+        self._unsynced = True
 
-    def _erase_doomed(self) -> None:
-        """In an idle moment; a full disk leaves it for later."""
-        if not self._doomed:
-            return
+    def _erase_doomed(self, *, turn: bool = False) -> bool:
+        """In an idle moment; a full disk leaves it for later: then false.  `turn`: commit in any case."""
+        if not self._doomed and not turn:
+            return True
         try:
             with self._env.data.begin(write=True, db=self._env.data_db) as txn:
+                if turn:
+                    txn.put(_NO_VERSION, b"")
+                    txn.delete(_NO_VERSION)
                 self._erase(txn)
             self._erased()
             self._post(lambda: self._on_done(Done()))
         except lmdb.Error as error:
             log.warning("dead chunks could not be erased yet: %s", error)
+            return False
+        return True
 
     def _forget(self, meta: lmdb.Transaction) -> None:
-        """Drop the notes of erased versions that no location names."""
+        """Drop the notes of versions whose erasure is durable, and that no location names."""
         locations, garbage = self._env.meta_dbs[Table.LOCATIONS], self._env.meta_dbs[Table.GARBAGE]
         for version in self._forgotten:
             key = U64.pack(version)

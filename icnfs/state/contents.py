@@ -41,9 +41,7 @@ KEYS_MAX: Final = 8192
 class ColdSource(Protocol):
     """Where chunks come from that the local state does not hold."""
 
-    async def fetch(
-        self, version: int, location: Location, check: Callable[[bytes], bool], deadline: float
-    ) -> bytes:
+    async def fetch(self, version: int, location: Location, check: Callable[[bytes], bool], deadline: float) -> bytes:
         """The sealed chunk that passes `check`; `deadline` is a trio time.  Raises an `IcnfsError` past it."""
         ...
 
@@ -267,13 +265,18 @@ class Contents:
     def truncate(self, node: Inode, size: int) -> None:
         """Set the size of an edited inode; what is cut off reads as zeros should the file grow again."""
         old_size, old_blocks = node.size, node.blocks
-        node.size = size
         if size < old_size and node.count:
             self._shrink(node, old_size, size)
+        node.size = size
         self._store.bytes_used += (node.blocks - old_blocks) << 9
 
     def _shrink(self, node: Inode, old_size: int, size: int) -> None:
         first, rest = divmod(size, CHUNK_SIZE)
+        keep = first + (1 if rest else 0)
+        count = node.count
+        if keep * CHUNK_SIZE < old_size:
+            dense = count == -(-old_size // CHUNK_SIZE)
+            count = keep if dense else (self._count(node.ino, keep) if keep else 0)
         place = (node.ino, first)
         if rest and (place in self._hot or self._exists(*place)):
             hot = self._hot.get(place) or self._heat(node, first, False)
@@ -282,10 +285,8 @@ class Contents:
             self._hot_bytes += hot.dirty_bytes - before
             if hot.changed:
                 self._dirty[hot] = None
-        keep = first + (1 if rest else 0)
+        node.count = count
         if keep * CHUNK_SIZE < old_size:
-            dense = node.count == -(-old_size // CHUNK_SIZE)
-            node.count = keep if dense else (self._count(node.ino, keep) if keep else 0)
             self._cut(node.ino, keep)
 
     def drop(self, node: Inode) -> None:
@@ -440,7 +441,8 @@ class Contents:
         while len(self._warm) >= WARM_MAX:
             self._warm.pop(next(iter(self._warm)))
         self._warm[version] = sealed
-        self._store.committer.submit(CacheJob(version, sealed))
+        if self._store.failure is None:
+            self._store.committer.submit(CacheJob(version, sealed))
 
     def _checker(self, record: ChunkRecord) -> Callable[[bytes], bool]:
         file_key = self._key(record.key_id)
@@ -537,4 +539,3 @@ def _pieces(offset: int, size: int) -> Iterator[tuple[int, int, int]]:
         stop = min(CHUNK_SIZE, start + end - offset)
         yield index, start, stop
         offset += stop - start
-

@@ -12,6 +12,8 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+import lmdb
+
 from icnfs.format import segment as segments
 from icnfs.format.records import (
     DIRTY_PREFIX,
@@ -44,8 +46,7 @@ class PublishCut:
         self.generation = generation
         self.time_ns = time.time_ns()
         self._store = store
-        self._meta = store.env.meta.begin(buffers=True)
-        self._data = store.env.data.begin(buffers=True)
+        self._meta, self._data = _snapshots(store)
         self.reader = Reader(store.env, store.records, self._meta, self._data)
         plain = self.reader.setting("counters")
         assert plain is not None
@@ -104,6 +105,20 @@ class PublishCut:
         return sealed
 
 
+def _snapshots(store: Store) -> tuple[lmdb.Transaction, lmdb.Transaction]:
+    """Snapshots of `meta` and `data` in which everything lies that `meta` names.
+
+    What `meta` names is erased only after a later commit of it; so there was none before `data` was held still.
+    """
+    env = store.env
+    while True:
+        meta, data = env.meta.begin(buffers=True), env.data.begin(buffers=True)
+        if env.meta.info()["last_txnid"] == meta.id():
+            return meta, data
+        meta.abort()
+        data.abort()
+
+
 async def begin_cut(store: Store) -> PublishCut:
     """Close the open batch, wait until it is durable, and hold that state still."""
     number, generation = store.close_for_cut()
@@ -136,13 +151,15 @@ async def finish_publish(
                 _clean(writer, key)
         for name, document in {**documents, "published": str(cut.generation).encode()}.items():
             writer.put(Table.SETTINGS, name.encode(), document, 0)
+        if keep_since > store.dirty_floor:
+            writer.put(Table.SETTINGS, b"dirty-floor", str(keep_since).encode(), 0)
 
     await store.task(work)
     store.published_generation = cut.generation
     if keep_since > store.dirty_floor:
+        store.dirty_floor = keep_since
         while await store.task(lambda writer, _: _forget(writer, keep_since)):
             pass
-        store.dirty_floor = keep_since
 
 
 def _clean(writer: Writer, key: bytes) -> None:
@@ -167,8 +184,6 @@ def _forget(writer: Writer, keep_since: int) -> bool:
         keys.append(key)
     for key in keys:
         writer.delete(Table.DIRTY, key, 0)
-    if not keys:
-        writer.put(Table.SETTINGS, b"dirty-floor", str(keep_since).encode(), 0)
     return bool(keys)
 
 

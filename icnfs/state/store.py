@@ -181,12 +181,17 @@ class Store:
             log.debug("a commit ended after the event loop did")
 
     async def task(self, work: Callable[[Writer, int], Any]) -> Any:
-        """Run `work(writer, dirty generation)` in a transaction of the committer; its result, once it is durable."""
+        """Run `work(writer, dirty generation)` in a transaction of the committer; its result, once it is durable.
+
+        An `IcnfsError` of `work` is raised here, and then nothing has changed; `LocalDiskError` as in `flush`.
+        """
         event = trio.Event()
         generation = self.generation
         task = Task(lambda writer: work(writer, generation), lambda result: event.set())
         self.committer.submit(task)
         await self._wait(event)
+        if task.error is not None:
+            raise task.error
         return task.result
 
     async def _wait(self, event: trio.Event) -> None:
@@ -259,16 +264,19 @@ class Store:
             await self._progress.wait()
 
     def _on_done(self, done: Done) -> None:
-        """In the request loop, after a commit: renew the snapshots and drop what they show now."""
+        """In the request loop, after a commit: renew the snapshots and drop what they show now.
+
+        `data` first: then `meta` is never the older one, which could name a version that was erased since.  What it
+        names too early for `data` is still in memory.
+        """
         reader = self.reader
         reader.data.abort()
         reader.data = self.env.data.begin(buffers=True)
-        if done.batches or done.tasks:
-            reader.meta.abort()
-            reader.meta = self.env.meta.begin(buffers=True)
+        reader.meta.abort()
+        reader.meta = self.env.meta.begin(buffers=True)
         for batch in done.batches:
-            self.overlay.drop(batch)
             self._closed.popleft()
+            self.overlay.drop(batch, [*self._closed, self.batch])
             self.committed = batch.number
             for ino, node in batch.inodes.items():
                 if node is None and self._inodes.get(ino, node) is None:
@@ -457,14 +465,21 @@ class Store:
         return None
 
     def add_name(self, parent: int, name: bytes, ino: int, kind: int) -> Entry:
-        """Name an inode; the caller has seen that the name is free.  ENOSPC where 16 names of one hash meet."""
+        """Name an inode; the caller has seen that the name is free.  ENOSPC as `free_cookie`."""
+        return self.replace_name(parent, Entry(self.free_cookie(parent, name), ino, kind, name))
+
+    def free_cookie(self, parent: int, name: bytes) -> int:
+        """Where a new name goes; ENOSPC where 16 names of one hash meet, which a keyed hash of 59 bits hardly allows.
+
+        A request that changes more than the name asks first: it must change all or nothing.
+        """
         base = self.names.cookie_base(parent, name) << RANK_BITS
         changed: Mapping[int, Entry | None] = self.overlay.names.get(parent, {})
         taken = {e.cookie for e in self.reader.candidates(parent, base >> RANK_BITS)}
         for cookie in range(base, base + RANKS):
             present = changed[cookie] is not None if cookie in changed else cookie in taken
             if not present:
-                return self.replace_name(parent, Entry(cookie, ino, kind, name))
+                return cookie
         raise FsError(errno.ENOSPC)
 
     def replace_name(self, parent: int, entry: Entry) -> Entry:

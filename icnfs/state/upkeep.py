@@ -14,7 +14,7 @@ from typing import Final
 
 import trio
 
-from icnfs.errors import IcnfsError, LocalDiskError
+from icnfs.errors import FormatError, FsError, IcnfsError
 from icnfs.format.records import TRIPLE, U64, Table
 from icnfs.format.segment import SegmentInfo
 from icnfs.limits import GIB, MIB
@@ -32,8 +32,10 @@ EVICT_STEP: Final = 512
 """Rows that one commit reaps, and versions that one looks at: a few milliseconds of the committer's time."""
 
 FOLD_DEADLINE: Final = 20.0
-FOLD_RETRY: Final = 30.0
-"""Seconds that a fold may wait for a provider, and until a failed one is tried again."""
+"""Seconds that a fold may wait for a provider."""
+
+RELIEF: Final = 32 * MIB
+"""Clean chunks that go at once when the disk takes nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,30 +48,37 @@ class Budget:
 
 
 class Upkeep:
-    """Start `run` beside `Store.run`."""
+    """Make it before requests come, and start `run` beside `Store.run`."""
 
     def __init__(self, store: Store, budget: Budget) -> None:
         self._store = store
         self._budget = budget
         self._hand = b""
+        self._orphans = [U64.unpack(key)[0] for key, _ in store.reader.rows(Table.ORPHANS)]
+        self._swept = False
         self.evicted = 0
+        store.committer.relief = partial(self._evict, RELIEF)
 
     async def run(self) -> None:
         store = self._store
-        await self._sweep()
         self._purge_orphans()
         while True:
+            try:
+                await self._round()
+            except IcnfsError as error:
+                log.warning("upkeep will try again: %s", error)
+                await trio.sleep(TICK)
             with trio.move_on_after(TICK):
                 await store.upkeep_wanted.wait()
             store.upkeep_wanted = trio.Event()
-            try:
-                await self._fold()
-                await self._reap()
-                await self._make_room()
-            except LocalDiskError as error:
-                log.warning("upkeep waits for the local disk: %s", error)
-                with trio.move_on_after(TICK):
-                    await trio.sleep_forever()
+
+    async def _round(self) -> None:
+        if not self._swept:
+            await self._sweep()
+            self._swept = True
+        await self._fold()
+        await self._reap()
+        await self._make_room()
 
     # --- after a crash ----------------------------------------------------------------------------------------------
 
@@ -79,18 +88,20 @@ class Upkeep:
         named = store.first_unnamed
 
         def work(writer: Writer, _: int) -> int:
-            doomed = [v for v in self._unnamed(writer, named, store.first_own) if writer.reader.has_chunk(v)]
-            writer.doomed += doomed
-            return len(doomed)
+            writer.doomed += self._unnamed(writer, named, store.first_own)
+            return len(writer.doomed)
 
         swept = await store.task(work)
         if swept:
-            log.info("erased %d chunk versions that a crash had left", swept)
+            log.info("erasing %d chunk versions that the last mount had left", swept)
 
     @staticmethod
     def _unnamed(writer: Writer, named: int, own: int) -> list[int]:
-        versions = [U64.unpack(key)[0] for key, _ in writer.reader.rows(Table.GARBAGE)]
-        with writer.reader.data.cursor(writer.reader.env.data_db) as cursor:
+        """Versions without a name, and dead ones that lie here or whose note nothing keeps."""
+        reader = writer.reader
+        notes = [U64.unpack(key)[0] for key, _ in reader.rows(Table.GARBAGE)]
+        versions = [v for v in notes if reader.has_chunk(v) or reader.raw(Table.LOCATIONS, U64.pack(v)) is None]
+        with reader.data.cursor(reader.env.data_db) as cursor:
             if cursor.set_range(U64.pack(named)):
                 for key in cursor.iternext(keys=True, values=False):
                     version = U64.unpack(key)[0]
@@ -102,8 +113,7 @@ class Upkeep:
     def _purge_orphans(self) -> None:
         """Inodes that only open handles kept when the last mount ended."""
         store = self._store
-        for key, _ in list(store.reader.rows(Table.ORPHANS)):
-            ino = U64.unpack(key)[0]
+        for ino in self._orphans:
             if store.has_inode(ino):
                 store.drop_inode(ino)
             else:
@@ -113,16 +123,19 @@ class Upkeep:
 
     async def _fold(self) -> None:
         store = self._store
-        places, store.contents.to_fold = store.contents.to_fold, set()
-        for ino, index in places:
-            if store.read_only:
-                return
+        places = store.contents.to_fold
+        while places and not store.read_only:
             if store.congested:
-                await store.wait_room(growing=False)
+                try:
+                    await store.wait_room(growing=False)
+                except FsError as error:
+                    log.debug("chunks keep their patches for now: %s", error)
+                    return
+            if not places:
+                return
+            ino, index = places.pop()
             try:
                 await store.contents.fold(ino, index, trio.current_time() + FOLD_DEADLINE)
-            except LocalDiskError:
-                raise
             except IcnfsError as error:
                 log.debug("a chunk could not be folded and keeps its patches: %s", error)
             await trio.lowlevel.checkpoint()
@@ -157,7 +170,7 @@ class Upkeep:
         if store.failure is not None:
             store.committer.kick()
 
-    def _evict(self, over: int, writer: Writer, _: int) -> tuple[int, bool]:
+    def _evict(self, over: int, writer: Writer, _: int = 0) -> tuple[int, bool]:
         """In the committer thread: doom clean chunks from the clock's hand on; (bytes, whether a round ended)."""
         reader = writer.reader
         freed = 0
@@ -174,11 +187,15 @@ class Upkeep:
                 if looked > EVICT_STEP or freed >= over:
                     return freed, False
                 version = U64.unpack(key)[0]
-                location = reader.location(version)
-                if location is None:
+                try:
+                    location = reader.location(version)
+                    if location is None:
+                        continue
+                    if location.segment not in safe:
+                        safe[location.segment] = _is_safe(reader.segment(location.segment), self._store.is_safe)
+                except FormatError as error:
+                    log.warning("version %d is kept: %s", version, error)
                     continue
-                if location.segment not in safe:
-                    safe[location.segment] = _is_safe(reader.segment(location.segment), self._store.is_safe)
                 if safe[location.segment]:
                     writer.doomed.append(version)
                     freed += len(sealed)

@@ -27,7 +27,7 @@ from icnfs.state.inode import HAS_XATTRS, Inode
 from icnfs.state.loader import ROOT_INO
 from icnfs.state.store import Store
 from icnfs.vfs.handles import Handle, Handles
-from icnfs.vfs.times import Atime, is_due
+from icnfs.vfs.times import Atime, clamped, is_due
 
 RENAME_NOREPLACE: Final = 1
 RENAME_EXCHANGE: Final = 2
@@ -164,8 +164,9 @@ class Vfs:
 
     def _accessed(self, node: Inode) -> None:
         now = time.time_ns()
-        if is_due(self._atime, node, now) and not self._store.read_only and not self._store.full:
-            self._store.edit(node.ino).atime = now
+        store = self._store
+        if is_due(self._atime, node, now) and not (store.read_only or store.full or store.failure):
+            store.edit(node.ino).atime = now
 
     # --- making -----------------------------------------------------------------------------------------------------
 
@@ -212,12 +213,13 @@ class Vfs:
             mode |= stat.S_IFREG
         if stat.S_ISDIR(mode) and directory.nlink >= LINK_MAX:
             raise FsError(errno.EMLINK)
+        cookie = self._store.free_cookie(parent, name)
         now = time.time_ns()
         node = self._store.new_inode(mode, uid, gid, now)
         if node.is_dir:
             node.nlink = 2
             node.parent = parent
-        self._store.add_name(parent, name, node.ino, node.kind)
+        self._store.replace_name(parent, Entry(cookie, node.ino, node.kind, name))
         self._entered(parent, now, 1, node.is_dir)
         return node
 
@@ -251,11 +253,12 @@ class Vfs:
             raise FsError(errno.ENOENT)
         if node.nlink >= LINK_MAX:
             raise FsError(errno.EMLINK)
+        cookie = self._store.free_cookie(parent, name)
         now = time.time_ns()
         node = self._store.edit(ino)
         node.nlink += 1
         node.ctime = now
-        self._store.add_name(parent, name, ino, node.kind)
+        self._store.replace_name(parent, Entry(cookie, ino, node.kind, name))
         self._entered(parent, now, 1, False)
         return node
 
@@ -347,11 +350,9 @@ class Vfs:
     def _move(self, parent: int, source: Entry, new_parent: int, new_name: bytes, target: Entry | None) -> None:
         store = self._store
         now = time.time_ns()
+        cookie = store.free_cookie(new_parent, new_name) if target is None else target.cookie
         store.remove_name(parent, source)
-        if target is None:
-            store.add_name(new_parent, new_name, source.ino, source.kind)
-        else:
-            store.replace_name(new_parent, Entry(target.cookie, source.ino, source.kind, new_name))
+        store.replace_name(new_parent, Entry(cookie, source.ino, source.kind, new_name))
         moved = store.edit(source.ino)
         moved.ctime = now
         self._entered(parent, now, -1, moved.is_dir)
@@ -420,9 +421,9 @@ class Vfs:
         if change.gid is not None:
             node.gid = change.gid
         if change.atime is not None:
-            node.atime = change.atime
+            node.atime = clamped(change.atime)
         if change.mtime is not None:
-            node.mtime = change.mtime
+            node.mtime = clamped(change.mtime)
         node.ctime = now
         return node
 
