@@ -110,6 +110,9 @@ def _daemon(job: Job, level: str, readiness: Readiness) -> int:
             _log.error("ended reason=%s", error)
             readiness.failed(error)
             return int(error.exit_code)
+        except KeyboardInterrupt:
+            readiness.failed(InterruptedByUserError("interrupted before the mount was live; nothing stays mounted"))
+            return int(Exit.INTERRUPTED)
         except BaseException as error:  # noqa: BLE001 - the last frame of a daemon: logged, reported, ended
             _log.critical("ended", exc_info=True)
             readiness.failed(IcnfsError(f"the mount process failed inside ({type(error).__name__}); see its log"))

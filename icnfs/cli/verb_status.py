@@ -18,7 +18,7 @@ from icnfs.control import endpoint
 from icnfs.control.client import Mount
 from icnfs.control.facts import MountStatus
 from icnfs.control.protocol import StatusRequest, take_facts
-from icnfs.errors import Exit, NotMountedError
+from icnfs.errors import Exit
 from icnfs.volume.keyring import FILE
 from icnfs.volume.status import ProviderStatus, Status
 
@@ -50,10 +50,9 @@ def _names() -> list[str]:
 
 
 def _ask(name: str) -> MountStatus | None:
-    try:
-        return take_facts(Mount(runtime_dir(), name).ask(StatusRequest()), MountStatus)
-    except NotMountedError:
-        return None
+    """What the mount says, None where there is none; NotMountedError from one that is there and silent."""
+    mount = Mount(runtime_dir(), name)
+    return take_facts(mount.ask(StatusRequest()), MountStatus) if mount.alive() else None
 
 
 def _document(name: str, status: MountStatus | None) -> dict[str, object]:

@@ -18,7 +18,7 @@ from icnfs.cli.output import json_option, watching
 from icnfs.cli.verb_sync import deadline_option, report
 from icnfs.control.client import Mount, wait_ended
 from icnfs.control.facts import Published
-from icnfs.control.mounts import mount_at, mounted
+from icnfs.control.mounts import Mounted, mount_at, mounted
 from icnfs.control.protocol import UnmountRequest, take_facts
 from icnfs.errors import IcnfsError, MountPointError, NotMountedError
 from icnfs.fuse import mountpoint
@@ -42,28 +42,33 @@ def verb(directory: Path, drain: bool, lazy: bool, deadline: float | None, as_js
     mount = mount_process(found)
     request = UnmountRequest(drain=drain, deadline=deadline or 0.0, lazy=lazy)
     process = mount.process()
-    try:
-        published = _ask(mount, request) if process is not None else None
-        if process is None:
-            _without_process(found.point, drain)
-        elif not wait_ended(process, ENDING):
-            raise IcnfsError(f"{directory} is unmounted, but its process still runs after {ENDING:.0f} s; see its log")
-    finally:
-        if process is not None:
+    if process is None:
+        _without_process(found.point, drain)
+        published = None
+    else:
+        try:
+            published = _by_process(mount, request, process, found)
+        finally:
             os.close(process)
-    if any(other == found for other in mounted()):
+    if found in mounted():
         raise MountPointError(f"{directory}: still mounted though its process has ended; try `umount -l {directory}`")
     if published is not None:
         report(published, as_json)
 
 
-def _ask(mount: Mount, request: UnmountRequest) -> Published | None:
-    """Have it unmount; a process that ends before it answers has done so, or leaves a dead mount point to the check."""
+def _by_process(mount: Mount, request: UnmountRequest, process: int, found: Mounted) -> Published | None:
+    """Have the mount's process unmount, and wait until it has ended; a silent one is left without its mount point."""
     try:
         with watching(f"Publishing {mount.volume}") as show:
             answer = mount.ask(request, show)
-    except NotMountedError:
-        return None
+    except NotMountedError as error:
+        if found in mounted():
+            mountpoint.detach(os.fspath(found.point))
+        if wait_ended(process, 0.0):
+            return None
+        raise NotMountedError(f"{error}; {found.point} is detached, and the process is to be killed") from None
+    if not wait_ended(process, ENDING):
+        raise IcnfsError(f"{found.point} is unmounted, but its process still runs after {ENDING:.0f} s; see its log")
     return take_facts(answer, Published) if request.drain else None
 
 

@@ -37,18 +37,21 @@ _UMOUNT_NOFOLLOW: Final = 8
 _FUSERMOUNT: Final = "fusermount3"
 _FUSERMOUNT_SECONDS: Final = 30
 _OCTAL: Final = re.compile(rb"\\([0-7]{3})")
+_USER: Final = re.compile(rb"\buser_id=(\d{1,10})\b")
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Mounted:
-    """One line of mountinfo (proc(5)): where, of which type, from what source, and the device as 'major:minor'."""
+    """One line of mountinfo (proc(5)): where, of which type, from what source, the device as 'major:minor', and for
+    FUSE whose mount it is."""
 
     path: bytes
     fs_type: str
     source: bytes
     device: str
+    uid: int = 0
 
 
 def parse_mountinfo(text: bytes) -> Iterator[Mounted]:
@@ -58,7 +61,9 @@ def parse_mountinfo(text: bytes) -> Iterator[Mounted]:
         fields, tail = front.split(b" "), back.split(b" ")
         if dash and len(fields) >= 6 and len(tail) >= 2:
             fs_type, device = tail[0].decode("ascii", "replace"), fields[2].decode("ascii", "replace")
-            yield Mounted(_unescape(fields[4]), fs_type, _unescape(tail[1]), device)
+            user = _USER.search(tail[2]) if len(tail) > 2 else None
+            uid = int(user[1]) if user else 0
+            yield Mounted(_unescape(fields[4]), fs_type, _unescape(tail[1]), device, uid)
 
 
 def _unescape(field: bytes) -> bytes:

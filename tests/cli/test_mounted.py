@@ -14,7 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from icnfs.cli import verb_status, verb_umount
+from icnfs.control import client
 from icnfs.control.mounts import mounted
+from icnfs.errors import NotMountedError
 from tests.cli.machine import World
 
 pytestmark = pytest.mark.mount
@@ -123,6 +126,26 @@ def test_a_dead_mount_is_cleared_by_umount_and_by_mount(world: World, mount: Pat
             assert not is_mounted(world)
         world.run("mount", "demo", mount)
         assert (mount / "synced").read_text() == "kept"
+
+
+def test_a_silent_process_is_told_from_a_dead_one_and_loses_its_mount_point(
+    world: World, mount: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in world.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(client, "SILENCE", 0.5)
+    pid = world.process()
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(NotMountedError, match="does not answer"):
+            verb_status.verb.main(["demo"], standalone_mode=False)
+        with pytest.raises(NotMountedError, match="is detached"):
+            verb_umount.verb.main([str(mount)], standalone_mode=False)
+        assert not is_mounted(world)
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, signal.SIGCONT)
+    wait_gone(pid)
 
 
 def test_a_second_mount_is_refused(world: World, mount: Path) -> None:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -21,7 +20,7 @@ def table(tmp_path: Path, *rows: tuple[str, str, str, int]) -> Path:
 
 def test_only_our_mounts_are_listed_with_their_user(tmp_path: Path) -> None:
     path = table(tmp_path, ("/", "ext4", "/dev/sda", 0), ("/mnt/icn", "fuse.icnfs", "demo", 1000))
-    assert mounted(path) == [Mounted(Path("/mnt/icn"), "demo", 1000, os.makedev(0, 47))]
+    assert mounted(path) == [Mounted(Path("/mnt/icn"), "demo", 1000, "0:47")]
 
 
 def test_escaped_mount_points_are_plain_again(tmp_path: Path) -> None:
