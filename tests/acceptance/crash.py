@@ -34,6 +34,7 @@ SHORT_SECONDS: Final = 1.0
 """The tree after a crash may lack what was asked in the last second before it (promise 2)."""
 
 RECOVER_EVERY: Final = 4
+TRANSFER_ENDS_SECONDS: Final = 10
 REQUESTS_MAX: Final = 400
 """A kill comes after so many requests at most, so that some come early in a mount's life and some late."""
 
@@ -132,6 +133,7 @@ class Run:
             writer.kill()
             writer.wait()
         told = read_journal(journal)
+        copies = self._copy_providers() if self._kills % RECOVER_EVERY == 0 else None
         if victim == "transfer":
             self._check_alive(told)
         else:
@@ -139,8 +141,8 @@ class Run:
         self._say(
             f"kill {self._kills} of {victim} after {len(told.requests)} requests: {len(self.history.requests)} held"
         )
-        if self._kills % RECOVER_EVERY == 0:
-            self.check_recovery()
+        if copies is not None:
+            self._check_recovery(copies)
 
     # --- the workload ----------------------------------------------------------------------------------------------
 
@@ -169,8 +171,10 @@ class Run:
         if victim != "transfer":
             transfer = self.volume.transfer_pid()
             self.volume.kill_front()
-            if victim == "both" and transfer is not None:
-                _kill_if_alive(transfer)
+            if transfer is not None:
+                if victim == "both":
+                    _kill_if_alive(transfer)
+                wait_for(lambda: not _alive(transfer), TRANSFER_ENDS_SECONDS, "transfer to end with its front")
         else:
             self.volume.kill_transfer()
 
@@ -204,12 +208,21 @@ class Run:
         self.history.accept(told, count)
 
     def check_recovery(self) -> None:
-        """The providers as they are now, copied, give one published cut to a machine that has only TOML and secret."""
+        """What the providers hold now recovers."""
+        self._check_recovery(self._copy_providers())
+
+    def _copy_providers(self) -> dict[str, Path]:
+        """As they are at one moment: nothing of ours runs meanwhile."""
         self.recoveries += 1
-        root = self.work / f"recovery-{self.recoveries}"
-        copies = {name: root / "providers" / name for name in self.volume.providers}
-        for name, place in self.volume.providers.items():
-            _copy_quietly(place, copies[name])
+        copies = {name: self.work / f"recovery-{self.recoveries}" / name for name in self.volume.providers}
+        with self.volume.frozen():
+            for name, place in self.volume.providers.items():
+                shutil.copytree(place, copies[name])
+        return copies
+
+    def _check_recovery(self, copies: dict[str, Path]) -> None:
+        """Copied providers give one published cut to a machine that has only TOML and secret."""
+        root = self.work / f"machine-{self.recoveries}"
         with self.volume.elsewhere(root, copies) as other:
             other.recover()
             other.mount()
@@ -220,7 +233,8 @@ class Run:
             raise Broken("what the providers hold recovers to a tree that never was")
         if at[-1] < self.history.synced:
             raise Broken(f"recovered as of request {at[-1]}, and `icnfs sync` had returned at {self.history.synced}")
-        shutil.rmtree(root)
+        for folder in (root, self.work / f"recovery-{self.recoveries}"):
+            shutil.rmtree(folder)
         self._say(f"recovered as of request {at[-1]} of {len(self.history.requests)}")
 
     def check_remount(self) -> None:
@@ -253,23 +267,19 @@ def _differences(found: dict[str, Entry], expected: dict[str, Entry]) -> list[st
     return [f"{n}: {found.get(n)} not {expected.get(n)}" for n in names if found.get(n) != expected.get(n)]
 
 
+def _alive(pid: int) -> bool:
+    """Whether a process runs, and is not merely unburied."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def _kill_if_alive(pid: int) -> None:
     try:
         os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:
         return
-
-
-def _copy_quietly(source: Path, target: Path) -> None:
-    """A copy of a provider that may be written meanwhile: what vanishes under way was not durable yet."""
-
-    def copy(old: str, new: str) -> str:
-        try:
-            return str(shutil.copy2(old, new))
-        except FileNotFoundError:
-            return new
-
-    shutil.copytree(source, target, copy_function=copy)
 
 
 def main() -> int:

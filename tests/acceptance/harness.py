@@ -208,8 +208,8 @@ class Volume:
             self.front.wait(30)
             self.front = None
 
-    def sync(self, code: int | None = 0, seconds: float = 120) -> subprocess.CompletedProcess[str]:
-        return self.icnfs("sync", self.mountpoint, code=code, seconds=seconds)
+    def sync(self, *argv: str, code: int | None = 0, seconds: float = 120) -> subprocess.CompletedProcess[str]:
+        return self.icnfs("sync", *argv, self.mountpoint, code=code, seconds=seconds)
 
     def status(self) -> dict[str, object]:
         """What `status --json` prints of this volume."""
@@ -258,14 +258,17 @@ class Volume:
             os.kill(pid, signal.SIGKILL)
         return True
 
-    def drop_page_cache(self) -> None:
-        """Forgets what the kernel caches of the mounted files, so that the next read asks the front."""
-        for path in regular_files(self.mountpoint):
-            fd = os.open(path, os.O_RDONLY)
-            try:
-                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-            finally:
-                os.close(fd)
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Front and transfer stand still inside; nothing of it where neither runs."""
+        pids = [] if self.front is None else [self.front.pid, *_descendants(self.front.pid)]
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
 
     def log_tail(self) -> str:
         text = self.log.read_text(errors="replace") if self.log.exists() else ""
