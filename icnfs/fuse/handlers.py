@@ -258,7 +258,9 @@ class Handlers(pyfuse3.Operations):
 
     @_answers
     def listxattr(self, inode: int, ctx: RequestContext) -> list[bytes]:
-        return self.fs.listxattr(inode)
+        """Trusted attributes are listed to root alone, as Linux's own file systems do (xattr(7))."""
+        names = self.fs.listxattr(inode)
+        return names if ctx.uid == 0 else [name for name in names if not name.startswith(b"trusted.")]
 
     @_changes(growing=False)
     def removexattr(self, inode: int, name: bytes, ctx: RequestContext) -> None:
