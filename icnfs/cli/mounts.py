@@ -14,8 +14,9 @@ from icnfs.errors import NotMountedError, UsageError
 
 def mount_process(found: Mounted) -> Mount:
     """The process behind a mount; root finds those of other users in their runtime directories."""
-    if found.uid == os.geteuid() or os.geteuid() != 0:
-        return Mount(runtime_dir(), found.volume)
+    own = Mount(runtime_dir(), found.volume)
+    if found.uid == os.geteuid() or os.geteuid() != 0 or own.alive():
+        return own
     return Mount(Path(f"/run/user/{found.uid}/icnfs"), found.volume)
 
 

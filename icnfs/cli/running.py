@@ -22,4 +22,3 @@ def run(work: Callable[[], Awaitable[T]]) -> T:
             return trio.run(work)
         except BaseExceptionGroup as group:
             raise single(group) from group
-

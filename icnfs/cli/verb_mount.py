@@ -103,7 +103,7 @@ def _daemon(job: Job, level: str, readiness: Readiness) -> int:
     except OSError as error:
         readiness.failed(IcnfsError(f"{job.state_dir / LOG_FILE}: the log cannot be written: {error.strerror}"))
         return int(Exit.LOCAL_DISK)
-    with log.logging_to(sink, level):
+    with log.logging_to(sink, level), log.stderr_logged():
         try:
             return _exit_code(front.run(job, readiness.live))
         except IcnfsError as error:

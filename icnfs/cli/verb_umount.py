@@ -6,7 +6,6 @@ a mount point whose process died is cleared.
 
 from __future__ import annotations
 
-import errno
 import os
 from pathlib import Path
 from typing import Final
@@ -75,14 +74,10 @@ def _by_process(mount: Mount, request: UnmountRequest, process: int, found: Moun
 def _without_process(point: Path, drain: bool) -> None:
     """Nobody listens: unmount by the kernel, or clear what a dead mount left."""
     path = os.fspath(point)
-    try:
-        os.stat(point)
-    except OSError as error:
-        if error.errno not in (errno.ENOTCONN, errno.ECONNABORTED):
-            raise MountPointError(f"{point}: {error.strerror}", error.errno or errno.EIO) from None
+    if mountpoint.is_dead(path):
         mountpoint.detach(path)
         if drain:
-            raise NotMountedError(f"{point}: its process had died, so nothing was published; mount it again") from None
+            raise NotMountedError(f"{point}: its process had died, so nothing was published; mount it again")
         return
     if drain:
         raise NotMountedError(f"{point}: its process does not answer, so nothing can be published; leave out --drain")

@@ -207,6 +207,31 @@ def logging_to(sink: logging.Handler, level: str) -> Iterator[None]:
 
 
 @contextmanager
+def stderr_logged() -> Iterator[None]:
+    """Log, line by line, what libraries and children write to stderr: a daemon has nobody else to tell it to.
+
+    Inside `logging_to`.  A child that outlives the block writes into a closed pipe.
+    """
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    kept = os.dup(2)
+    os.dup2(writer, 2)
+    os.close(writer)
+    told = logging.getLogger("icnfs.stderr")
+
+    def read() -> None:
+        with os.fdopen(reader, errors="backslashreplace") as lines:
+            for line in lines:
+                told.warning("%s", line.rstrip("\n"))
+
+    threading.Thread(target=read, name="stderr", daemon=True).start()
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+@contextmanager
 def _hooks() -> Iterator[None]:
     """Exceptions that nobody caught, in any thread or finaliser, are logged as one line."""
     log = logging.getLogger("icnfs.uncaught")

@@ -98,7 +98,7 @@ def _clear_dead(path: str) -> bool:
     mounted = mounted_at(path)
     if mounted is None:
         return False
-    dead = _is_dead(path)
+    dead = is_dead(path)
     if mounted.fs_type != FS_TYPE:
         if dead:
             raise MountPointError(
@@ -113,7 +113,7 @@ def _clear_dead(path: str) -> bool:
     return True
 
 
-def _is_dead(path: str) -> bool:
+def is_dead(path: str) -> bool:
     """Whether the daemon is gone.  stat(2) would be answered from the kernel's memory; statfs(2) always asks."""
     try:
         os.statvfs(path)

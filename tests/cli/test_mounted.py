@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from icnfs.cli import verb_status, verb_umount
+from icnfs.cli.app import icnfs
 from icnfs.control import client
 from icnfs.control.mounts import mounted
 from icnfs.errors import NotMountedError
@@ -138,9 +138,9 @@ def test_a_silent_process_is_told_from_a_dead_one_and_loses_its_mount_point(
     os.kill(pid, signal.SIGSTOP)
     try:
         with pytest.raises(NotMountedError, match="does not answer"):
-            verb_status.verb.main(["demo"], standalone_mode=False)
+            icnfs.main(["status", "demo"], standalone_mode=False)
         with pytest.raises(NotMountedError, match="is detached"):
-            verb_umount.verb.main([str(mount)], standalone_mode=False)
+            icnfs.main(["umount", str(mount)], standalone_mode=False)
         assert not is_mounted(world)
     finally:
         os.kill(pid, signal.SIGKILL)
@@ -171,7 +171,8 @@ def test_the_daemons_failure_is_relayed(world: World) -> None:
 
 def test_the_daemon_holds_no_terminal_and_logs_to_a_private_file(world: World, mount: Path) -> None:
     pid = world.process()
-    assert [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in (0, 1, 2)] == ["/dev/null"] * 3
+    assert [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in (0, 1)] == ["/dev/null"] * 2
+    assert os.readlink(f"/proc/{pid}/fd/2").startswith("pipe:"), "stderr is logged"
     assert os.readlink(f"/proc/{pid}/cwd") == "/"
     log = world.root / "state" / "demo" / "log"
     if not Path("/run/systemd/journal/socket").exists():

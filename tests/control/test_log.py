@@ -5,6 +5,7 @@ import logging
 import os
 import socket
 import stat
+import subprocess
 import threading
 from pathlib import Path
 
@@ -88,6 +89,17 @@ def test_an_uncaught_exception_of_a_thread_is_one_line(tmp_path: Path) -> None:
     assert "critical icnfs.uncaught uncaught error=KeyError" in line
 
 
+def test_what_a_child_writes_to_stderr_is_logged(tmp_path: Path) -> None:
+    with log.logging_to(log.PrivateFile(tmp_path / "log"), "info"):
+        with log.stderr_logged():
+            subprocess.run(["sh", "-c", r"printf 'fusermount3: \033[1mno\n' >&2"], check=True)
+            (reader,) = (thread for thread in threading.enumerate() if thread.name == "stderr")
+        reader.join(10)
+    assert [line.split(" ", 1)[1] for line in lines(tmp_path / "log")] == [
+        "warning icnfs.stderr fusermount3: \\x1b[1mno"
+    ]
+
+
 def test_journald_gets_priority_and_fields(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
         journal.bind(str(tmp_path / "journal"))
@@ -127,4 +139,3 @@ def test_a_stuck_reader_never_stops_the_caller_and_the_loss_is_counted() -> None
     stuck.stream.close()
     thread.join(10)
     assert "after dropped_lines=" in received.getvalue()
-
