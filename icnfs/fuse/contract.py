@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from icnfs.state.inode import Inode
-from icnfs.vfs.vfs import SetAttr, StatVfs
+from icnfs.vfs.attributes import SetAttr
+from icnfs.vfs.vfs import StatVfs
 
 
 class OpenFile(Protocol):

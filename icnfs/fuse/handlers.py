@@ -36,7 +36,7 @@ from icnfs.fuse.contract import FileSystem
 from icnfs.fuse.faults import FaultLog, errno_of, is_reply, only_cancelled, passes_through
 from icnfs.limits import CHUNK_SIZE
 from icnfs.state.inode import Inode
-from icnfs.vfs.vfs import SetAttr
+from icnfs.vfs.attributes import SetAttr
 
 CACHE_SECONDS: Final = 86400.0
 """How long the kernel may trust an entry, its attributes, or that there is none."""

@@ -17,7 +17,8 @@ from typing import Protocol
 from icnfs.errors import FsError
 from icnfs.limits import CHUNK_SIZE, NAME_MAX
 from icnfs.state.inode import HAS_XATTRS, Inode
-from icnfs.vfs.vfs import SetAttr, StatVfs
+from icnfs.vfs.attributes import SetAttr
+from icnfs.vfs.vfs import StatVfs
 
 ROOT = 1
 

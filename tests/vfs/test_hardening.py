@@ -11,7 +11,8 @@ import pytest
 from icnfs.errors import FsError
 from icnfs.state.loader import ROOT_INO
 from icnfs.state.store import Store
-from icnfs.vfs.vfs import SetAttr, Vfs
+from icnfs.vfs.attributes import SetAttr
+from icnfs.vfs.vfs import Vfs
 from tests.state.local import Local
 
 REG = stat.S_IFREG | 0o644

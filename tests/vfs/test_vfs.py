@@ -12,8 +12,10 @@ from icnfs.errors import FsError
 from icnfs.limits import CHUNK_SIZE, FILE_SIZE_MAX, XATTRS_MAX
 from icnfs.state.loader import ROOT_INO
 from icnfs.state.store import Store
+from icnfs.vfs.attributes import SetAttr
+from icnfs.vfs.rename import RENAME_EXCHANGE, RENAME_NOREPLACE
 from icnfs.vfs.times import DAY, Atime
-from icnfs.vfs.vfs import RENAME_EXCHANGE, RENAME_NOREPLACE, SetAttr, Vfs
+from icnfs.vfs.vfs import Vfs
 from tests.state.local import Local, until
 
 Body = Callable[[Vfs, Store], Awaitable[None]]

@@ -15,7 +15,9 @@ from icnfs.crypto.keys import MasterKey, Secret
 from icnfs.state.loader import ROOT_INO, create
 from icnfs.state.store import Store
 from icnfs.state.upkeep import Budget, Upkeep
-from icnfs.vfs.vfs import RENAME_EXCHANGE, SetAttr, Vfs
+from icnfs.vfs.attributes import SetAttr
+from icnfs.vfs.rename import RENAME_EXCHANGE
+from icnfs.vfs.vfs import Vfs
 from tests.acceptance.model import Entry, Request, content_digest, written
 
 MASTER: Final = MasterKey(Secret(bytes(range(32))))

@@ -1,0 +1,113 @@
+"""Attributes and extended attributes.  Every method is atomic."""
+
+from __future__ import annotations
+
+import errno
+import stat
+import time
+from dataclasses import dataclass
+from typing import Final
+
+from icnfs.errors import FsError
+from icnfs.limits import FILE_SIZE_MAX, XATTR_SIZE_MAX, XATTRS_MAX
+from icnfs.state.inode import HAS_XATTRS, Inode
+from icnfs.vfs.times import clamped
+from icnfs.vfs.tree import Tree
+
+XATTR_PREFIXES: Final = (b"user.", b"trusted.", b"security.")
+"""Namespaces that are kept.  (POSIX ACLs, system.*, are not: see `fuse.handlers`.)"""
+
+
+@dataclass(frozen=True, slots=True)
+class SetAttr:
+    """A setattr request; None leaves a field.  Times in ns."""
+
+    mode: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+    size: int | None = None
+    atime: int | None = None
+    mtime: int | None = None
+    ctime: int | None = None
+
+
+class Attributes(Tree):
+    """The part of a `Vfs` that keeps attributes."""
+
+    def setattr(self, ino: int, change: SetAttr) -> Inode:
+        """chmod, chown, truncate, utimensat.  (The kernel works out which set-id bits go and sends them as a mode.)"""
+        self._writable()
+        if change.size is not None:
+            self._check_size(self._store.inode(ino), change.size)
+        node = self._store.edit(ino)
+        now = time.time_ns()
+        if change.size is not None:
+            self._store.contents.truncate(node, change.size)
+            node.mtime = now
+        if change.mode is not None:
+            node.mode = stat.S_IFMT(node.mode) | stat.S_IMODE(change.mode)
+        if change.uid is not None:
+            node.uid = change.uid
+        if change.gid is not None:
+            node.gid = change.gid
+        if change.atime is not None:
+            node.atime = clamped(change.atime)
+        if change.mtime is not None:
+            node.mtime = clamped(change.mtime)
+        node.ctime = now
+        return node
+
+    @staticmethod
+    def _check_size(node: Inode, size: int) -> None:
+        if node.is_dir:
+            raise FsError(errno.EISDIR)
+        if not node.is_file:
+            raise FsError(errno.EINVAL)
+        if size > FILE_SIZE_MAX:
+            raise FsError(errno.EFBIG)
+
+    def getxattr(self, ino: int, name: bytes) -> bytes:
+        """The value; ENODATA.  Inodes without attributes answer from a bit: the kernel asks before every write."""
+        node = self._store.inode(ino)
+        _check_xattr_name(name)
+        if node.flags & HAS_XATTRS:
+            value = self._store.xattrs(ino).get(name)
+            if value is not None:
+                return value
+        raise FsError(errno.ENODATA)
+
+    def listxattr(self, ino: int) -> list[bytes]:
+        node = self._store.inode(ino)
+        return list(self._store.xattrs(ino)) if node.flags & HAS_XATTRS else []
+
+    def setxattr(self, ino: int, name: bytes, value: bytes) -> None:
+        self._writable()
+        self._store.inode(ino)
+        _check_xattr_name(name)
+        if len(value) > XATTR_SIZE_MAX:
+            raise FsError(errno.E2BIG)
+        xattrs = {**self._store.xattrs(ino), name: value}
+        if sum(len(n) + len(v) for n, v in xattrs.items()) > XATTRS_MAX:
+            raise FsError(errno.ENOSPC)
+        self._put_xattrs(ino, xattrs)
+
+    def removexattr(self, ino: int, name: bytes) -> None:
+        self._writable()
+        _check_xattr_name(name)
+        xattrs = dict(self._store.xattrs(ino))
+        if xattrs.pop(name, None) is None:
+            raise FsError(errno.ENODATA)
+        self._put_xattrs(ino, xattrs)
+
+    def _put_xattrs(self, ino: int, xattrs: dict[bytes, bytes]) -> None:
+        node = self._store.edit(ino)
+        node.ctime = time.time_ns()
+        self._store.set_xattrs(node, xattrs)
+
+
+def _check_xattr_name(name: bytes) -> None:
+    """EOPNOTSUPP for a namespace that is not kept, EINVAL for a name that is only its namespace (as Linux answers)."""
+    if not name.startswith(XATTR_PREFIXES):
+        raise FsError(errno.EOPNOTSUPP)
+    if name in XATTR_PREFIXES:
+        raise FsError(errno.EINVAL)

@@ -1,0 +1,147 @@
+"""Open files and directories: reading, writing, listing, making durable."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import stat
+import time
+from collections.abc import Iterator
+from typing import Final
+
+import trio
+
+from icnfs.errors import FsError
+from icnfs.limits import CHUNK_SIZE, FILE_SIZE_MAX
+from icnfs.state.inode import Inode
+from icnfs.vfs.handles import Handle
+from icnfs.vfs.times import Atime, is_due
+from icnfs.vfs.tree import Tree
+
+log = logging.getLogger(__name__)
+
+COOKIE_DOT: Final = 1
+COOKIE_DOTDOT: Final = 2
+"""Below 16, where the cookies of entries begin."""
+
+READ_AHEAD_CHUNKS: Final = 16
+"""Chunks fetched ahead of a sequential reader of cold data: 2 MiB, several from each of k providers."""
+
+
+class Files(Tree):
+    """The part of a `Vfs` that serves handles."""
+
+    def open(self, ino: int, flags: int, *, keep_setid: bool = True) -> Handle:
+        """A handle; O_TRUNC empties the file, and clears set-id bits unless the caller may keep them.
+
+        The kernel's cached pages serve reads unseen, so where the next read must move the access time the handle does
+        not keep them: then that read is seen.
+        """
+        node = self._store.inode(ino)
+        if flags & os.O_TRUNC and (flags & os.O_ACCMODE) != os.O_RDONLY:
+            self._writable()
+            node = self._store.edit(ino)
+            self._store.contents.truncate(node, 0)
+            node.mtime = node.ctime = time.time_ns()
+            if not keep_setid:
+                node.mode &= ~stat.S_ISUID
+                if node.mode & stat.S_IXGRP:
+                    node.mode &= ~stat.S_ISGID
+        elif (flags & os.O_ACCMODE) != os.O_RDONLY:
+            self._writable()
+        reads = (flags & os.O_ACCMODE) != os.O_WRONLY and not flags & os.O_NOATIME
+        keep_cache = not (reads and node.size and is_due(self._atime, node, time.time_ns()))
+        return self._handles.open(ino, flags, keep_cache)
+
+    async def read(self, fh: int, offset: int, size: int) -> bytes:
+        """Up to `size` bytes; fewer at the end of the file only.  EIO where they cannot be had in time."""
+        handle = self._handles.get(fh)
+        store = self._store
+        node = store.inode(handle.ino)
+        if self._atime is not Atime.NEVER and not handle.flags & os.O_NOATIME:
+            self._accessed(node)
+        fetches = store.contents.fetches
+        deadline = trio.current_time() + self._read_deadline
+        data = await store.contents.read(store.inode(handle.ino), offset, size, deadline)
+        handle.cold = store.contents.fetches != fetches
+        handle.streak = handle.streak + 1 if offset == handle.expected else 0
+        handle.expected = offset + len(data)
+        if handle.cold and handle.streak > 1:
+            self._read_ahead(handle)
+        return data
+
+    def _read_ahead(self, handle: Handle) -> None:
+        if self._nursery is not None:
+            first = handle.expected // CHUNK_SIZE
+            deadline = trio.current_time() + self._read_deadline
+            self._nursery.start_soon(self._warm_up, handle.ino, first, deadline)
+
+    async def _warm_up(self, ino: int, first: int, deadline: float) -> None:
+        """Best effort, and a task of its own: no fault of it may end the mount."""
+        try:
+            await self._store.contents.warm_up(ino, first, first + READ_AHEAD_CHUNKS, deadline)
+        except Exception as fault:
+            log.error("read-ahead failed: %s", type(fault).__name__, exc_info=True)
+
+    async def write(self, fh: int, offset: int, data: bytes) -> int:
+        """All of `data` at `offset`; durable on return where the handle is O_SYNC or O_DSYNC."""
+        handle = self._handles.get(fh)
+        store = self._store
+        if store.congested:
+            await store.wait_room()
+        self._writable()
+        size = len(data)
+        if offset + size > FILE_SIZE_MAX:
+            raise FsError(errno.EFBIG)
+        if size:
+            node = store.edit(handle.ino)
+            store.contents.write(node, offset, data)
+            node.mtime = node.ctime = time.time_ns()
+            store.relieve()
+        if handle.flags & (os.O_SYNC | os.O_DSYNC):
+            await store.flush()
+        return size
+
+    def flush(self, fh: int) -> None:
+        """close(2) promises nothing but errors, and there are none to tell."""
+        self._handles.get(fh)
+
+    async def fsync(self, fh: int, datasync: bool) -> None:
+        """The file is durable on return, data and metadata alike, and so is every request before this one.
+
+        Also for a file without changes of its own: no crash lands before the last fsync that returned.
+        """
+        self._handles.get(fh)
+        await self._store.flush()
+
+    def release(self, fh: int) -> None:
+        self._perhaps_drop(self._handles.release(fh))
+
+    # --- directories ------------------------------------------------------------------------------------------------
+
+    def opendir(self, ino: int) -> int:
+        return self._handles.open(self._directory(ino).ino, 0).fh
+
+    def readdir(self, fh: int, cookie: int) -> Iterator[tuple[bytes, Inode, int]]:
+        """(name, inode, cookie) of the entries after `cookie`, 0 for all; to be consumed without an await.
+
+        Entries that stay are returned exactly once over a whole listing, whatever is added or removed meanwhile.
+        """
+        store = self._store
+        directory = store.inode(self._handles.get(fh).ino)
+        if cookie < COOKIE_DOT:
+            self._accessed(directory)
+            yield b".", directory, COOKIE_DOT
+        if cookie < COOKIE_DOTDOT:
+            yield b"..", store.inode(directory.parent) if directory.nlink else directory, COOKIE_DOTDOT
+        for entry in store.entries(directory.ino, max(cookie, COOKIE_DOTDOT) + 1):
+            yield entry.name, store.inode(entry.ino), entry.cookie
+
+    def releasedir(self, fh: int) -> None:
+        self.release(fh)
+
+    async def fsyncdir(self, fh: int, datasync: bool) -> None:
+        """As `fsync`, for a directory's entries."""
+        self._handles.get(fh)
+        await self._store.flush()
