@@ -164,6 +164,15 @@ class Writer:
     def note_garbage(self, key: bytes) -> None:
         self._meta.put(key, b"", db=self._dbs[Table.GARBAGE])
 
+    def note_unnamed(self, first: int, end: int) -> None:
+        """Note as dead whatever lies in `data` from version `first` on, below `end`."""
+        with self.reader.data.cursor(self.reader.env.data_db) as cursor:
+            if cursor.set_range(U64.pack(first)):
+                for key in cursor.iternext(keys=True, values=False):
+                    if U64.unpack(key)[0] >= end:
+                        break
+                    self.note_garbage(bytes(key))
+
     def _bury(self, record: ChunkRecord, *, named: bool) -> None:
         """`record`'s version is dead; `named` tells whether a committed row named it."""
         key = U64.pack(record.version)

@@ -1,78 +1,38 @@
-"""What files hold: writing, reading, truncating and folding chunks.
+"""What files hold: writing, truncating and folding chunks; reading them is in `layers`.
 
-A chunk's contents are, from the bottom: its sealed chunk (in memory until committed, then in `data`, or at the
-providers), its patches in order of versions, and the changes of its hot chunk.  Nothing is read in order to write: a
-write onto contents that are not at hand is kept as patches.
-
-All methods but `read`, `fold` and `fold_all` are synchronous, so a request's changes are atomic.
+Nothing is read in order to write: a write onto contents that are not at hand is kept as patches.  What changes contents
+is synchronous, so a request's changes are atomic; only reading, and folding what must be read first, waits.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
-import trio
-
-from icnfs.errors import DamagedError, FormatError, IcnfsError
-from icnfs.format.records import U64, ChunkRecord, Location, Patch, Table
+from icnfs.format.records import ChunkRecord, Patch
 from icnfs.limits import CHUNK_SIZE, PATCH_LIMIT
 from icnfs.state.batch import Batch, Cut
-from icnfs.state.committer import CacheJob, Done, SealJob
+from icnfs.state.committer import Done, SealJob
 from icnfs.state.hot import OP_COST, HotChunk, apply
 from icnfs.state.inode import Inode
+from icnfs.state.layers import ColdError, Layers
 
 if TYPE_CHECKING:
     from icnfs.state.store import Store
 
-log = logging.getLogger(__name__)
-
 HOT_MAX: Final = 256
 """Unchanged hot chunks kept: at most 32 MiB, so that appending and rewriting find their chunk whole."""
 
-WARM_MAX: Final = 128
-"""Sealed chunks kept from the providers until `data` has them: at most 16 MiB."""
 
-KEYS_MAX: Final = 8192
-"""File keys kept unwrapped."""
-
-
-class ColdSource(Protocol):
-    """Where chunks come from that the local state does not hold."""
-
-    async def fetch(self, version: int, location: Location, check: Callable[[bytes], bool], deadline: float) -> bytes:
-        """The sealed chunk that passes `check`; `deadline` is a trio time.  Raises an `IcnfsError` past it."""
-        ...
-
-
-class _Cold(Exception):
-    """A sealed chunk that must be fetched before the request can be answered."""
-
-    def __init__(self, record: ChunkRecord) -> None:
-        self.record = record
-
-
-class Contents:
+class Contents(Layers):
     """The contents side of a `Store`."""
 
     def __init__(self, store: Store) -> None:
-        self._store = store
-        self._hot: dict[tuple[int, int], HotChunk] = {}
+        super().__init__(store)
         self._dirty: dict[HotChunk, None] = {}
-        self._inflight: dict[int, bytes | memoryview | bytearray] = {}
-        self._warm: dict[int, bytes] = {}
-        self._fetching: dict[int, trio.Event] = {}
-        self._tombs: dict[int, list[Cut]] = {}
-        self._keys: dict[int, bytes] = {}
         self._hot_bytes = 0
         self._queued_bytes = 0
         self._patch_bytes = 0
-        self.fetches = 0
-        """Chunks asked of the source so far."""
         self.to_fold: set[tuple[int, int]] = set()
-        for ino, first, bound in store.reader.tombstones():
-            self._tombs.setdefault(ino, []).append(Cut(ino, first, bound))
 
     @property
     def accepted_bytes(self) -> int:
@@ -190,21 +150,6 @@ class Contents:
             return file_key
         return self._key(node.key_id)
 
-    def _key(self, key_id: int) -> bytes:
-        file_key = self._keys.get(key_id) or self._store.overlay.keys.get(key_id)
-        if file_key is None:
-            found = self._store.reader.file_key(key_id)
-            if found is None:
-                raise DamagedError(f"file key {key_id} is missing from the local state; `icnfs recover` rebuilds it")
-            file_key = found[0]
-            self._remember_key(key_id, file_key)
-        return file_key
-
-    def _remember_key(self, key_id: int, file_key: bytes) -> None:
-        if len(self._keys) >= KEYS_MAX:
-            self._keys.clear()
-        self._keys[key_id] = file_key
-
     # --- capturing --------------------------------------------------------------------------------------------------
 
     def capture(self, batch: Batch, *, urgent: bool) -> None:
@@ -321,186 +266,6 @@ class Contents:
         """Chunks of a sparse file with indexes below `below`, which come from an index scan."""
         return sum(1 for index in self.indexes(ino) if index < below)
 
-    # --- reading ----------------------------------------------------------------------------------------------------
-
-    async def read(self, node: Inode, offset: int, size: int, deadline: float) -> bytes:
-        """Up to `size` bytes from `offset`, fewer at the end only.  `deadline` bounds fetching from the providers."""
-        size = min(size, node.size - offset)
-        if size <= 0:
-            return b""
-        index, start = divmod(offset, CHUNK_SIZE)
-        if start + size <= CHUNK_SIZE:
-            try:
-                return self._piece(node.ino, index, start, start + size)
-            except _Cold as cold:
-                await self._fetch(cold.record, deadline)
-                return await self.read(node, offset, size, deadline)
-        return await self._read_many(node, offset, size, deadline)
-
-    async def _read_many(self, node: Inode, offset: int, size: int, deadline: float) -> bytes:
-        parts: list[bytes] = []
-        cold: list[ChunkRecord] = []
-        for index, start, end in _pieces(offset, size):
-            try:
-                parts.append(self._piece(node.ino, index, start, end))
-            except _Cold as missing:
-                cold.append(missing.record)
-        if not cold:
-            return b"".join(parts)
-        async with trio.open_nursery() as nursery:
-            for record in cold:
-                nursery.start_soon(self._fetch, record, deadline)
-        return await self._read_many(node, offset, size, deadline)
-
-    async def warm_up(self, ino: int, first: int, last: int, deadline: float) -> None:
-        """Fetch the cold chunks from `first` to `last`, best effort: read-ahead."""
-        if not self._store.has_inode(ino):
-            return
-        node = self._store.inode(ino)
-        async with trio.open_nursery() as nursery:
-            for index in range(first, min(last, (node.size - 1) // CHUNK_SIZE) + 1):
-                record = self._record(ino, index)
-                if record is not None and not self._is_local(record.version):
-                    nursery.start_soon(self._try_fetch, record, deadline)
-
-    def _is_local(self, version: int) -> bool:
-        return version in self._inflight or version in self._warm or self._store.reader.has_chunk(version)
-
-    async def _try_fetch(self, record: ChunkRecord, deadline: float) -> None:
-        try:
-            await self._fetch(record, deadline)
-        except IcnfsError as error:
-            log.debug("read-ahead of version %d failed: %s", record.version, error)
-
-    def _piece(self, ino: int, index: int, start: int, end: int) -> bytes:
-        """Exactly end - start bytes of one chunk; `_Cold` when its sealed chunk is not local."""
-        hot = self._hot.get((ino, index))
-        if hot is not None and hot.buffer is not None:
-            return bytes(hot.buffer[start:end]).ljust(end - start, b"\0")
-        record = self._record(ino, index)
-        patches = self._patches(ino, index, record)
-        if hot is None and not patches:
-            if record is None:
-                return bytes(end - start)
-            return self._plain(record, start, end).ljust(end - start, b"\0")
-        return self._current(record, patches, hot)[start:end].ljust(end - start, b"\0")
-
-    def _current(self, record: ChunkRecord | None, patches: list[Patch], hot: HotChunk | None) -> bytes:
-        """The whole chunk as it stands, trailing zeros perhaps left off."""
-        ops = [(p.kind, p.offset, p.data) for p in patches]
-        if hot is not None:
-            ops += hot.ops
-        return apply(b"" if record is None else self._plain(record, 0, CHUNK_SIZE), ops)
-
-    def _plain(self, record: ChunkRecord, start: int, end: int) -> bytes:
-        version = record.version
-        plain = self._inflight.get(version)
-        if plain is not None:
-            return bytes(plain[start:end])
-        sealed = self._store.reader.sealed_chunk(version)
-        if sealed is not None:
-            try:
-                return self._open(record, sealed, start, end)
-            except FormatError:
-                log.warning("the local copy of version %d is damaged; asking the providers", version)
-        warm = self._warm.get(version)
-        if warm is None:
-            raise _Cold(record)
-        return self._open(record, warm, start, end)
-
-    def _open(self, record: ChunkRecord, sealed: bytes | memoryview, start: int, end: int) -> bytes:
-        """Plain bytes of a sealed chunk, as far as it reaches."""
-        chunks = self._store.chunks
-        end = min(end, chunks.plain_size(len(sealed)))
-        if start >= end:
-            return b""
-        file_key = self._key(record.key_id)
-        return chunks.open_range(
-            file_key, record.key_id, record.salt_id, record.version, record.tag, sealed, start, end
-        )
-
-    async def _fetch(self, record: ChunkRecord, deadline: float) -> None:
-        """Bring a sealed chunk into `_warm`; those who want the same one share a fetch."""
-        version = record.version
-        waiting = self._fetching.get(version)
-        if waiting is not None:
-            with trio.CancelScope(deadline=deadline):
-                await waiting.wait()
-            if version in self._warm or self._store.reader.has_chunk(version):
-                return
-        location = self._store.reader.location(version)
-        if location is None:
-            raise DamagedError(f"version {version} of a chunk is damaged here and not at the providers yet")
-        self.fetches += 1
-        event = self._fetching[version] = trio.Event()
-        try:
-            sealed = await self._store.source.fetch(version, location, self._checker(record), deadline)
-        finally:
-            self._fetching.pop(version, None)
-            event.set()
-        while len(self._warm) >= WARM_MAX:
-            self._warm.pop(next(iter(self._warm)))
-        self._warm[version] = sealed
-        if self._store.failure is None:
-            self._store.committer.submit(CacheJob(version, sealed))
-
-    def _checker(self, record: ChunkRecord) -> Callable[[bytes], bool]:
-        file_key = self._key(record.key_id)
-
-        def check(sealed: bytes) -> bool:
-            try:
-                self._store.chunks.open(file_key, record.key_id, record.salt_id, record.version, record.tag, sealed)
-            except FormatError:
-                return False
-            return True
-
-        return check
-
-    # --- looking up -------------------------------------------------------------------------------------------------
-
-    def _alive(self, ino: int, index: int, version: int) -> bool:
-        tombs = self._tombs.get(ino)
-        return not tombs or not any(index >= cut.first and version <= cut.bound for cut in tombs)
-
-    def _record(self, ino: int, index: int) -> ChunkRecord | None:
-        record = self._store.overlay.chunks.get((ino, index)) or self._store.reader.chunk(ino, index)
-        return record if record is not None and self._alive(ino, index, record.version) else None
-
-    def _patches(self, ino: int, index: int, record: ChunkRecord | None) -> list[Patch]:
-        patches = self._store.reader.patches(ino, index)
-        patches += self._store.overlay.patches.get((ino, index), ())
-        if not patches:
-            return patches
-        above = 0 if record is None else record.version
-        return [p for p in patches if p.version > above and self._alive(ino, index, p.version)]
-
-    def _exists(self, ino: int, index: int) -> bool:
-        record = self._record(ino, index)
-        return record is not None or bool(self._patches(ino, index, None))
-
-    def indexes(self, ino: int) -> Iterator[int]:
-        """Indexes of the chunks that a file has, in no order, each once."""
-        found: set[int] = {index for i, index in self._hot if i == ino}
-        for (i, index), record in self._store.overlay.chunks.items():
-            if i == ino and self._alive(ino, index, record.version):
-                found.add(index)
-        for index, record in self._store.reader.chunks(ino):
-            if self._alive(ino, index, record.version):
-                found.add(index)
-        for (i, index), patches in self._store.overlay.patches.items():
-            if i == ino and any(self._alive(ino, index, p.version) for p in patches):
-                found.add(index)
-        for key, _ in self._store.reader.rows(Table.PATCHES, prefix=U64.pack(ino)):
-            if self._alive(ino, U64.unpack_from(key, 8)[0], U64.unpack_from(key, 16)[0]):
-                found.add(U64.unpack_from(key, 8)[0])
-        return iter(found)
-
-    def records(self, ino: int) -> Iterator[tuple[int, ChunkRecord | None, int]]:
-        """(index, record or None, bytes of patches) of each of a file's chunks, in order: for `icnfs info`."""
-        for index in sorted(self.indexes(ino)):
-            record = self._record(ino, index)
-            yield index, record, sum(len(p.data) for p in self._patches(ino, index, record))
-
     # --- folding ----------------------------------------------------------------------------------------------------
 
     async def fold(self, ino: int, index: int, deadline: float) -> None:
@@ -515,7 +280,7 @@ class Contents:
                     plain = bytes(hot.buffer)
                 else:
                     plain = self._current(record, self._patches(ino, index, record), hot)
-            except _Cold as cold:
+            except ColdError as cold:
                 await self._fetch(cold.record, deadline)
                 continue
             if plain:
@@ -529,13 +294,3 @@ class Contents:
         places = dict.fromkeys(self._store.reader.patched())
         places.update(dict.fromkeys(p for p, patches in self._store.overlay.patches.items() if patches))
         return [p for p in places if self._patches(*p, self._record(*p))]
-
-
-def _pieces(offset: int, size: int) -> Iterator[tuple[int, int, int]]:
-    """(index, start, end) of the chunks that a range of a file covers."""
-    end = offset + size
-    while offset < end:
-        index, start = divmod(offset, CHUNK_SIZE)
-        stop = min(CHUNK_SIZE, start + end - offset)
-        yield index, start, stop
-        offset += stop - start

@@ -17,7 +17,7 @@ import errno
 import logging
 import secrets
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,24 +27,18 @@ from icnfs.crypto.keys import MasterKey
 from icnfs.crypto.names import NameHash
 from icnfs.crypto.sealing import ChunkSealer, RecordSealer, Salts
 from icnfs.errors import FencedError, FsError, LocalDiskError
-from icnfs.format.records import (
-    RANK_BITS,
-    RANKS,
-    U32,
-    ChunkRecord,
-    Entry,
-    Location,
-    Table,
-)
+from icnfs.format.records import U32, ChunkRecord, Location, Table
 from icnfs.format.segment import SegmentInfo
 from icnfs.limits import ACCEPTED_MAX
 from icnfs.state.apply import Writer, unpack_counters
 from icnfs.state.batch import Batch, Counters, Overlay
 from icnfs.state.committer import Committer, Done, Last, Task
-from icnfs.state.contents import ColdSource, Contents
+from icnfs.state.contents import Contents
 from icnfs.state.env import IDENTITY, Environments, check_identity
 from icnfs.state.inode import Inode
+from icnfs.state.layers import ColdSource
 from icnfs.state.reader import Reader
+from icnfs.state.tree import Records
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +62,7 @@ FULL_WAIT: Final = 10.0
 """Seconds that a writer waits for room before ENOSPC."""
 
 
-class Store:
+class Store(Records):
     """An open local state.  Use `create`, then `open`; start `run` in a nursery, and end with `close`."""
 
     def __init__(self, env: Environments, master: MasterKey) -> None:
@@ -91,8 +85,8 @@ class Store:
         """Dirty rows up to this generation are forgotten: no run can reach back past it."""
         self.files = counters.files
         self.bytes_used = counters.bytes_used
-        self.first_unnamed, self.first_own = counters.next_version, counters.version_limit
-        """Versions between these two were handed out before a crash, and no batch names them."""
+        self._unnamed = counters.next_version, counters.version_limit
+        """Versions from the first on, below the second, were handed out before a crash, and no batch names them."""
         self._next_ino, self._ino_limit = counters.ino_limit, counters.ino_limit
         self._next_version, self._version_limit = counters.version_limit, counters.version_limit
         self.generation = generation
@@ -135,7 +129,8 @@ class Store:
         self._token = trio.lowlevel.current_trio_token()
         self.committer.start()
         await self._draw_salt()
-        self.touch()
+        await self.task(lambda writer, _: writer.note_unnamed(*self._unnamed))
+        self.touch()  # only now: this batch moves the counters that tell which versions have no name
         await self.flush()
         task_status.started()
         while True:
@@ -381,167 +376,9 @@ class Store:
         self._next_version = version + 1
         return version
 
-    def new_ino(self) -> int:
-        ino = self._next_ino
-        self._next_ino = ino + 1
-        return ino
-
     @staticmethod
     def random_key() -> bytes:
         return secrets.token_bytes(32)
-
-    # --- inodes -----------------------------------------------------------------------------------------------------
-
-    def inode(self, ino: int) -> Inode:
-        """The newest state; raises ESTALE where there is no such inode."""
-        try:
-            node = self._inodes[ino]
-        except KeyError:
-            node = self.reader.inode(ino)
-            if node is not None:
-                self._inodes[ino] = node
-        if node is None:
-            raise FsError(errno.ESTALE)
-        return node
-
-    def has_inode(self, ino: int) -> bool:
-        if ino in self._inodes:
-            return self._inodes[ino] is not None
-        return self.reader.inode(ino) is not None
-
-    def edit(self, ino: int) -> Inode:
-        """The inode, to be changed in the open batch."""
-        node = self.inode(ino)
-        batch = self.batch
-        if node.batch != batch.number:
-            node = node.copy(batch.number)
-            self._inodes[ino] = node
-            batch.inodes[ino] = node
-            self.touch()
-        return node
-
-    def new_inode(self, mode: int, uid: int, gid: int, now: int) -> Inode:
-        node = Inode(self.new_ino(), mode, uid, gid, now)
-        node.batch = self.batch.number
-        self._inodes[node.ino] = node
-        self.batch.inodes[node.ino] = node
-        self.files += 1
-        self.touch()
-        return node
-
-    def drop_inode(self, ino: int) -> None:
-        """The inode goes: its record, contents and attributes."""
-        node = self.edit(ino)
-        if node.is_file:
-            self.bytes_used -= node.blocks << 9
-        self.files -= 1
-        self.contents.drop(node)
-        if node.flags:
-            self.set_xattrs(node, {})
-        self.batch.inodes[ino] = None
-        self._inodes[ino] = None
-        self.set_orphan(ino, False)
-
-    def set_orphan(self, ino: int, orphan: bool) -> None:
-        """Note that nothing but open handles keeps the inode, or no longer so."""
-        self.batch.orphans[ino] = orphan
-        self.touch()
-
-    # --- names ------------------------------------------------------------------------------------------------------
-
-    def find(self, parent: int, name: bytes) -> Entry | None:
-        base = self.names.cookie_base(parent, name)
-        changed = self.overlay.names.get(parent)
-        if changed:
-            for cookie in changed.irange(base << RANK_BITS, (base << RANK_BITS) + RANKS - 1):
-                entry = changed[cookie]
-                if entry is not None and entry.name == name:
-                    return entry
-        for entry in self.reader.candidates(parent, base):
-            if entry.name == name:
-                if changed and entry.cookie in changed:
-                    return None
-                return entry
-        return None
-
-    def add_name(self, parent: int, name: bytes, ino: int, kind: int) -> Entry:
-        """Name an inode; the caller has seen that the name is free.  ENOSPC as `free_cookie`."""
-        return self.replace_name(parent, Entry(self.free_cookie(parent, name), ino, kind, name))
-
-    def free_cookie(self, parent: int, name: bytes) -> int:
-        """Where a new name goes; ENOSPC where 16 names of one hash meet, which a keyed hash of 59 bits hardly allows.
-
-        A request that changes more than the name asks first: it must change all or nothing.
-        """
-        base = self.names.cookie_base(parent, name) << RANK_BITS
-        changed: Mapping[int, Entry | None] = self.overlay.names.get(parent, {})
-        taken = {e.cookie for e in self.reader.candidates(parent, base >> RANK_BITS)}
-        for cookie in range(base, base + RANKS):
-            present = changed[cookie] is not None if cookie in changed else cookie in taken
-            if not present:
-                return cookie
-        raise FsError(errno.ENOSPC)
-
-    def replace_name(self, parent: int, entry: Entry) -> Entry:
-        """Put an entry at its cookie, whatever was there under the same name."""
-        self.batch.names[parent, entry.cookie] = entry
-        self.overlay.set_name(parent, entry.cookie, entry)
-        self.touch()
-        return entry
-
-    def remove_name(self, parent: int, entry: Entry) -> None:
-        self.batch.names[parent, entry.cookie] = None
-        self.overlay.set_name(parent, entry.cookie, None)
-        self.touch()
-
-    def entries(self, parent: int, cookie: int) -> Iterator[Entry]:
-        """Entries with cookies of at least `cookie`, in order: two sorted streams merged.  Valid until an await."""
-        changed = self.overlay.names.get(parent)
-        if not changed:
-            yield from self.reader.entries(parent, cookie)
-            return
-        pending = iter([(c, changed[c]) for c in changed.irange(cookie)])
-        ahead = next(pending, None)
-        for entry in self.reader.entries(parent, cookie):
-            while ahead is not None and ahead[0] < entry.cookie:
-                if ahead[1] is not None:
-                    yield ahead[1]
-                ahead = next(pending, None)
-            if ahead is not None and ahead[0] == entry.cookie:
-                continue
-            yield entry
-        while ahead is not None:
-            if ahead[1] is not None:
-                yield ahead[1]
-            ahead = next(pending, None)
-
-    # --- attributes and settings --------------------------------------------------------------------------------------
-
-    def xattrs(self, ino: int) -> dict[bytes, bytes]:
-        """All extended attributes; not to be changed by the caller."""
-        if ino in self.overlay.xattrs:
-            return self.overlay.xattrs[ino] or {}
-        return self.reader.xattrs(ino)
-
-    def set_xattrs(self, node: Inode, xattrs: dict[bytes, bytes]) -> None:
-        """Replace all attributes of an edited inode."""
-        node.flags = 1 if xattrs else 0
-        self.batch.xattrs[node.ino] = xattrs or None
-        self.overlay.xattrs[node.ino] = xattrs or None
-        self.touch()
-
-    def get_setting(self, name: str) -> bytes | None:
-        """A small document of the volume, kept locally and sealed."""
-        if name in self.overlay.settings:
-            return self.overlay.settings[name]
-        return self.reader.setting(name)
-
-    async def put_setting(self, name: str, document: bytes | None) -> None:
-        """Durable on return."""
-        self.batch.settings[name] = document
-        self.overlay.settings[name] = document
-        self.touch()
-        await self.flush()
 
     # --- where things lie ---------------------------------------------------------------------------------------------
 

@@ -83,32 +83,19 @@ class Upkeep:
     # --- after a crash ----------------------------------------------------------------------------------------------
 
     async def _sweep(self) -> None:
-        """Erase versions that a crash left in `data` before any batch named them, and dead ones not yet erased."""
-        store = self._store
-        named = store.first_unnamed
+        """Erase the dead versions that the last mount left, and drop the notes that nothing keeps."""
 
         def work(writer: Writer, _: int) -> int:
-            writer.doomed += self._unnamed(writer, named, store.first_own)
+            reader = writer.reader
+            for key, _sealed in reader.rows(Table.GARBAGE):
+                version = U64.unpack(key)[0]
+                if reader.has_chunk(version) or reader.raw(Table.LOCATIONS, key) is None:
+                    writer.doomed.append(version)
             return len(writer.doomed)
 
-        swept = await store.task(work)
+        swept = await self._store.task(work)
         if swept:
             log.info("erasing %d chunk versions that the last mount had left", swept)
-
-    @staticmethod
-    def _unnamed(writer: Writer, named: int, own: int) -> list[int]:
-        """Versions without a name, and dead ones that lie here or whose note nothing keeps."""
-        reader = writer.reader
-        notes = [U64.unpack(key)[0] for key, _ in reader.rows(Table.GARBAGE)]
-        versions = [v for v in notes if reader.has_chunk(v) or reader.raw(Table.LOCATIONS, U64.pack(v)) is None]
-        with reader.data.cursor(reader.env.data_db) as cursor:
-            if cursor.set_range(U64.pack(named)):
-                for key in cursor.iternext(keys=True, values=False):
-                    version = U64.unpack(key)[0]
-                    if version >= own:
-                        break
-                    versions.append(version)
-        return versions
 
     def _purge_orphans(self) -> None:
         """Inodes that only open handles kept when the last mount ended."""

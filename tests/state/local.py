@@ -11,7 +11,7 @@ import trio
 
 from icnfs.crypto.keys import MasterKey
 from icnfs.state import loader
-from icnfs.state.contents import ColdSource
+from icnfs.state.layers import ColdSource
 from icnfs.state.store import Store
 from icnfs.state.upkeep import Budget, Upkeep
 

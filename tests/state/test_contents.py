@@ -237,9 +237,7 @@ class Shelf:
         self.asked: list[int] = []
         self.away = False
 
-    async def fetch(
-        self, version: int, location: Location, check: Callable[[bytes], bool], deadline: float
-    ) -> bytes:
+    async def fetch(self, version: int, location: Location, check: Callable[[bytes], bool], deadline: float) -> bytes:
         self.asked.append(version)
         await trio.lowlevel.checkpoint()
         if self.away:
