@@ -264,7 +264,7 @@ class Attempt:
     async def _put_run(self, cut: PublishCut, base_runs: Sequence[RunInfo], added: list[Row]) -> RunInfo:
         """Upload the run: the cut's rows and those that this publish adds to them."""
         fresh = await trio.to_thread.run_sync(_weigh, cut, base_runs, added)
-        since = runs.reach(base_runs, fresh)
+        since = runs.reach(base_runs, fresh, self._store.dirty_floor)
         counted = _Counted(_merge(cut.all_rows() if since == 0 else cut.dirty_rows(since), added))
         parts: list[SegmentInfo] = []
         frames = run_format.write_frames(counted, self._network.seal_run, self._run_id)

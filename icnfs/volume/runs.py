@@ -20,18 +20,27 @@ ABSORB_MAX: Final = 32 * MIB
 """Bytes that one publish rewrites at most, a checkpoint apart."""
 
 
-def reach(runs: Sequence[RunInfo], fresh: int) -> int:
-    """From which generation on (exclusive) the next run holds changes, when `fresh` bytes are new; 0: a checkpoint."""
+def reach(runs: Sequence[RunInfo], fresh: int, floor: int) -> int:
+    """From which generation on (exclusive) the next run holds changes, when `fresh` bytes are new; 0: a checkpoint.
+
+    Changes of generations up to `floor` are not noted here: a run that holds such is not taken in, for what only it
+    holds would be lost.  So it is with all runs that a recovery loaded.
+    """
     if not runs or len(runs) >= RUNS_MAX:
         return 0
     total = fresh
     kept = len(runs)
-    while kept and runs[kept - 1].size <= ABSORB_RATIO * total and total + runs[kept - 1].size <= ABSORB_MAX:
+    while kept and _is_taken_in(runs[kept - 1], total, floor):
         kept -= 1
         total += runs[kept].size
     if kept == 0 or total + sum(run.size for run in runs[1:kept]) > runs[0].size // 2:
         return 0
     return runs[kept - 1].upto
+
+
+def _is_taken_in(run: RunInfo, total: int, floor: int) -> bool:
+    noted = run.is_checkpoint or run.since >= floor
+    return noted and run.size <= ABSORB_RATIO * total and total + run.size <= ABSORB_MAX
 
 
 def remembered(runs: Sequence[RunInfo]) -> int:

@@ -166,6 +166,35 @@ def test_recovered_volumes_go_on_and_recover_again(world: World) -> None:
     assert len(expected) == len(CONTENTS) + 3
 
 
+def test_a_recovered_volume_goes_on_without_losing_what_small_runs_alone_hold(world: World) -> None:
+    here = world.machine()
+    key = here.init().recovery_key
+
+    async def large(volume: Volume) -> int:
+        for i in range(1500):
+            await put_file(volume, b"many-%04d" % i, b"")
+        await volume.sync()
+        return await more(volume)
+
+    async def more(volume: Volume) -> int:
+        await put_file(volume, b"more-%04d" % len(list_files(volume)), b"")
+        await volume.sync()
+        return len(volume.publisher.head.runs)
+
+    assert here.run(large) == 2
+    for i in range(3):
+        machine = world.machine(f"m{i}")
+        machine.recover(key)
+        assert machine.run(more) > 1, "not a checkpoint: that would hold everything anyhow"
+    last = world.machine("last")
+    last.recover(key)
+
+    async def names(volume: Volume) -> list[bytes]:
+        return [name for name in list_files(volume) if name.startswith(b"more")]
+
+    assert last.run(names) == [b"more-%04d" % (1500 + i) for i in range(4)]
+
+
 def test_the_passphrase_opens_a_recovered_volume_too(world: World) -> None:
     here, key, _ = filled(world)
     passphrase = here.secrets

@@ -13,23 +13,28 @@ from icnfs.limits import MIB
 from icnfs.volume import runs
 
 
-def publish(state: tuple[RunInfo, ...], generation: int, fresh: int, whole: int) -> tuple[tuple[RunInfo, ...], int]:
+def publish(
+    state: tuple[RunInfo, ...], generation: int, fresh: int, whole: int, floor: int = 0
+) -> tuple[tuple[RunInfo, ...], int]:
     """One publish of `fresh` new bytes in a volume of `whole`; the runs after it, and the bytes written."""
-    since = runs.reach(state, fresh)
+    since = runs.reach(state, fresh, floor)
     absorbed = sum(run.size for run in state if run.since >= since)
     size = whole if since == 0 else fresh + absorbed
     return runs.join(state, RunInfo(bytes(16), since, generation, 0, size, ())), size
 
 
-@given(st.lists(st.integers(0, 40 * MIB), min_size=1, max_size=200))
-def test_runs_are_contiguous_and_what_a_later_one_needs_is_remembered(sizes: list[int]) -> None:
+@given(st.lists(st.tuples(st.integers(0, 40 * MIB), st.booleans()), min_size=1, max_size=200))
+def test_runs_are_contiguous_and_what_a_later_one_needs_is_remembered(steps: list[tuple[int, bool]]) -> None:
+    """Whether the same machine goes on or, from time to time, another that recovered and has no notes."""
     state: tuple[RunInfo, ...] = ()
     floor = whole = 0
-    for generation, fresh in enumerate(sizes, 1):
+    for generation, (fresh, recovered) in enumerate(steps, 1):
         whole += fresh
-        since = runs.reach(state, fresh)
+        if recovered:
+            floor = generation - 1
+        since = runs.reach(state, fresh, floor)
         assert since == 0 or since >= floor, "a run reaches back over changes that were forgotten"
-        state, _ = publish(state, generation, fresh, whole)
+        state, _ = publish(state, generation, fresh, whole, floor)
         assert state[0].since == 0
         assert all(a.upto == b.since for a, b in pairwise(state))
         assert state[-1].upto == generation
