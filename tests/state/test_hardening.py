@@ -256,6 +256,24 @@ def test_a_note_goes_only_once_the_erasure_is_durable(local: Local, monkeypatch:
     local.run(body, upkeep=False)
 
 
+def test_what_one_crash_left_is_swept_after_another(local: Local) -> None:
+    """The second crash comes before the first opening's sweep."""
+
+    async def leave(store: Store) -> None:
+        with store.env.data.begin(write=True, db=store.env.data_db) as txn:
+            txn.put(U64.pack(store.new_version()), b"left over")
+
+    async def look(store: Store) -> None:
+        await until(store, lambda: not store.reader.data.stat(store.env.data_db)["entries"])
+
+    async def nothing(store: Store) -> None:
+        assert store.reader.count(Table.GARBAGE) == 1
+
+    local.run(leave, upkeep=False)
+    local.run(nothing, upkeep=False)
+    local.run(look)
+
+
 def test_a_fetched_chunk_that_died_meanwhile_is_not_kept(local: Local) -> None:
     async def body(store: Store) -> None:
         ino = new_file(store, os.urandom(CHUNK_SIZE))
