@@ -113,7 +113,8 @@ def _make_oddities(folder: Path) -> None:
     Path(os.fsdecode(os.fsencode(folder) + b"/\xff\xfe not UTF-8")).write_text("raw name")
     (folder / "sticky").mkdir()
     (folder / "sticky").chmod(0o1777)
-    os.utime(folder / "plain", ns=(1_000_000_001, 1_000_000_000_000_000_123))
+    for number, path in enumerate([*folder.iterdir(), folder]):
+        os.utime(path, ns=(10**18 + number, 10**18 + 123 + number), follow_symlinks=False)
 
 
 def check_copy(source: Path, mount: Path) -> None:
