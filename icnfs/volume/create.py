@@ -118,8 +118,7 @@ async def _look_at_all(config: VolumeConfig, transfer: Transfer, left: frozenset
             away[provider] = error
 
     await together(partial(look, provider) for provider in config.providers)
-    if foreign:
-        raise foreign[0]
+    _refuse(foreign)
     absent, away = tuple(away), {}
     for provider in absent:  # a directory that is to be made answers once it is probed
         try:
@@ -127,12 +126,18 @@ async def _look_at_all(config: VolumeConfig, transfer: Transfer, left: frozenset
         except IcnfsError as error:
             away[provider] = error
     await together(partial(look, provider) for provider in absent if provider not in away)
-    if foreign:
-        raise foreign[0]
+    _refuse(foreign)
     if away:
         raise TooFewProvidersError(f"init needs every provider to answer: {reasons(away)}")
     for provider in marked:
         await _clear(transfer, provider)
+
+
+def _refuse(foreign: list[ForeignProviderError]) -> None:
+    """One error that names every place that is taken."""
+    if foreign:
+        names = ", ".join(sorted(error.provider for error in foreign))
+        raise ForeignProviderError(names, foreign[0].detail) if len(foreign) > 1 else foreign[0]
 
 
 async def _is_left(transfer: Transfer, provider: str, left: frozenset[bytes]) -> bool:
@@ -191,7 +196,7 @@ async def _build(
     (half / PLACES).write_bytes(b"".join(network.token(provider) for provider in config.providers))
     places = Places(network, ring, ring.save)
     await together(partial(places.take, provider) for provider in config.providers)
-    await together(partial(places.visit, provider) for provider in config.providers)
+    await together(partial(places.deliver, provider) for provider in config.providers)
     await _publish_first(half, network, places, ring)
     return Created(volume, format_recovery_key(recovery))
 

@@ -33,10 +33,14 @@ DISBELIEVED_MAX: Final = 4096
 
 @dataclass(frozen=True)
 class Survey:
-    """What a round of listings found: names by provider (ascending), and the error of each that did not answer."""
+    """What a round of listings found: names by provider (ascending), and the error of each that did not answer.
+
+    `time` is when it began, of trio's clock.
+    """
 
     listed: Mapping[str, tuple[HeadName, ...]]
     away: Mapping[str, IcnfsError]
+    time: float = 0.0
 
     def newest(self) -> Iterable[tuple[tuple[int, int], list[tuple[str, HeadName]]]]:
         """((epoch, sequence), its copies), newest first."""
@@ -69,6 +73,7 @@ class Heads:
 
         (0, 0) asks for all there are.  A publish asks after its base, so what it costs does not grow with their number.
         """
+        begun = trio.current_time()
         last = head_format.name_before(*after)
         listed: dict[str, tuple[HeadName, ...]] = {}
         away: dict[str, IcnfsError] = {}
@@ -86,7 +91,7 @@ class Heads:
             for provider in self._network.providers:
                 if provider not in self._network.foreign:
                     nursery.start_soon(ask, provider)
-        return Survey(listed, away)
+        return Survey(listed, away, begun)
 
     async def newest(
         self,
@@ -132,8 +137,9 @@ class Heads:
         if len(self._disbelieved) >= DISBELIEVED_MAX:
             self._disbelieved.clear()
         self._disbelieved[provider, name] = None
+        level = logging.DEBUG if provider in self.liars else logging.WARNING
         self.liars[provider] = f"head {name}: {why}"
-        log.warning("provider %s shows a false head %s: %s", provider, name, why)
+        log.log(level, "provider %s shows a false head %s: %s", provider, name, why)
 
     async def store(self, head: Head, spare: trio.Nursery, deadline: float = 60.0) -> Stored:
         """Put `head` at every provider whose place is ours; return once it is durable, or all have answered.

@@ -23,7 +23,15 @@ import msgspec
 
 from icnfs.crypto.keys import MasterKey, Secret
 from icnfs.crypto.slots import Costs, Slot, SlotKind, decode_slot, encode_slot, make_slot, open_slot
-from icnfs.errors import FormatError, LocalDiskError, NewerFormatError, NoVolumeError, SecretError, UsageError
+from icnfs.errors import (
+    DamagedError,
+    FormatError,
+    LocalDiskError,
+    NewerFormatError,
+    NoVolumeError,
+    SecretError,
+    UsageError,
+)
 
 FILE: Final = "slots"
 """The keyring's name in the local state."""
@@ -78,6 +86,9 @@ class Secrets:
         return any(secret is not None for secret in (self.passphrase, self.keyfile, self.recovery))
 
 
+_WORDS: Final = {SlotKind.PASSPHRASE: "passphrase", SlotKind.KEYFILE: "key file", SlotKind.RECOVERY: "recovery key"}
+
+
 def unlock(slots: Iterable[Slot], offered: Secrets) -> MasterKey:
     """The master key, from the first slot that opens; cheap kinds are tried before passphrases.
 
@@ -90,7 +101,7 @@ def unlock(slots: Iterable[Slot], offered: Secrets) -> MasterKey:
         secret = offered.of(slot.kind)
         if secret is None:
             continue
-        tried.add(slot.kind.value)
+        tried.add(_WORDS[slot.kind])
         try:
             return open_slot(slot, secret)
         except (SecretError, FormatError):
@@ -112,7 +123,7 @@ class Keyring:
 
     @classmethod
     def load(cls, state_dir: Path) -> Keyring:
-        """The keyring of a local state; `NoVolumeError` where there is none."""
+        """The keyring of a local state; `NoVolumeError` where there is none, `NewerFormatError`, `DamagedError`."""
         path = state_dir / FILE
         try:
             raw = path.read_bytes()
@@ -120,7 +131,15 @@ class Keyring:
             raise NoVolumeError(f"{state_dir}: no volume here; run `icnfs init` or `icnfs recover`") from None
         except OSError as error:
             raise LocalDiskError(f"{path}: {error.strerror}", error.errno or 0) from None
-        keyring = cls.decode(raw)
+        try:
+            keyring = cls.decode(raw)
+        except NewerFormatError as error:
+            raise NewerFormatError(f"{path}: {error}") from None
+        except FormatError as error:
+            raise DamagedError(
+                f"{path}: {error}; put a copy of that file back, or move {state_dir} away and run `icnfs recover`, "
+                "which brings back what was published"
+            ) from None
         keyring._path = path
         return keyring
 

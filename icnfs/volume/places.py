@@ -3,12 +3,15 @@
 A place that bears no marker and no heads is free.  One that bears this volume's token for this provider is ours;
 anything else is somebody else's and is never written to.  Whether a place is ours is looked at once for each provider
 and mount, when it first answers.
+
+Looking writes nothing.  Taking a free place, giving and taking back key slots come only after the volume's heads were
+looked at: a machine that was overtaken must not delete what now opens the volume.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
 import trio
@@ -36,8 +39,8 @@ class Places:
     async def is_ours(self, provider: str) -> bool:
         """True for our own place, False for a free one.
 
-        Raises `ForeignProviderError` for any other, `NewerFormatError` for one that is ours and of a later release,
-        and what else the provider answers.
+        Raises `ForeignProviderError` for any other, `NewerFormatError` for one of a later release, and what else the
+        provider answers.
         """
         transfer = self._network.transfer
         try:
@@ -51,7 +54,7 @@ class Places:
         try:
             token = marker.unpack_marker(raw)
         except NewerFormatError as error:
-            raise ForeignProviderError(provider, str(error)) from None
+            raise NewerFormatError(f"provider {provider}: {error}") from None
         except FormatError:
             raise ForeignProviderError(
                 provider, "its object `volume` is not a marker of icnfs; use an empty place"
@@ -63,9 +66,9 @@ class Places:
         return True
 
     async def visit(self, provider: str) -> None:
-        """Make sure that `provider`'s place is ours and holds what it should; cheap once that is known.
+        """See whether `provider`'s place is ours, or free (`Network.free`); cheap once that is known.
 
-        Raises `ForeignProviderError`, and what else the provider answers.
+        Raises `ForeignProviderError`, `NewerFormatError`, and what else the provider answers.
         """
         network = self._network
         if provider not in network.taken:
@@ -74,37 +77,53 @@ class Places:
             except ForeignProviderError as error:
                 network.foreign[provider] = error.detail
                 raise
-            if not ours:
-                await self.take(provider)
+            except NewerFormatError as error:
+                network.foreign[provider] = str(error)
+                raise
             network.foreign.pop(provider, None)
-            network.taken.add(provider)
-        await self._deliver(provider)
+            if ours:
+                network.free.discard(provider)
+                network.taken.add(provider)
+            else:
+                network.free.add(provider)
 
     async def take(self, provider: str) -> None:
-        """Mark a free place as ours."""
+        """Mark a free place as ours; it is to be given its key slots."""
         log.info("provider %s: its empty place is taken", provider)
         await self._network.transfer.put_object(
             provider, marker.NAME, marker.pack_marker(self._network.token(provider)), deadline=VISIT_SECONDS
         )
         self._keyring.lost(provider)
+        self._network.free.discard(provider)
         self._network.taken.add(provider)
 
-    async def visit_all(self) -> dict[str, IcnfsError]:
-        """Visit every provider, all at once; the errors of those that could not be."""
-        errors: dict[str, IcnfsError] = {}
+    async def visit_all(self) -> None:
+        """Visit every provider, all at once; those that cannot be stay as they are."""
+        await self._each(self._network.providers, self.visit)
 
-        async def visit(provider: str) -> None:
+    @property
+    def owes(self) -> bool:
+        """Whether a place that is ours lacks key slots, or holds any that were removed."""
+        return any(map(self._keyring.undelivered, self._network.taken)) or any(
+            map(self._keyring.undeleted, self._network.taken)
+        )
+
+    async def deliver_all(self) -> None:
+        """`deliver` to every place that is ours, all at once; what cannot be done waits for the next time."""
+        await self._each(self._network.taken, self.deliver)
+
+    async def _each(self, providers: Iterable[str], work: Callable[[str], Awaitable[None]]) -> None:
+        async def attempt(provider: str) -> None:
             try:
-                await self.visit(provider)
+                await work(provider)
             except IcnfsError as error:
-                errors[provider] = error
+                log.debug("a provider's place is as it was: %s", error)
 
         async with trio.open_nursery() as nursery:
-            for provider in self._network.providers:
-                nursery.start_soon(visit, provider)
-        return errors
+            for provider in tuple(providers):
+                nursery.start_soon(attempt, provider)
 
-    async def _deliver(self, provider: str) -> None:
+    async def deliver(self, provider: str) -> None:
         """Give `provider` the slots it lacks and take back those that were removed."""
         changed = False
         for copy in self._keyring.undelivered(provider):

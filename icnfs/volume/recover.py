@@ -29,6 +29,7 @@ from icnfs.errors import (
     ForeignProviderError,
     FormatError,
     IcnfsError,
+    NewerFormatError,
     NoVolumeError,
     RolledBackError,
     TooFewProvidersError,
@@ -42,7 +43,7 @@ from icnfs.volume import keyring as keyrings
 from icnfs.volume import setting_up
 from icnfs.volume.attempt import reasons
 from icnfs.volume.fence import Claim, Own
-from icnfs.volume.heads import Heads
+from icnfs.volume.heads import Heads, Survey
 from icnfs.volume.keyring import Keyring, Secrets, unlock
 from icnfs.volume.network import Network, Starter, Transfer, start_transfer
 from icnfs.volume.places import VISIT_SECONDS, Places
@@ -86,11 +87,11 @@ async def recover(
     progress: Progress = lambda _done, _all: None,
     start: Starter = start_transfer,
 ) -> Found:
-    """Rebuild the local state; `found` is told what was found before anything is loaded.
+    """Rebuild the local state; `found` is told what was found before anything is loaded (again where that changes).
 
     Raises `VolumeExistsError`, `TooFewProvidersError` (saying who is missing), `NoVolumeError` where there is no head,
     `SecretError`, `RolledBackError` where the newest head is below `at_least`, (epoch, sequence), `NewerFormatError`,
-    `DamagedError`, `LocalDiskError`.
+    `DamagedError` where all that is shown of a newer one is false, unless `at_least` allows an older, `LocalDiskError`.
     """
     with setting_up.partial_state(state_dir, "recover") as half:
         async with start(config.specs()) as transfer:
@@ -99,17 +100,21 @@ async def recover(
             away = await _visit(network)
             heads = Heads(network)
             head = await _newest(network, heads, away, at_least)
-            what = _found(head)
-            found(what)
-            setting_up.start_over(half)
             try:
-                taken_over = await _load(network, half, head, progress)
-                await _take_over(network, heads, taken_over)
+                while True:
+                    found(_found(head))
+                    setting_up.start_over(half)
+                    taken_over = await _load(network, half, head, progress)
+                    await _take_over(network, heads, taken_over)
+                    later = await _later(heads, head, taken_over)
+                    if later is None:
+                        break
+                    head = later
             except BaseException:
                 shutil.rmtree(half, ignore_errors=True)
                 raise
         setting_up.complete(half, state_dir)
-    return what
+    return _found(head)
 
 
 # --- finding ----------------------------------------------------------------------------------------------------------
@@ -118,6 +123,7 @@ async def recover(
 async def _unlock(config: VolumeConfig, transfer: Transfer, offered: Secrets) -> MasterKey:
     """The master key, from whatever key slots the providers hold."""
     slots: list[Slot] = []
+    false: dict[str, FormatError] = {}
     away: dict[str, IcnfsError] = {}
 
     async def ask(provider: str) -> None:
@@ -128,7 +134,7 @@ async def _unlock(config: VolumeConfig, transfer: Transfer, offered: Secrets) ->
                 try:
                     slots.append(decode_slot(raw[: SLOT_MAX + 1]))
                 except FormatError as error:
-                    log.warning("provider %s: key slot %s: %s", provider, name, error)
+                    false[provider] = error
         except IcnfsError as error:
             away[provider] = error
 
@@ -138,7 +144,10 @@ async def _unlock(config: VolumeConfig, transfer: Transfer, offered: Secrets) ->
     if not slots:
         if len(config.providers) - len(away) < config.k:
             raise _too_few(config.k, config.providers, away)
+        _refuse_false("key slots", false)
         raise NoVolumeError("no provider that answers holds a key slot: was the volume ever initialised here?")
+    for provider, error in sorted(false.items()):
+        log.warning("provider %s: a key slot: %s", provider, error)
     return await trio.to_thread.run_sync(unlock, slots, offered)
 
 
@@ -156,6 +165,9 @@ async def _visit(network: Network) -> dict[str, IcnfsError]:
         except ForeignProviderError as error:
             network.foreign[provider] = error.detail
             away[provider] = error
+        except NewerFormatError as error:
+            network.foreign[provider] = str(error)
+            away[provider] = error
         except IcnfsError as error:
             away[provider] = error
 
@@ -172,12 +184,16 @@ async def _newest(
     answering = survey.listed.keys() & network.taken
     missing = {**away, **survey.away}
     head = await heads.newest(survey)
-    silent = network.all_owners() - network.owners(answering)
-    if len(answering) < network.k or silent > network.n - network.k:
+    if len(answering) < network.k or network.silent(answering) > network.silent_most:
         raise _too_few(network.k, network.facts, missing)
+    for provider in sorted(missing):
+        log.warning("left out: %s", missing[provider])
     if head is None:
+        _refuse_false("heads", {name: DamagedError(why) for name, why in heads.liars.items()})
         raise NoVolumeError("no provider that answers holds a head of this volume: it was never published")
-    if at_least is not None and head.number < at_least:
+    if at_least is None:
+        _refuse_older(network, survey, head)
+    elif head.number < at_least:
         raise RolledBackError(
             f"the newest head found is epoch {head.epoch}, sequence {head.sequence}, and you know of {at_least[0]}, "
             f"{at_least[1]}: providers withhold it or lost it; bring more of them back, or lower --at-least"
@@ -185,8 +201,36 @@ async def _newest(
     return head
 
 
-def _too_few(k: int, providers: Mapping[str, object], away: Mapping[str, IcnfsError]) -> TooFewProvidersError:
+def _refuse_false(what: str, false: Mapping[str, FormatError]) -> None:
+    """Where all that providers show is false, that is another failure than where they show nothing."""
+    for error in false.values():
+        if isinstance(error, NewerFormatError):
+            raise error
+    if false:
+        raise DamagedError(
+            f"all {what} that providers show are damaged ({', '.join(sorted(false))}); bring back other providers"
+        )
+
+
+def _refuse_older(network: Network, survey: Survey, head: Head) -> None:
+    """Where a newer head was durable and none of its copies can be read, a person decides whether to go back.
+
+    So many owners list a durable head that they cannot all have made it up (`Network.durable`).
+    """
+    older = f"{head.epoch}-{head.sequence}"
+    for number, copies in survey.newest():
+        if number > head.number and network.owners(provider for provider, _ in copies) >= network.durable:
+            raise DamagedError(
+                f"{len(copies)} providers list the head {number[0]}-{number[1]} and no copy of it can be read; bring "
+                f"back other providers, or go back to the head {older} with --at-least {older}"
+            )
+
+
+def _too_few(k: int, providers: Mapping[str, object], away: Mapping[str, IcnfsError]) -> IcnfsError:
     present = [name for name in providers if name not in away]
+    newer = sorted(name for name, error in away.items() if isinstance(error, NewerFormatError))
+    if newer and len(present) + len(newer) >= k:
+        return NewerFormatError(f"{away[newer[0]]} ({len(newer)} providers are of such a format)")
     return TooFewProvidersError(
         f"{k} providers are needed and {len(present)} can be used ({', '.join(present) or 'none'}); "
         f"missing: {reasons(dict(away))}"
@@ -301,3 +345,14 @@ async def _take_over(network: Network, heads: Heads, head: Head) -> None:
             f"the head that takes the volume over needs {network.durable} owners and only "
             f"{network.owners(stored.providers)} took it: {reasons(stored.errors)}"
         )
+
+
+async def _later(heads: Heads, head: Head, taken_over: Head) -> Head | None:
+    """What the other machine still published while `head` was loaded: it knew of no rival and may have said "safe".
+
+    It looks for ours just before each head of its own, so once ours is durable hardly anything can still come.
+    """
+    survey = await heads.survey(head.number)
+    return await heads.newest(
+        survey, accept=lambda other: other.number > head.number and other.writer != taken_over.writer
+    )
