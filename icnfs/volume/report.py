@@ -78,10 +78,19 @@ def _provider(volume: Volume, name: str, missing: int) -> ProviderStatus:
 
 
 def usage_of(volume: Volume) -> Usage:
-    """Free and total bytes of contents at the providers; what is not published yet is taken off."""
-    states = volume.network.transfer.states().values()
-    room = usable_bytes(share_pools(states), volume.network.k, volume.network.n)
-    free = max(room - volume.store.dirty_bytes, 0)
+    """Free and total bytes of contents at the providers; what is not published yet is taken off.
+
+    A provider that has not told yet, or is away, is taken to have as little room as the fullest of the others: nothing
+    is refused for want of its answer.  Until any has told, it is the room that this machine has to keep writes in.
+    """
+    told = share_pools(volume.network.transfer.states().values())
+    silent = max(volume.network.n - len(told), 0)
+    if told:
+        room = usable_bytes([*told, *[min(told)] * silent], volume.network.k, volume.network.n)
+        room -= volume.store.dirty_bytes
+    else:
+        room = volume.store.env.free_bytes()
+    free = max(room, 0)
     return Usage(free, free + volume.store.bytes_used)
 
 

@@ -177,13 +177,15 @@ class Volume:
         return self.publisher.batch
 
     async def _until_safe(self, batch: int) -> None:
+        told = ""
         while self.publisher.batch < batch:
             try:
                 await self.publisher.publish()
             except FencedError:
                 raise
             except IcnfsError as error:
-                log.info("sync tries again: %s", error)
+                if told != (told := str(error)):
+                    log.info("sync tries again: %s", error)
                 await trio.sleep(SYNC_RETRY)
         while self.repair.unsafe:
             await self.network.wake()
@@ -196,9 +198,14 @@ class Volume:
         failure = self.publisher.failure
         if self.publisher.batch < batch:
             why = f": {failure}" if failure is not None else ""
+            if self.network.foreign and failure is not None:
+                why += "; " + "; ".join(f"{name}: {reason}" for name, reason in sorted(self.network.foreign.items()))
             return DegradedError(f"degraded: not published within {seconds:.0f} s, and kept on this machine{why}")
-        lacking = self.repair.lacking_at()
-        names = ", ".join(f"{name} lacks {count} shares" for name, count in sorted(lacking.items()))
+        lacking, foreign = self.repair.lacking_at(), self.network.foreign
+        names = ", ".join(
+            f"{name} lacks {count} share{'s' * (count != 1)}" + (f" ({foreign[name]})" if name in foreign else "")
+            for name, count in sorted(lacking.items())
+        )
         return DegradedError(
             f"degraded: published, but fewer than {self.network.safe} owners hold all of it: {names}; bring them back"
         )
