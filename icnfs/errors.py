@@ -170,12 +170,15 @@ class InterruptedByUserError(IcnfsError):
 
 
 class ProviderError(IcnfsError):
-    """What a provider answered; `provider` is its name in the TOML.  The subclasses are the closed list."""
+    """What a provider answered; `provider` is its name in the TOML, or empty where it is all of them.
+
+    The subclasses are the closed list.
+    """
 
     exit_code = Exit.PROVIDER
 
     def __init__(self, provider: str, message: str) -> None:
-        super().__init__(f"provider {provider}: {message}")
+        super().__init__(f"provider {provider}: {message}" if provider else message)
         self.provider = provider
         self.detail = message
 

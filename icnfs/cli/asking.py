@@ -15,12 +15,13 @@ from typing import Any, Final, TypeVar
 
 import click
 
+from icnfs.config import values
 from icnfs.config.secret_files import read_credential, read_keyfile, read_passphrase, read_secret_file
 from icnfs.config.volume import VolumeConfig
 from icnfs.crypto.hardening import forbid_core_dumps
 from icnfs.crypto.keys import Secret
 from icnfs.crypto.recovery import parse_recovery_key
-from icnfs.errors import SecretError
+from icnfs.errors import SecretError, UsageError
 from icnfs.volume.keyring import Secrets
 
 FILE: Final = click.Path(dir_okay=False, path_type=Path)
@@ -107,7 +108,11 @@ def _named(config: VolumeConfig, where: Given) -> Secrets:
     if where.keyfile is not None:
         keyfile = Secret(read_secret_file(where.keyfile, "--keyfile"))
     if where.credential is not None:
-        keyfile = Secret(read_credential(replace(config, credential=where.credential)) or b"")
+        try:
+            name = values.read_credential(where.credential)
+        except values.BadValueError as error:
+            raise UsageError(f"--credential: {error}") from None
+        keyfile = Secret(read_credential(replace(config, credential=name)) or b"")
     if where.recovery_key_file is not None:
         text = read_secret_file(where.recovery_key_file, "--recovery-key-file")
         recovery = parse_recovery_key(text.decode("utf-8", "replace"))

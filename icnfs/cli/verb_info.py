@@ -55,12 +55,18 @@ def _losses(survives: int | None) -> str:
         return "nothing is stored for it but its name and attributes"
     if survives < 0:
         return "no loss of this machine: not all of it is published yet"
-    return f"the loss of this machine and any {survives} owners"
+    if survives == 0:
+        return "the loss of this machine, but of no provider"
+    return f"the loss of this machine and any {_owners(survives)}"
+
+
+def _owners(count: int) -> str:
+    return "1 owner" if count == 1 else f"{count} owners"
 
 
 def _row(extent: Extent) -> tuple[str, ...]:
     chunks = str(extent.first) if extent.first == extent.last else f"{extent.first}-{extent.last}"
-    survives = "only here" if extent.survives < 0 else f"{extent.survives} owners"
+    survives = "only here" if extent.survives < 0 else _owners(extent.survives)
     shares = ", ".join(map(str, extent.data_shares)) or "-"
     return chunks, "yes" if extent.local else "no", extent.segment or "-", shares, survives
 

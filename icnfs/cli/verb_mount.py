@@ -14,11 +14,14 @@ from typing import Any, Final
 import click
 
 from icnfs.cli import asking
+from icnfs.cli.output import say
 from icnfs.config import VolumeConfig, load, runtime_dir, state_dir
 from icnfs.control import front, log
 from icnfs.control.client import Mount
 from icnfs.control.daemon import Readiness, in_background
+from icnfs.control.facts import MountStatus
 from icnfs.control.front import Job
+from icnfs.control.protocol import StatusRequest, take_facts
 from icnfs.errors import Exit, IcnfsError, InterruptedByUserError, MountedError
 from icnfs.fuse import mountpoint
 from icnfs.fuse.options import parse
@@ -76,9 +79,9 @@ def prepare(config: VolumeConfig, directory: Path, options: tuple[str, ...], whe
     wanted = parse(options)
     state = state_dir(config.name)
     Keyring.load(state)
-    path = mountpoint.prepare(os.fspath(directory))
     if Mount(runtime_dir(), config.name).alive():
         raise MountedError(f"volume {config.name} is mounted here already; `icnfs status {config.name}` says where")
+    path = mountpoint.prepare(os.fspath(directory))
     return Job(config, state, runtime_dir(), path, wanted, asking.opening(config, where))
 
 
@@ -93,6 +96,9 @@ def _in_foreground(job: Job, level: str) -> int:
 
 def _as_daemon(job: Job, level: str) -> int:
     in_background(lambda readiness: _daemon(job, level, readiness))
+    status = take_facts(Mount(job.runtime_dir, job.config.name).ask(StatusRequest()), MountStatus)
+    if status.volume.fenced:
+        say(f"icnfs: {status.volume.fenced}")
     return int(Exit.OK)
 
 

@@ -66,6 +66,10 @@ def _by_process(mount: Mount, request: UnmountRequest, process: int, found: Moun
         if wait_ended(process, 0.0):
             return None
         raise NotMountedError(f"{error}; {found.point} is detached, and the process is to be killed") from None
+    except IcnfsError as error:
+        if request.drain and not isinstance(error, MountPointError):
+            error.args = (f"{found.point} stays mounted: {error}; without --drain what is written waits here",)
+        raise
     if not wait_ended(process, ENDING):
         raise IcnfsError(f"{found.point} is unmounted, but its process still runs after {ENDING:.0f} s; see its log")
     return take_facts(answer, Published) if request.drain else None

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -90,4 +91,8 @@ def _choose(variable: str, roots: str, users: Callable[[str], Path]) -> Path:
         if not value.startswith("/"):
             raise ConfigError(f"{variable}: {value[:80]!r} is no absolute path; set one, or unset it")
         return Path(value)
-    return Path(roots) if os.geteuid() == 0 else users("icnfs")
+    if os.geteuid() == 0:
+        return Path(roots)
+    with warnings.catch_warnings():  # without XDG_RUNTIME_DIR it is a folder in /tmp, which `private_directory` checks
+        warnings.simplefilter("ignore")
+        return users("icnfs")

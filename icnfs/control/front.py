@@ -130,6 +130,8 @@ class Front:
 
     def _ready(self) -> None:
         log.info("mounted volume=%s pid=%d", self._job.config.name, os.getpid())
+        if self._volume.store.fenced is not None:
+            log.error("%s", self._volume.store.fenced)
         self._live()
 
     # --- what the control socket asks ---------------------------------------------------------------------------------

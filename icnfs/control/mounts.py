@@ -6,11 +6,12 @@ control socket without asking the file system, which may be dead.
 
 from __future__ import annotations
 
+import errno
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from icnfs.errors import NotMountedError
+from icnfs.errors import NotMountedError, UsageError
 from icnfs.fuse.mountpoint import FS_TYPE, MOUNTINFO, parse_mountinfo
 
 
@@ -49,11 +50,16 @@ def mount_at(directory: Path, mountinfo: Path = MOUNTINFO) -> Mounted:
 
 
 def mount_of(path: Path, mountinfo: Path = MOUNTINFO) -> tuple[Mounted, int]:
-    """The mount that holds `path`, and its inode number there; NotMountedError where that is no icnfs."""
+    """The mount that holds `path`, and its inode number there.
+
+    NotMountedError where that is no icnfs, or a dead one; UsageError where there is no such path.
+    """
     try:
         facts = os.lstat(path)
     except OSError as error:
-        raise NotMountedError(f"{path}: {os.strerror(error.errno or 0)}") from None
+        if error.errno in (errno.ENOTCONN, errno.ECONNABORTED):
+            raise NotMountedError(f"{path}: the process of its mount died; mount it again") from None
+        raise UsageError(f"{path}: {os.strerror(error.errno or 0)}") from None
     for mount in reversed(mounted(mountinfo)):
         if mount.device == f"{os.major(facts.st_dev)}:{os.minor(facts.st_dev)}":
             return mount, facts.st_ino

@@ -112,6 +112,10 @@ def _mount(handlers: Handlers, path: str, options: set[str]) -> None:
         log.debug("allow_other for a user needs user_allow_other in /etc/fuse.conf")
     if not os.path.exists("/dev/fuse"):
         raise MountPointError("/dev/fuse: not there; load the kernel module with `modprobe fuse`", errno.ENODEV)
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        raise MountPointError(
+            "/dev/fuse: this user may not open it; mount as root, or have root run `chmod 666 /dev/fuse`", errno.EACCES
+        )
     try:
         pyfuse3.init(handlers, path, options)
     except RuntimeError as exc:

@@ -15,7 +15,7 @@ from icnfs.cli.asking import Given
 from icnfs.config.volume import VolumeConfig, parse
 from icnfs.crypto.keys import Secret
 from icnfs.crypto.recovery import format_recovery_key, new_recovery_key
-from icnfs.errors import SecretError
+from icnfs.errors import SecretError, UsageError
 from tests.cli.machine import World, write_secret
 
 
@@ -57,6 +57,8 @@ def test_a_credential_is_read_where_systemd_put_it(
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
     assert asking.opening(config(""), Given(credential="cred")).keyfile == Secret(b"c" * 32)
     assert asking.opening(config('credential = "cred"'), Given()).keyfile == Secret(b"c" * 32)
+    with pytest.raises(UsageError, match="names no credential"):
+        asking.opening(config(""), Given(credential="../cred"))
 
 
 def test_the_command_line_goes_before_the_toml(config: Configure, tmp_path: Path) -> None:

@@ -36,6 +36,12 @@ def test_user_uses_the_xdg_folders(monkeypatch: pytest.MonkeyPatch) -> None:
     assert socket_path("demo") == Path("/run/user/1000/icnfs/demo.sock")
 
 
+def test_user_without_a_runtime_folder_gets_one_without_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    assert runtime_dir().is_absolute()
+
+
 def test_environment_overrides_all(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("CONFIG", "STATE", "RUNTIME"):
         monkeypatch.setenv(f"ICNFS_{name}_DIR", f"/x/{name.lower()}")

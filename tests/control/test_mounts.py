@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from icnfs.control.mounts import Mounted, mount_at, mount_of, mounted
-from icnfs.errors import NotMountedError
+from icnfs.errors import NotMountedError, UsageError
 
 LINE = "36 35 0:47 / {point} rw,nosuid,nodev - {kind} {source} rw,user_id={uid},group_id=0,default_permissions\n"
 
@@ -47,7 +47,7 @@ def test_a_directory_inside_a_mount_is_not_its_mount_point(tmp_path: Path) -> No
 def test_a_path_on_another_file_system_is_refused(tmp_path: Path) -> None:
     with pytest.raises(NotMountedError, match="does not lie on a mount of icnfs"):
         mount_of(tmp_path, table(tmp_path, ("/x", "fuse.icnfs", "demo", 0)))
-    with pytest.raises(NotMountedError, match="No such file"):
+    with pytest.raises(UsageError, match="No such file"):
         mount_of(tmp_path / "missing", table(tmp_path))
 
 
