@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from tests.acceptance.harness import Volume, in_mount_table
 
 from icnfs.errors import Exit
 from icnfs.format import marker
+from tests.acceptance.harness import Volume, in_mount_table
 
 VERSION_AT: Final = len(marker.MAGIC) + 1
 """The last byte of a marker's format version."""
