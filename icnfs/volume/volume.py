@@ -40,6 +40,7 @@ from icnfs.volume.repair import Repair
 from icnfs.volume.report import file_info, status_of, usage_of
 from icnfs.volume.source import ProviderSource
 from icnfs.volume.status import FileInfo, Status, Usage
+from icnfs.volume.supervise import supervised
 
 log = logging.getLogger(__name__)
 
@@ -275,11 +276,12 @@ async def open_volume(
                 volume = Volume(config, store, Network.of(config, master, transfer), keyring, nursery)
                 await nursery.start(store.run)
                 store.read_only |= read_only
-                nursery.start_soon(Upkeep(store, Budget(config.cache_clean, config.cache_dirty, config.reserve)).run)
-                nursery.start_soon(volume.care)
+                upkeep = Upkeep(store, Budget(config.cache_clean, config.cache_dirty, config.reserve))
+                nursery.start_soon(supervised, "upkeep", upkeep.run)
+                nursery.start_soon(supervised, "repair", volume.care)
                 if not store.read_only:
-                    nursery.start_soon(volume.first_look)
-                    nursery.start_soon(volume.publisher.run)
+                    nursery.start_soon(supervised, "first look", volume.first_look)
+                    nursery.start_soon(supervised, "publisher", volume.publisher.run)
                 try:
                     yield volume
                 finally:
