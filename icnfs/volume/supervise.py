@@ -25,5 +25,6 @@ async def supervised(name: str, task: Callable[[], Awaitable[None]]) -> None:
             await task()
             return
         except Exception as fault:
-            log.error("%s failed and begins anew in %.0f s: %s", name, AGAIN_SECONDS, type(fault).__name__, exc_info=True)
+            kind = type(fault).__name__
+            log.error("%s failed and begins anew in %.0f s: %s", name, AGAIN_SECONDS, kind, exc_info=True)
         await trio.sleep(AGAIN_SECONDS)
