@@ -20,6 +20,7 @@ import queue
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from errno import EIO
 from typing import Any, Final, NamedTuple
 
 import lmdb
@@ -104,6 +105,12 @@ class _TaskFailedError(Exception):
     """The transaction goes without the task that failed."""
 
 
+def _write_nothing(txn: lmdb.Transaction) -> None:
+    """LMDB skips a commit that changed nothing."""
+    txn.put(_NO_VERSION, b"")
+    txn.delete(_NO_VERSION)
+
+
 def _work(task: Task, writer: Writer) -> Any:
     try:
         return task.work(writer)
@@ -144,6 +151,7 @@ class Committer:
         self._doomed: list[int] = []
         self._forgotten: list[int] = []
         self._unsynced = False
+        self._sync_failed = False
         self._failing = False
         self._turns = 0
         self._lacks_reserve = False
@@ -179,7 +187,8 @@ class Committer:
                 self._commit(jobs)
             except Exception as error:
                 log.critical("the committer thread failed: %s", type(error).__name__, exc_info=True)
-                failure = LocalDiskError(f"the local state cannot be written: {error}; unmount and mount again")
+                remedy = "the mount is read-only; unmount and mount again"
+                failure = LocalDiskError(f"the local state cannot be written ({type(error).__name__}): {remedy}", EIO)
                 self._post(lambda failure=failure: self._on_failure(failure))  # type: ignore[misc]
                 return
 
@@ -220,8 +229,15 @@ class Committer:
         self._post(lambda: self._on_done(done))
 
     def _sync(self) -> None:
+        """Make `data` durable.  After a failure a commit comes first: the kernel forgets pages that it could not write,
+        and the next fsync would succeed without them; what is left to be written is the meta page, which that renews.
+        """
+        if self._sync_failed:
+            with self._env.data.begin(write=True, db=self._env.data_db) as txn:
+                _write_nothing(txn)
+        self._sync_failed = True
         self._env.sync_data()
-        self._unsynced = False
+        self._sync_failed = self._unsynced = False
 
     def _insist(self, step: Callable[[], None], *, in_data: bool = False) -> None:
         """Run `step` until it succeeds; report a disk that takes nothing, and again when it takes something.
@@ -354,8 +370,7 @@ class Committer:
         try:
             with self._env.data.begin(write=True, db=self._env.data_db) as txn:
                 if turn:
-                    txn.put(_NO_VERSION, b"")
-                    txn.delete(_NO_VERSION)
+                    _write_nothing(txn)
                 self._erase(txn)
             self._erased()
             self._post(lambda: self._on_done(Done()))

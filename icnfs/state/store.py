@@ -284,6 +284,8 @@ class Store(Records):
 
     def _on_failure(self, failure: LocalDiskError | None) -> None:
         self.failure = failure
+        if failure is not None and failure.errno == errno.EIO:
+            self.read_only = True  # the committer has ended: what is accepted from here on would reach no disk
         self._signal()
 
     def _signal(self) -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from icnfs.crypto.keys import MasterKey
 from icnfs.errors import DamagedError, FsError, LocalDiskError, MountedError, NoVolumeError, VolumeExistsError
 from icnfs.format.records import RANKS, Entry, Table
+from icnfs.limits import CHUNK_SIZE
 from icnfs.state import loader
 from icnfs.state.loader import ROOT_INO, Loader
 from icnfs.state.store import INO_STEP, Store
@@ -173,6 +174,49 @@ def test_a_disk_that_takes_nothing_fails_the_flush_and_loses_nothing(
         assert store.find(ROOT_INO, b"waits") is not None
 
     local.run(look)
+
+
+def test_a_committer_that_ends_leaves_a_read_only_volume_and_no_fsync_succeeds(
+    local: Local, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body(store: Store) -> None:
+        def broken(ordered: object) -> None:
+            raise RuntimeError("a bug")
+
+        monkeypatch.setattr(store.committer, "_put_meta", broken)
+        add(store, b"lost")
+        for _ in range(2):
+            with pytest.raises(LocalDiskError) as caught:
+                await store.flush()
+            assert caught.value.errno == errno.EIO
+        assert store.read_only
+
+    local.run(body, upkeep=False)
+
+
+def test_a_sync_that_failed_is_not_believed_the_second_time(local: Local, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel reports a failed write-back once; a retry must write again what it forgot."""
+
+    async def body(store: Store) -> None:
+        real, failures = store.env.sync_data, [True]
+        monkeypatch.setattr("icnfs.state.committer.RETRY_SECONDS", 0.01)
+
+        def sync_data() -> None:
+            transactions.append(store.env.data.info()["last_txnid"])
+            if failures:
+                failures.pop()
+                raise OSError(errno.EIO, "Input/output error")
+            real()
+
+        monkeypatch.setattr(store.env, "sync_data", sync_data)
+        monkeypatch.setattr(store.env, "give_up_reserve", lambda: False)
+        store.contents.write(store.edit(new_file(store)), 0, b"x" * CHUNK_SIZE)
+        store.close_batch()
+        await until(store, lambda: len(transactions) == 2)
+        assert transactions[1] > transactions[0]
+
+    transactions: list[int] = []
+    local.run(body, upkeep=False)
 
 
 def test_writers_get_enospc_when_no_room_comes(local: Local, monkeypatch: pytest.MonkeyPatch) -> None:
