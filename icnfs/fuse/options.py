@@ -47,7 +47,10 @@ _IGNORED: Final = frozenset(
         "async",
         "nodiratime",
         "diratime",
+        "lazytime",
         "nolazytime",
+        "norelatime",
+        "nostrictatime",
         "nomand",
         "silent",
         "loud",
@@ -79,6 +82,8 @@ class MountOptions:
         options.add("exec" if self.execute else "noexec")
         if self.allow_other:
             options.add("allow_other")
+        if self.atime is Atime.NEVER:
+            options.add("noatime")  # the mount keeps the times: this is for mount(8) and findmnt(8) to show
         return options
 
 

@@ -41,6 +41,7 @@ def test_the_kernel_always_checks_permissions() -> None:
         "default_permissions", "subtype=icnfs", "fsname=demo", "ro", "nosuid", "nodev", "exec", "allow_other",
     }  # fmt: skip
     assert {"rw", "suid", "dev", "noexec"} <= parse(["suid,dev,noexec"]).for_kernel("demo")
+    assert "noatime" in parse(["noatime"]).for_kernel("demo")
 
 
 @given(st.lists(st.text()))
