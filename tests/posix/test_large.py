@@ -1,6 +1,7 @@
 """Large directories and the counters of df: what has no like on the local file system to be compared with.
 
-ICNFS_BIG_DIRECTORY sets the number of entries (default 12000); the million of a release takes some minutes.
+ICNFS_BIG_DIRECTORY sets the number of entries (default 12000); the million of a release takes some minutes, and
+`-o faulthandler_timeout=0`, for pytest's look at a test of minutes may end it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Random requests, chosen by hypothesis: a mount and a plain directory end up with equal trees and equal answers.
 
-ICNFS_MODEL_EXAMPLES (default 15) and ICNFS_MODEL_STEPS (default 40) set the budget; a long run takes 2000 and 100.
+ICNFS_MODEL_EXAMPLES (default 15) and ICNFS_MODEL_STEPS (default 40) set the budget; a long run takes 2000 and 100,
+and `-o faulthandler_timeout=0`, for pytest's look at a test of minutes may end it.
 """
 
 from __future__ import annotations
