@@ -91,7 +91,7 @@ def _facts(status: MountStatus) -> list[tuple[str, str]]:
         ("tree", f"{volume.files} files, {size(volume.bytes_used)}"),
         ("dirty", size(volume.dirty_bytes)),
         ("published", _published(volume)),
-        ("shares at risk", f"{volume.missing_shares} missing, in {volume.unsafe_segments} segments that are not safe"),
+        ("shares at risk", _risk(volume)),
     ]
     if volume.failure:
         facts.append(("last failure", volume.failure))
@@ -103,8 +103,18 @@ def _facts(status: MountStatus) -> list[tuple[str, str]]:
 def _state(volume: Status) -> str:
     words = ["fenced"] if volume.fenced else []
     words += ["read-only"] if volume.read_only else []
-    words += ["degraded"] if volume.degraded else []
+    if volume.degraded:
+        words.append("degraded")
+    elif volume.missing_shares or volume.lost_shares:
+        words.append("at risk")
     return (", ".join(words) or "healthy") + (f": {volume.fenced}" if volume.fenced else "")
+
+
+def _risk(volume: Status) -> str:
+    return (
+        f"{volume.missing_shares} missing, {volume.lost_shares} where they cannot be had now; "
+        f"{volume.unsafe_segments} segments are not safe"
+    )
 
 
 def _published(volume: Status) -> str:

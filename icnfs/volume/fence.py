@@ -6,8 +6,8 @@ Every mount claims an epoch above all it knows of, with a writer of 128 random b
 2. The `base` is the head that the local state is built on.  A real head numbered `base` or above that none of our own
    claims wrote, or that is numbered beyond what our claims ever used, was written by somebody else (or by a later state
    of this machine, of which this is an old copy): the volume is fenced.
-3. Heads are listed before each head that is put, and all but n - k owners must have answered: a durable head of a
-   rival lies with n - k + 1, so it is seen.
+3. Heads are listed before each head that is put, and all but n - k owners must have answered with every provider of
+   theirs: a durable head of a rival lies with n - k + 1, so it is seen.
 
 Being fenced is final and kept in the local state: a fork is detected, never merged.
 """
@@ -20,9 +20,9 @@ from typing import Final
 
 import msgspec
 
-from icnfs.errors import FencedError, FormatError, TooFewProvidersError
+from icnfs.errors import FencedError, FormatError, RolledBackError, TooFewProvidersError
 from icnfs.format import head as head_format
-from icnfs.format.head import Head, HeadName
+from icnfs.format.head import Head, HeadName, RunInfo
 from icnfs.format.records import Table
 from icnfs.state.store import Store
 from icnfs.volume.heads import Heads, Survey
@@ -105,10 +105,29 @@ class Fence:
         if rival is not None:
             await self._fence(rival)
 
-    def require(self, survey: Survey) -> None:
+    async def pass_by(self, survey: Survey) -> None:
+        """Raise unless `survey` shows that this machine may change what the providers hold."""
+        await self.check(survey)
+        self._require(survey)
+
+    def require_base(self, survey: Survey) -> None:
+        """Raise `RolledBackError` where a survey that passed does not show the base, which was durable."""
+        base = self.base
+        if base is None:
+            return
+        tag_of = self._network.names.writer_tag
+        for provider, names in survey.listed.items():
+            if HeadName(base.epoch, base.sequence, tag_of(provider, base.writer)) in names:
+                return
+        raise RolledBackError(
+            f"no provider that answers shows the head {base.epoch}-{base.sequence}, which this machine published: they "
+            "went back to an older state, or lost it; all records are published anew, contents that were lost are not "
+            "known before they are read"
+        )
+
+    def _require(self, survey: Survey) -> None:
         """Raise `TooFewProvidersError` unless enough owners answered that no durable head was missed."""
-        silent = self._network.all_owners() - self._network.owners(survey.listed)
-        if silent > self._network.n - self._network.k:
+        if self._network.silent(survey.listed.keys() & self._network.taken) > self._network.silent_most:
             names = ", ".join(sorted(survey.away))
             raise TooFewProvidersError(f"too many providers do not answer to publish: {names}; it is tried again")
 
@@ -142,6 +161,12 @@ class Fence:
     async def _put(self, claim: Claim) -> None:
         await keep(self._store, CLAIM, msgspec.msgpack.encode(claim))
         self.claim = claim
+
+    async def keep_runs(self, runs: tuple[RunInfo, ...]) -> None:
+        """The base, with what is known by now of where its runs lie; durable on return."""
+        assert self.base is not None
+        self.base = msgspec.structs.replace(self.base, runs=runs)
+        await keep(self._store, HEAD, encode_base(self.base))
 
     def published(self, head: Head) -> None:
         """`head` is durable and the local state is built on it now: older claims matter no more."""

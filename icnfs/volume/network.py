@@ -105,6 +105,8 @@ class Network:
     transfer: Transfer
     taken: set[str] = field(default_factory=set)
     """Providers whose place is known to be ours: only these are written to (see `places`)."""
+    free: set[str] = field(default_factory=set)
+    """Providers whose place was found empty: new ones, or such as lost everything."""
     foreign: dict[str, str] = field(default_factory=dict)
     """Providers whose place is somebody else's, and what was found there."""
 
@@ -133,8 +135,14 @@ class Network:
         """Distinct owners among `providers`; one that the TOML no longer names counts for nothing."""
         return len({self.facts[name].owner for name in providers if name in self.facts})
 
-    def all_owners(self) -> int:
-        return self.owners(self.facts)
+    def silent(self, answering: Collection[str]) -> int:
+        """Owners of whom not every provider is among `answering`: what one of them holds may lie just there."""
+        return self.owners(name for name in self.facts if name not in answering)
+
+    @property
+    def silent_most(self) -> int:
+        """Owners that may be `silent` while every durable head is seen all the same."""
+        return self.n - self.k
 
     def is_safe(self, segment: SegmentInfo) -> bool:
         """Whether `safe` distinct owners hold shares of it."""
@@ -145,6 +153,12 @@ class Network:
         states = self.transfer.states()
         down = {name for name in self.providers if name in states and states[name].state == "down"}
         return frozenset(down | (self.facts.keys() - self.taken))
+
+    def lost(self) -> frozenset[str]:
+        """Providers that are known to give back nothing now: down, or their place empty or somebody else's."""
+        states = self.transfer.states()
+        down = {name for name in self.providers if name in states and states[name].state == "down"}
+        return frozenset(down | self.free | self.foreign.keys())
 
     async def wake(self) -> None:
         """Ask the providers that are down whether they are back; whoever answers is up again."""

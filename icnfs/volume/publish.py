@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
 from typing import Final
 
 import msgspec
 import trio
 
-from icnfs.errors import FencedError, IcnfsError
+from icnfs.errors import FencedError, FormatError, IcnfsError, ProviderError, RolledBackError
 from icnfs.format import segment as segment_format
 from icnfs.format.head import Head, RunInfo
+from icnfs.format.records import Table
 from icnfs.format.segment import SegmentInfo
 from icnfs.state import cut as cuts
 from icnfs.state.cut import PublishCut
@@ -41,6 +44,9 @@ RETRY_MOST: Final = 60.0
 
 FOLD_SECONDS: Final = 5.0
 """What folding patches may take before a cut; those not folded by then are published as patches."""
+
+LOST_STEP: Final = 1024
+"""Segments whose shares are noted as lost in one commit."""
 
 
 class Publisher:
@@ -75,7 +81,8 @@ class Publisher:
         self._rotations = secrets.randbelow(1 << 16)
         base = fence.base
         self._runs: tuple[RunInfo, ...] = base.runs if base is not None else ()
-        self._runs_mended = False
+        self._news = False
+        """Whether the next head is wanted although no record changed: for mended runs, or a place without any head."""
         self._idle_batch = -1
         self._last = trio.current_time()
         self._failures = 0
@@ -132,14 +139,13 @@ class Publisher:
         else stands in the way; everything stays as it was and is tried again later.
         """
         async with self._lock:
-            if self._store.fenced is not None:
-                raise self._store.fenced
             try:
-                await self._publish()
-            except FencedError as error:
-                log.error("%s", error)
-                self._store.fence(error)
-                self.failure = error
+                with self._unfenced():
+                    await self._publish()
+            except FencedError:
+                raise
+            except RolledBackError as error:
+                self._start_anew(error)
                 raise
             except IcnfsError as error:
                 self.failure = error
@@ -152,10 +158,22 @@ class Publisher:
                 self._last = trio.current_time()
             return self.batch
 
+    @contextmanager
+    def _unfenced(self) -> Iterator[None]:
+        """Raise where the volume is fenced, and see to it where that is found out now."""
+        if self._store.fenced is not None:
+            raise self._store.fenced
+        try:
+            yield
+        except FencedError as error:
+            log.error("%s", error)
+            self._store.fence(error)
+            self.failure = error
+            raise
+
     async def _publish(self) -> None:
         self.progress = Progress()
-        await self._network.wake()
-        await self._places.visit_all()
+        await self._settle()
         await self._fold()
         cut = await cuts.begin_cut(self._store)
         try:
@@ -180,20 +198,28 @@ class Publisher:
     def _must(self) -> bool:
         """Whether to publish although no record changed."""
         base = self._fence.base
-        return base is None or self._runs_mended or base.keyring != self._keyring.encode()
+        return base is None or self._news or base.keyring != self._keyring.encode()
 
     def _has_changed(self, cut: PublishCut) -> bool:
         base = self._fence.base
         return base is None or cut.dirty_count(base.generation) > 0
 
     def _published(self, head: Head, added: Sequence[SegmentInfo]) -> None:
-        old = {part.id for run in self._runs for part in run.segments()}
+        old = {part.id for part in self._parts()}
         parts = head.segments()
-        self._runs, self._runs_mended = head.runs, False
+        self._runs, self._news = head.runs, False
         self._repair.note([*added, *parts])
         self._repair.drop(old - {part.id for part in parts})
         self.batch, self.time_ns = head.cut, head.time_ns
         log.info("published batch %d as epoch %d, sequence %d", head.cut, head.epoch, head.sequence)
+
+    def _start_anew(self, error: RolledBackError) -> None:
+        """Providers went back behind the base, or lost it: the next publish leans on nothing that they should have."""
+        log.error("%s", error)
+        self._repair.drop([part.id for part in self._parts()])
+        self._runs, self._news = (), True
+        self.failure = error
+        self._failures += 1
 
     def _rotate(self) -> int:
         self._rotations += 1
@@ -213,29 +239,110 @@ class Publisher:
             except IcnfsError as error:
                 log.debug("a chunk is published with its patches: %s", error)
 
+    # --- places -------------------------------------------------------------------------------------------------------
+
+    async def settle(self) -> None:
+        """Take free places, give and take back key slots, and see what became of the base; raises as `publish` does."""
+        await self._network.wake()
+        await self._places.visit_all()
+        base = self._fence.base
+        with self._unfenced():
+            survey = await self._heads.survey(self._fence.number)
+            await self._fence.pass_by(survey)
+        try:
+            if self._runs and self._fence.base is base:
+                self._fence.require_base(survey)
+        except RolledBackError as error:
+            self._start_anew(error)
+        if self._owes:
+            async with self._lock:
+                with self._unfenced():
+                    await self._settle()
+
+    @property
+    def _owes(self) -> bool:
+        return bool(self._network.free) or self._places.owes
+
+    async def _settle(self) -> None:
+        """Places and key slots change only after the heads were looked at: see `places`."""
+        await self._network.wake()
+        await self._places.visit_all()
+        if not self._owes:
+            return
+        await self._fence.pass_by(await self._heads.survey(self._fence.number))
+        for provider in tuple(self._network.free):
+            await self._note_lost(provider)
+            try:
+                await self._places.take(provider)
+            except ProviderError as error:
+                log.info("an empty place is left for later: %s", error)
+            self._news = True
+        await self._places.deliver_all()
+
+    async def _note_lost(self, provider: str) -> None:
+        """What `provider` was given is gone and to be stored again: noted durably before its place is taken."""
+        await self._mend([_without(part, provider) for part in self._parts() if _holds(part, provider)])
+        cut = await cuts.begin_cut(self._store)
+        try:
+            held = (segment for segment in segments_at(cut) if _holds(segment, provider))
+            while some := await trio.to_thread.run_sync(lambda: list(islice(held, LOST_STEP))):
+                await self._mend([_without(segment, provider) for segment in some])
+        finally:
+            cut.close()
+
     # --- repair -------------------------------------------------------------------------------------------------------
 
     async def mend(self, parts: Sequence[SegmentInfo]) -> None:
         """Take note of completed segments, in records or in the next head; it is published when that is due."""
         async with self._lock:
-            records = self._mend_runs(parts)
-            if records:
-                await cuts.update_segments(self._store, records)
-            self._repair.note(parts)
+            await self._mend(parts)
 
-    def _mend_runs(self, parts: Sequence[SegmentInfo]) -> list[SegmentInfo]:
-        """Replace parts of runs; returns the segments that are none, and so are records."""
+    async def _mend(self, parts: Sequence[SegmentInfo]) -> None:
+        names = {part.id for part in self._parts()}
+        records = [part for part in parts if part.id not in names and self._store.segment(part.id) is not None]
+        if records:
+            await cuts.update_segments(self._store, records)
+        in_runs = [part for part in parts if part.id in names]
+        if in_runs:
+            await self._mend_runs(in_runs)
+        self._repair.note([*records, *in_runs])
+
+    def _parts(self) -> list[SegmentInfo]:
+        return [part for run in self._runs for part in run.segments()]
+
+    async def _mend_runs(self, parts: Sequence[SegmentInfo]) -> None:
+        """Replace parts of runs; they are kept, for a crash, with the head that names them."""
         mended = {part.id: segment_format.encode(part) for part in parts}
-        names = {part.id for run in self._runs for part in run.segments()}
-        if mended.keys() & names:
-            self._runs = tuple(
-                msgspec.structs.replace(
-                    run,
-                    parts=tuple(
-                        mended.get(info.id, part) for info, part in zip(run.segments(), run.parts, strict=True)
-                    ),
-                )
-                for run in self._runs
+        self._runs = tuple(
+            msgspec.structs.replace(
+                run,
+                parts=tuple(mended.get(info.id, part) for info, part in zip(run.segments(), run.parts, strict=True)),
             )
-            self._runs_mended = True
-        return [part for part in parts if part.id not in names]
+            for run in self._runs
+        )
+        self._news = True
+        await self._fence.keep_runs(self._runs)
+
+
+def segments_at(cut: PublishCut) -> Iterator[SegmentInfo]:
+    """The segments of a cut's records; one that cannot be read is left out, with a warning."""
+    for key, _ in cut.reader.rows(Table.SEGMENTS):
+        try:
+            segment = cut.reader.segment(key)
+        except FormatError as error:
+            log.warning("segment %s: %s", key.hex(), error)
+            continue
+        if segment is not None:
+            yield segment
+
+
+def _holds(segment: SegmentInfo, provider: str) -> bool:
+    return any(share.provider == provider and share.stored for share in segment.shares)
+
+
+def _without(segment: SegmentInfo, provider: str) -> SegmentInfo:
+    """The segment, where `provider` holds nothing."""
+    shares = tuple(
+        msgspec.structs.replace(share, stored=share.stored and share.provider != provider) for share in segment.shares
+    )
+    return msgspec.structs.replace(segment, shares=shares)

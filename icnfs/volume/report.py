@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def status_of(volume: Volume, now_ns: int) -> Status:
     """Everything that `icnfs status` shows; `now_ns` is Unix time."""
     store, publisher, fence = volume.store, volume.publisher, volume.fence
-    unsafe = volume.repair.unsafe
+    risk = volume.repair.at_risk(volume.network.lost())
     lacking = volume.repair.lacking_at()
     published = publisher.time_ns
     current = fence.claim.current if fence.claim is not None else None
@@ -40,7 +40,7 @@ def status_of(volume: Volume, now_ns: int) -> Status:
         sequence=fence.number[1],
         read_only=store.read_only,
         fenced=str(store.fenced) if store.fenced is not None else "",
-        degraded=bool(unsafe) or failure is not None,
+        degraded=risk.segments > 0 or failure is not None,
         failure=str(failure) if failure is not None else "",
         files=store.files,
         bytes_used=store.bytes_used,
@@ -50,8 +50,9 @@ def status_of(volume: Volume, now_ns: int) -> Status:
         published_batch=publisher.batch,
         published_ns=published,
         published_age_s=max(now_ns - published, 0) / 1e9 if published else None,
-        unsafe_segments=len(unsafe),
+        unsafe_segments=risk.segments,
         missing_shares=sum(lacking.values()),
+        lost_shares=risk.shares,
         transfer_restarts=getattr(volume.network.transfer, "restarts", 0),
         providers=tuple(_provider(volume, name, lacking.get(name, 0)) for name in volume.network.providers),
     )
@@ -66,7 +67,7 @@ def _provider(volume: Volume, name: str, missing: int) -> ProviderStatus:
         name=name,
         owner=facts.owner,
         country=facts.country,
-        state="foreign" if foreign is not None else state.state,
+        state="foreign" if foreign is not None else "empty" if name in volume.network.free else state.state,
         error=foreign or state.error or lie,
         free_bytes=state.free_bytes,
         latency_s=state.latency_s,

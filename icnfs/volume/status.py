@@ -31,8 +31,10 @@ class Status:
     """The state of an open volume.
 
     `published_batch` is -1 and `published_ns` 0 before the first publish; `pending` tells whether anything committed
-    is not published yet.  `unsafe_segments` counts segments that fewer than `safe` owners hold, `missing_shares` all
-    shares that are not stored.  `fenced` and `failure` are messages, "" where there is nothing to say.
+    is not published yet.  `missing_shares` are not stored; `lost_shares` are stored at providers that cannot give them
+    back now: down, or their place found empty or foreign.  `unsafe_segments` counts segments of which fewer than `safe`
+    owners hold a share that is neither; `degraded` is when there are such, or the last publish failed.  `fenced` and
+    `failure` are messages, "" where there is nothing to say.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Status:
     published_age_s: float | None
     unsafe_segments: int
     missing_shares: int
+    lost_shares: int
     transfer_restarts: int
     providers: tuple[ProviderStatus, ...]
 

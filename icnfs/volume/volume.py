@@ -15,6 +15,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -22,9 +23,7 @@ import trio
 
 from icnfs.config import VolumeConfig
 from icnfs.crypto.keys import MasterKey
-from icnfs.errors import DegradedError, FencedError, IcnfsError
-from icnfs.format.records import Table
-from icnfs.format.segment import SegmentInfo
+from icnfs.errors import DegradedError, FencedError, IcnfsError, TooFewProvidersError
 from icnfs.state import cut as cuts
 from icnfs.state.store import Store
 from icnfs.state.upkeep import Budget, Upkeep
@@ -35,7 +34,7 @@ from icnfs.volume.heads import Heads
 from icnfs.volume.keyring import Entry, Keyring, Secrets, unlock
 from icnfs.volume.network import Network, Starter, start_transfer
 from icnfs.volume.places import Places
-from icnfs.volume.publish import Publisher
+from icnfs.volume.publish import Publisher, segments_at
 from icnfs.volume.repair import Repair
 from icnfs.volume.report import file_info, status_of, usage_of
 from icnfs.volume.source import ProviderSource
@@ -46,6 +45,9 @@ log = logging.getLogger(__name__)
 
 CARE_SECONDS: Final = 2.0
 """Between looks for shares that can be completed."""
+
+LOAD_STEP: Final = 1024
+"""Segments looked at in one go when a mount begins."""
 
 SYNC_RETRY: Final = 0.5
 """Between the tries of a `sync` that cannot publish yet."""
@@ -94,33 +96,35 @@ class Volume:
     async def first_look(self) -> None:
         """See early whether somebody else went on with the volume; without providers that waits for a publish."""
         try:
-            await self.places.visit_all()
-            await self.fence.check(await self.heads.survey(self.fence.number))
-        except FencedError as error:
-            log.error("%s", error)
-            self.store.fence(error)
+            await self.publisher.settle()
+        except FencedError:
+            return
         except IcnfsError as error:
             log.warning("the providers' heads could not be looked at yet: %s", error)
 
-    async def load_lacking(self) -> None:
-        """Find the segments that lack shares, from records and head; they are not kept apart."""
-        cut = await cuts.begin_cut(self.store)
-        try:
-            self.repair.note(await trio.to_thread.run_sync(self._lacking, cut))
-        finally:
-            cut.close()
+    async def load_segments(self) -> None:
+        """Learn who holds what, and which segments lack shares, from records and head; it is not kept apart."""
         base = self.fence.base
         if base is not None:
-            self.repair.note(base.segments())
-
-    @staticmethod
-    def _lacking(cut: cuts.PublishCut) -> list[SegmentInfo]:
-        segments = (cut.reader.segment(key) for key, _ in cut.reader.rows(Table.SEGMENTS))
-        return [segment for segment in segments if segment is not None and segment.missing()]
+            self.repair.load(base.segments())
+        cut = await cuts.begin_cut(self.store)
+        try:
+            segments = segments_at(cut)
+            while some := await trio.to_thread.run_sync(lambda: list(islice(segments, LOAD_STEP))):
+                self.repair.load(some)
+        finally:
+            cut.close()
 
     async def care(self) -> None:
         """Complete segments whenever shares are missing and providers are there."""
-        await self.load_lacking()
+        loaded = False
+        while not loaded:
+            try:
+                await self.load_segments()
+                loaded = True
+            except IcnfsError as error:
+                log.warning("who holds what is not known yet: %s", error)
+                await trio.sleep(CARE_SECONDS)
         while True:
             await trio.sleep(CARE_SECONDS)
             if self.repair.lacking and not self.store.read_only:
@@ -188,11 +192,13 @@ class Volume:
                 if told != (told := str(error)):
                     log.info("sync tries again: %s", error)
                 await trio.sleep(SYNC_RETRY)
-        while self.repair.unsafe:
-            await self.network.wake()
-            await self.places.visit_all()
-            await self.care_once()
-            if self.repair.unsafe:
+        while self.repair.unsafe or self.network.free:
+            try:
+                await self.publisher.settle()
+                await self.care_once()
+            except TooFewProvidersError as error:
+                log.info("sync waits for providers: %s", error)
+            if self.repair.unsafe or self.network.free:
                 await trio.sleep(SYNC_RETRY)
 
     def _degraded(self, batch: int, seconds: float) -> DegradedError:
