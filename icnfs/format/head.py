@@ -41,7 +41,8 @@ PARTS_MAX: Final = 16384
 _HEADER: Final = Struct(">8sHI")
 _NUMBERS: Final = Struct(">QQ")
 _NAME: Final = re.compile(r"heads/([0-9a-f]{16})-([0-9a-f]{16})-([0-9a-f]{32})")
-_U64_MAX: Final = 2**64 - 1
+_NUMBER_MAX: Final = 2**62
+"""Largest number of any kind: the next one, and room for what is reserved ahead, fit its field too."""
 
 Seal: TypeAlias = Callable[[bytes, bytes], bytes]
 """(associated data, bytes) -> bytes; the opening one raises `DamagedError`."""
@@ -174,7 +175,7 @@ def _bind(header: bytes, epoch: int, sequence: int, token: bytes) -> bytes:
 
 def _check(head: Head) -> None:
     numbers = (head.epoch, head.sequence, head.time_ns, head.cut, head.generation, *head.previous, *head.counters)
-    if not all(0 <= number <= _U64_MAX for number in numbers):
+    if not all(0 <= number <= _NUMBER_MAX for number in numbers):
         raise FormatError("a head's number is out of range")
     if len(head.volume) != 16 or len(head.writer) != 16:
         raise FormatError("a head names no volume or no writer")
@@ -193,9 +194,9 @@ def _check(head: Head) -> None:
 
 
 def _check_run(run: RunInfo, reached: int) -> None:
-    if len(run.id) != 16 or run.since != reached or not run.since < run.upto <= _U64_MAX:
+    if len(run.id) != 16 or run.since != reached or not run.since < run.upto <= _NUMBER_MAX:
         raise FormatError("a head's runs do not follow one another")
-    if not 0 <= run.rows <= _U64_MAX or not run.parts:
+    if not 0 <= run.rows <= _NUMBER_MAX or not run.parts:
         raise FormatError("a head's run is out of range")
     if run.size != sum(part.size for part in run.segments()):
         raise FormatError("a head's run has parts of a wrong size")

@@ -8,15 +8,18 @@ which is harmless.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import lmdb
 
+from icnfs.errors import FormatError
 from icnfs.format import segment as segments
 from icnfs.format.records import (
     DIRTY_PREFIX,
+    PAIR,
     PUBLISHED,
     U64,
     Location,
@@ -31,6 +34,8 @@ from icnfs.state.reader import Reader
 
 if TYPE_CHECKING:
     from icnfs.state.store import Store
+
+log = logging.getLogger(__name__)
 
 FORGET_STEP = 4096
 """Dirty rows dropped in one commit."""
@@ -84,18 +89,28 @@ class PublishCut:
         return sum(self.reader.count(table) for table in PUBLISHED)
 
     def unlocated(self) -> Iterator[tuple[int, int]]:
-        """(version, sealed bytes) of every chunk of the cut that no location names yet."""
+        """(version, sealed bytes) of every chunk of the cut that no location names yet.
+
+        One that is damaged or missing here is left out, with a warning: its file is published without it.
+        """
         seen = set()
         for row in self._dirty_keys(self._store.published_generation):
             if row[0] != Table.CHUNKS or row in seen:
                 continue
             seen.add(row)
-            plain = self.reader.get(Table.CHUNKS, row[1:])
-            if plain is None:
+            try:
+                plain = self.reader.get(Table.CHUNKS, row[1:])
+                if plain is None:
+                    continue
+                record = unpack_chunk(plain)
+            except FormatError as error:
+                log.warning("chunk %d of inode %d is not published: %s", *reversed(PAIR.unpack(row[1:])), error)
                 continue
-            record = unpack_chunk(plain)
             if self.reader.raw(Table.LOCATIONS, U64.pack(record.version)) is None:
-                yield record.version, record.length
+                if self.reader.has_chunk(record.version):
+                    yield record.version, record.length
+                else:
+                    log.warning("version %d of a chunk is not published: it is not here", record.version)
 
     def sealed_chunk(self, version: int) -> memoryview | bytes:
         """The sealed chunk, valid until `close`; KeyError where the cut has none."""
@@ -136,24 +151,34 @@ def seal_segment(store: Store, info: SegmentInfo) -> Row:
 
 
 async def finish_publish(
-    store: Store, cut: PublishCut, rows: Sequence[Row], documents: dict[str, bytes], keep_since: int
+    store: Store,
+    cut: PublishCut,
+    rows: Sequence[Row],
+    documents: dict[str, bytes],
+    keep_since: int,
+    corrected: Sequence[SegmentInfo] = (),
 ) -> None:
     """A durable head names the cut: keep its location and segment rows, and the publisher's `documents` as settings.
 
+    Of the segments that are `corrected` the run says something else than what became of them; the next will say it.
     Dirty rows up to generation `keep_since` are not needed again.  One commit, then the forgetting in steps.
     """
 
-    def work(writer: Writer, _: int) -> None:
+    def work(writer: Writer, generation: int) -> None:
         for table, key, sealed in rows:
             assert sealed is not None
             writer.put_sealed(Table(table), key, sealed, cut.generation)
             if table == Table.LOCATIONS:
                 _clean(writer, key)
+        for info in corrected:
+            writer.put(Table.SEGMENTS, info.id, segments.encode(info), generation)
         for name, document in {**documents, "published": str(cut.generation).encode()}.items():
             writer.put(Table.SETTINGS, name.encode(), document, 0)
         if keep_since > store.dirty_floor:
             writer.put(Table.SETTINGS, b"dirty-floor", str(keep_since).encode(), 0)
 
+    if corrected:
+        store.touch()
     await store.task(work)
     store.published_generation = cut.generation
     if keep_since > store.dirty_floor:

@@ -2,6 +2,10 @@
 
 A loader fills a folder that no store has open.  Only `finish` makes it a state that `Store.open` accepts, so a recovery
 that was interrupted is never mistaken for a whole one.
+
+Rows come from whoever holds the volume's keys, and are not opened here: each is looked at when it is read, and harms no
+more than its file or directory.  What would harm all is refused: rows that no table has, a tree without a root, numbers
+that would be handed out again.
 """
 
 from __future__ import annotations
@@ -16,8 +20,9 @@ import lmdb
 
 from icnfs.crypto.keys import MasterKey
 from icnfs.crypto.sealing import RecordSealer, Salts
-from icnfs.errors import VolumeExistsError
-from icnfs.format.records import PUBLISHED, U64, Table
+from icnfs.errors import FormatError, LocalDiskError, VolumeExistsError
+from icnfs.format.records import PAIR, TRIPLE, U32, U64, Table
+from icnfs.format.segment import ID_SIZE
 from icnfs.limits import CHUNK_SIZE
 from icnfs.state.apply import Writer
 from icnfs.state.batch import Counters
@@ -29,7 +34,23 @@ from icnfs.state.store import INO_STEP, VERSION_STEP, load_salts, put_salt
 ROOT_INO: Final = 1
 """FUSE's root inode."""
 
-_TABLES: Final = frozenset(PUBLISHED)
+_KEY_SIZES: Final = {
+    Table.INODES: U64.size,
+    Table.NAMES: PAIR.size,
+    Table.XATTRS: U64.size,
+    Table.CHUNKS: PAIR.size,
+    Table.PATCHES: TRIPLE.size,
+    Table.TOMBSTONES: TRIPLE.size,
+    Table.KEYS: U64.size,
+    Table.LOCATIONS: U64.size,
+    Table.SEGMENTS: ID_SIZE,
+    Table.ORPHANS: U64.size,
+    Table.SALTS: U32.size,
+}
+"""Bytes of a key, by published table."""
+
+NUMBER_MAX: Final = 2**62
+"""Inodes and versions stay below: half of what their fields hold, so that reserving ahead never overflows."""
 
 
 class Loader:
@@ -45,19 +66,32 @@ class Loader:
         self._txn.put(IDENTITY, pack_identity(volume, chunk_size), db=self._env.meta_dbs[Table.SETTINGS])
 
     def put(self, table: int, key: bytes, sealed: bytes | None) -> None:
-        """One row of a checkpoint or run; None deletes.  Rows of tables that no run may carry raise ValueError."""
-        if table not in _TABLES:
-            raise ValueError(f"table {table} is not one that runs carry")
+        """One row of a checkpoint or run; None deletes.
+
+        Rows of tables that no run may carry, or with keys that their table cannot have, raise ValueError; a disk that
+        takes no more, `LocalDiskError`.
+        """
+        if _KEY_SIZES.get(table) != len(key):  # type: ignore[call-overload]
+            raise ValueError(f"table {table} with a key of {len(key)} bytes is not one that runs carry")
         db = self._env.meta_dbs[Table(table)]
-        if sealed is None:
-            self._txn.delete(key, db=db)
-        else:
-            self._txn.put(key, sealed, db=db)
+        try:
+            if sealed is None:
+                self._txn.delete(key, db=db)
+            else:
+                self._txn.put(key, sealed, db=db)
+        except lmdb.Error as error:
+            raise self._disk_error(error) from None
 
     def commit(self) -> None:
-        """Make what was put durable and go on."""
-        self._txn.commit()
-        self._txn = self._env.meta.begin(write=True)
+        """Make what was put durable and go on; `LocalDiskError` where the disk does not take it."""
+        try:
+            self._txn.commit()
+            self._txn = self._env.meta.begin(write=True)
+        except lmdb.Error as error:
+            raise self._disk_error(error) from None
+
+    def _disk_error(self, error: lmdb.Error) -> LocalDiskError:
+        return LocalDiskError(f"{self._root}: the local disk takes no more ({error}); free some space there")
 
     def finish(
         self,
@@ -78,6 +112,8 @@ class Loader:
             records = RecordSealer(master, self._volume, salts)
             writer = Writer(self._env, records, self._txn, data)
             load_salts(writer.reader, records, salts)
+            if root is None:
+                self._check(writer.reader, counters)
             salt_id, salt = salts.draw()
             salts.add(salt_id, salt)
             salts.current = salt_id
@@ -91,6 +127,24 @@ class Loader:
             writer.put_counters(counters, batch, generation + 1, 0)
         self._txn.commit()
         self._env.close()
+
+    def _check(self, reader: Reader, counters: Counters) -> None:
+        """Raise `FormatError` where what was loaded cannot be gone on with."""
+        node = reader.inode(ROOT_INO)
+        if node is None or not node.is_dir:
+            raise FormatError("the published tree has no root directory")
+        for limit, *tables in (
+            (counters.ino_limit, Table.INODES),
+            (counters.version_limit, Table.LOCATIONS, Table.KEYS),
+        ):
+            for table in tables:
+                if self._last(table) >= limit or not 0 < limit <= NUMBER_MAX:
+                    raise FormatError(f"the published {table.name.lower()} have numbers that would be given out again")
+
+    def _last(self, table: Table) -> int:
+        """The largest key of a table whose keys are numbers."""
+        with self._txn.cursor(self._env.meta_dbs[table]) as cursor:
+            return U64.unpack(cursor.key())[0] if cursor.last() else 0
 
     def reader(self, master: MasterKey) -> Reader:
         """Reads of what was put so far (to check it before `finish`)."""

@@ -83,10 +83,11 @@ class Reader:
 
     def candidates(self, parent: int, base: int) -> Iterator[Entry]:
         """Entries whose names hash to `base`: the ranks of one hash."""
-        for entry in self.entries(parent, base << RANK_BITS):
-            if entry.cookie >> RANK_BITS != base:
-                return
-            yield entry
+        for key, sealed in self.rows(Table.NAMES, PAIR.pack(parent, base << RANK_BITS), U64.pack(parent)):
+            cookie = U64.unpack_from(key, 8)[0]
+            if cookie >> RANK_BITS != base:
+                return  # before it is opened: one that is damaged harms no name but its own
+            yield unpack_entry(cookie, self._sealer.open(Table.NAMES, key, sealed))
 
     def xattrs(self, ino: int) -> dict[bytes, bytes]:
         plain = self.get(Table.XATTRS, U64.pack(ino))

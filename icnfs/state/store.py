@@ -226,8 +226,8 @@ class Store(Records):
 
     def counters(self) -> Counters:
         return Counters(
-            self.files,
-            self.bytes_used,
+            max(self.files, 0),
+            max(self.bytes_used, 0),
             self._next_ino,
             self._next_version,
             self._ino_limit,

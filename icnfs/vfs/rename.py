@@ -78,16 +78,20 @@ class Renaming(Tree):
                 moved.parent = new
 
     def _refuse_loop(self, node: Inode, new_parent: int) -> None:
-        """EINVAL where a directory would become its own descendant."""
+        """EINVAL where a directory would become its own descendant; ELOOP where parents lead round in a circle."""
         if not node.is_dir:
             return
         at = new_parent
-        while True:
+        passed = set()
+        while at != ROOT_INO:
             if at == node.ino:
                 raise FsError(errno.EINVAL)
-            if at == ROOT_INO:
-                return
+            if at in passed:
+                raise FsError(errno.ELOOP)
+            passed.add(at)
             at = self._store.inode(at).parent
+        if node.ino == ROOT_INO:
+            raise FsError(errno.EINVAL)
 
     @staticmethod
     def _refuse_replace(node: Inode, target: Inode) -> None:

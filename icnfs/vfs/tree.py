@@ -162,12 +162,12 @@ class Tree:
         return directory
 
     def _entered(self, parent: int, now: int, entries: int, is_dir: bool) -> None:
-        """A directory gained (or lost) `entries`."""
+        """A directory gained (or lost) `entries`; a count that was wrong before stays one that can be kept."""
         directory = self._store.edit(parent)
         directory.mtime = directory.ctime = now
-        directory.count += entries
+        directory.count = max(directory.count + entries, 0)
         if is_dir:
-            directory.nlink += entries
+            directory.nlink = max(directory.nlink + entries, 0)
 
     def link(self, ino: int, parent: int, name: bytes) -> Inode:
         """Another name for a file; EPERM for directories."""
@@ -226,7 +226,7 @@ class Tree:
         """One name of an inode is gone; with the last, and nobody holding it, the inode goes."""
         node = self._store.edit(ino)
         node.ctime = now
-        node.nlink = 0 if node.is_dir else node.nlink - 1
+        node.nlink = 0 if node.is_dir else max(node.nlink - 1, 0)
         if node.nlink:
             return
         if self._handles.in_use(ino):

@@ -126,11 +126,10 @@ class Attempt:
         head = self._head(cut, runs.join(base_runs, run), keyring, own)
         await self._put_head(head, spare)
         documents = {fences.HEAD: fences.encode_base(head)}
-        await cuts.finish_publish(self._store, cut, rows, documents, runs.remembered(head.runs))
+        keep = runs.remembered(head.runs)
+        await cuts.finish_publish(self._store, cut, rows, documents, keep, self._corrected)
         self._fence.published(head)
         added = list(self._uploads.segments.values())
-        if self._corrected:
-            await cuts.update_segments(self._store, self._corrected)
         self._uploads.clear()
         return head, added
 
@@ -150,7 +149,6 @@ class Attempt:
         info = self._uploads.segments[pack.id]
         if info != foretold:
             self._corrected.append(info)
-            rows = [cuts.seal_segment(self._store, info) if row[1] == info.id else row for row in rows]
         return rows, run, survey
 
     async def _put_run_and_look(
