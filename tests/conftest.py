@@ -8,6 +8,7 @@ ICNFS_REQUIRE_FUSE=1 makes that a failure instead.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -17,6 +18,14 @@ FUSE_DEVICE = "/dev/fuse"
 # A shared machine makes single examples slow now and then; pytest-timeout bounds the whole test.
 settings.register_profile("icnfs", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("icnfs")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def small_reserves() -> Iterator[None]:
+    """Local states made in this process keep little of the disk occupied: a property test makes hundreds of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("icnfs.state.env.RESERVE", 1 << 20)
+        yield
 
 
 def missing_fuse() -> str | None:
