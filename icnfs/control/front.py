@@ -29,7 +29,7 @@ from icnfs.control.failures import single
 from icnfs.control.protocol import Progress
 from icnfs.control.server import ProgressSink
 from icnfs.crypto.hardening import drop_secrets_from_environment, forbid_core_dumps
-from icnfs.errors import DegradedError, IcnfsError, MountPointError
+from icnfs.errors import IcnfsError, MountPointError
 from icnfs.fuse import mountpoint
 from icnfs.fuse.options import MountOptions
 from icnfs.fuse.serve import SIGNALS, End
@@ -153,11 +153,7 @@ class Front:
 
     async def drain(self, deadline: float, progress: ProgressSink) -> Published:
         """Publish, within the deadline, safe or not."""
-        seconds = deadline or self._job.config.sync_deadline
-        with trio.move_on_after(seconds) as bound:
-            await self._volume.drain(partial(_pass_on, progress))
-        if bound.cancelled_caught:
-            raise DegradedError(f"not published within {seconds:.0f} s; it is kept here, and the mount stays")
+        await self._volume.drain(deadline or None, partial(_pass_on, progress))
         return self._published()
 
     async def unmount(self, lazy: bool) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -23,7 +23,7 @@ import trio
 
 from icnfs.config import VolumeConfig
 from icnfs.crypto.keys import MasterKey
-from icnfs.errors import DegradedError, FencedError, IcnfsError, TooFewProvidersError
+from icnfs.errors import DegradedError, FencedError, IcnfsError, LocalDiskError, TooFewProvidersError
 from icnfs.state import cut as cuts
 from icnfs.state.store import Store
 from icnfs.state.upkeep import Budget, Upkeep
@@ -141,20 +141,14 @@ class Volume:
 
     # --- publishing on demand -----------------------------------------------------------------------------------------
 
-    async def drain(self, progress: Callable[[SyncProgress], None] = lambda _: None) -> None:
-        """Everything accepted is published on return (for `umount --drain`); raises what stands in the way."""
-        batch = await self.store.flush()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._report, progress)
-            failure = None
-            try:
-                while self.publisher.batch < batch:
-                    await self.publisher.publish()
-            except IcnfsError as error:
-                failure = error
-            nursery.cancel_scope.cancel()
-        if failure is not None:
-            raise failure
+    async def drain(
+        self, deadline: float | None = None, progress: Callable[[SyncProgress], None] = lambda _: None
+    ) -> int:
+        """Everything accepted is published on return, safe or not: the batch that is (for `umount --drain`).
+
+        Deadline and errors are those of `sync`.
+        """
+        return await self._bounded(self._until_published, deadline, progress)
 
     async def sync(
         self, deadline: float | None = None, progress: Callable[[SyncProgress], None] = lambda _: None
@@ -164,6 +158,14 @@ class Volume:
         `deadline` is in seconds (default: the TOML's).  Past it, `DegradedError` says what is published and who lacks
         what; before it, failures are tried again.  Raises `FencedError` and `LocalDiskError` at once.
         """
+        return await self._bounded(self._until_safe, deadline, progress)
+
+    async def _bounded(
+        self,
+        reach: Callable[[int], Awaitable[None]],
+        deadline: float | None,
+        progress: Callable[[SyncProgress], None],
+    ) -> int:
         seconds = self.config.sync_deadline if deadline is None else deadline
         batch = await self.store.flush()
         failure: IcnfsError | None = None
@@ -171,7 +173,7 @@ class Volume:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._report, progress)
                 try:
-                    await self._until_safe(batch)
+                    await reach(batch)
                 except IcnfsError as error:
                     failure = error
                 nursery.cancel_scope.cancel()
@@ -181,23 +183,28 @@ class Volume:
             raise self._degraded(batch, seconds)
         return self.publisher.batch
 
-    async def _until_safe(self, batch: int) -> None:
+    async def _until_published(self, batch: int) -> None:
         told = ""
         while self.publisher.batch < batch:
             try:
                 await self.publisher.publish()
-            except FencedError:
+            except (FencedError, LocalDiskError):
                 raise
             except IcnfsError as error:
                 if told != (told := str(error)):
-                    log.info("sync tries again: %s", error)
+                    log.info("publishing is tried again: %s", error)
                 await trio.sleep(SYNC_RETRY)
+
+    async def _until_safe(self, batch: int) -> None:
+        await self._until_published(batch)
+        told = ""
         while self.repair.unsafe or self.network.free:
             try:
                 await self.publisher.settle()
                 await self.care_once()
             except TooFewProvidersError as error:
-                log.info("sync waits for providers: %s", error)
+                if told != (told := str(error)):
+                    log.info("sync waits for providers: %s", error)
             if self.repair.unsafe or self.network.free:
                 await trio.sleep(SYNC_RETRY)
 

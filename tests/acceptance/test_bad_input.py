@@ -209,6 +209,19 @@ def test_there_is_room_from_the_first_moment_though_a_provider_is_away(volume: V
 
 
 @pytest.mark.mount
+def test_draining_without_providers_leaves_the_mount_and_says_how_to_go_on(volume: Volume) -> None:
+    volume.mount()
+    (volume.mountpoint / "mine").write_bytes(b"kept")
+    away = volume.root / "away"
+    volume.root.joinpath("providers").rename(away)
+    drained = volume.icnfs("umount", "--drain", "--deadline", "2", volume.mountpoint, code=Exit.DEGRADED)
+    assert "stays mounted" in drained.stderr
+    assert in_mount_table(volume.mountpoint)
+    away.rename(volume.root / "providers")
+    volume.umount("--drain")
+
+
+@pytest.mark.mount
 def test_after_a_recovery_elsewhere_it_is_read_only_keeps_its_data_and_says_so(volume: Volume) -> None:
     volume.mount()
     volume.elsewhere(volume.root / "second").recover()
