@@ -1,0 +1,56 @@
+"""The one word that `status` begins with says the worst that is known."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from icnfs.cli.verb_status import _risk, _state
+from icnfs.volume.status import Status
+
+HEALTHY = Status(
+    name="demo",
+    volume="00",
+    code="4-of-6",
+    safe=6,
+    epoch=1,
+    sequence=1,
+    read_only=False,
+    fenced="",
+    degraded=False,
+    failure="",
+    files=1,
+    bytes_used=0,
+    dirty_bytes=0,
+    pending=False,
+    committed_batch=1,
+    published_batch=1,
+    published_ns=1,
+    published_age_s=1.0,
+    unsafe_segments=0,
+    missing_shares=0,
+    lost_shares=0,
+    transfer_restarts=0,
+    providers=(),
+)
+
+
+@pytest.mark.parametrize(
+    ("status", "word"),
+    [
+        (HEALTHY, "healthy"),
+        (replace(HEALTHY, missing_shares=1), "at risk"),
+        (replace(HEALTHY, lost_shares=2), "at risk"),
+        (replace(HEALTHY, lost_shares=2, unsafe_segments=2, degraded=True), "degraded"),
+        (replace(HEALTHY, read_only=True, lost_shares=1), "read-only, at risk"),
+        (replace(HEALTHY, read_only=True, fenced="by another"), "fenced, read-only: by another"),
+    ],
+)
+def test_the_state_is_healthy_only_where_every_share_can_be_had(status: Status, word: str) -> None:
+    assert _state(status) == word
+
+
+def test_what_is_at_risk_is_counted() -> None:
+    status = replace(HEALTHY, missing_shares=1, lost_shares=4, unsafe_segments=3)
+    assert _risk(status) == "1 missing, 4 where they cannot be had now; 3 segments are not safe"
