@@ -64,10 +64,16 @@ class Batch:
     patch_bytes: int = 0
     next_generation: int = 0
     """The dirty generation that begins when this batch closes: its own, or the next after a cut."""
+    awaited: bool = False
+    """Whether somebody waits for just this to be durable: then the journal may serve."""
     touched: bool = False
     """Whether anything at all changed."""
     lingering: list[Cut] = field(default_factory=list)
     """Set by the committer: cuts too large to carry out at once, left as tombstones."""
+
+    def fits_journal(self) -> bool:
+        """Whether the journal may make it durable: it names no sealed chunk (`journal`, invariant 2)."""
+        return self.awaited and not self.chunks and not self.dead
 
     @property
     def changes(self) -> int:

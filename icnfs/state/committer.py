@@ -5,6 +5,9 @@ is committed and, where a batch is in the group, made durable; then all batches 
 commit.  So what `meta` names always lies in `data`, concurrent fsyncs share a commit, and an fsync waits for no more
 bulk data than ACCEPTED_MAX.
 
+A batch that somebody waits for, and nothing else with it, goes to the `journal` instead, if it can: it is durable then,
+and is applied with those that follow, at the latest SETTLE_SECONDS after the last of them.
+
 Invariants:
 
 1. Batches are applied in the order in which they were submitted, each whole or not at all.
@@ -31,6 +34,7 @@ from icnfs.format.records import U64, ChunkRecord, Table
 from icnfs.state.apply import Writer
 from icnfs.state.batch import Batch, Counters
 from icnfs.state.env import Environments
+from icnfs.state.journal import Journal
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +48,10 @@ TURNS: Final = 3
 which the request loop renews its snapshots."""
 
 _NO_VERSION: Final = U64.pack(0)
+
+SETTLE_SECONDS: Final = 0.05
+SETTLE_BATCHES: Final = 128
+"""LMDB takes over what the journal holds after so long without work, or when it holds so many batches."""
 
 IDLE_SECONDS: Final = 0.5
 """After so long without work the data of dead versions is erased."""
@@ -132,6 +140,8 @@ class Committer:
         post: Callable[[Callable[[], None]], None],
         on_done: Callable[[Done], None],
         on_failure: Callable[[LocalDiskError | None], None],
+        on_durable: Callable[[int], None],
+        journal: Journal | None,
     ) -> None:
         self._last = last
         self.dirty_bytes = last.dirty_bytes
@@ -146,6 +156,9 @@ class Committer:
         self._post = post
         self._on_done = on_done
         self._on_failure = on_failure
+        self._on_durable = on_durable
+        self._journal = journal
+        self._journaled: list[Batch] = []
         self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._kick = threading.Event()
         self._doomed: list[int] = []
@@ -182,6 +195,8 @@ class Committer:
             try:
                 jobs = self._take()
                 if jobs is None:
+                    if self._journaled:
+                        self._commit([])
                     self._erase_doomed()
                     return
                 self._commit(jobs)
@@ -194,11 +209,7 @@ class Committer:
 
     def _take(self) -> list[Job] | None:
         """The next group of work, at least one job; None when all is done."""
-        try:
-            job = self._queue.get(timeout=IDLE_SECONDS) if self._doomed else self._queue.get()
-        except queue.Empty:
-            self._erase_doomed()
-            job = self._queue.get()
+        job = self._next()
         jobs: list[Job] = []
         with contextlib.suppress(queue.Empty):
             while job is not None:
@@ -208,7 +219,22 @@ class Committer:
                 self._queue.put(None)
         return jobs or None
 
+    def _next(self) -> Job | None:
+        """Wait for work; what was put off to a quiet moment is done in it."""
+        with contextlib.suppress(queue.Empty):
+            return self._queue.get(timeout=SETTLE_SECONDS if self._journaled else 0)
+        if self._journaled:
+            self._commit([])
+        if self._doomed:
+            with contextlib.suppress(queue.Empty):
+                return self._queue.get(timeout=IDLE_SECONDS)
+            self._erase_doomed()
+        return self._queue.get()
+
     def _commit(self, jobs: list[Job]) -> None:
+        if jobs and self._put_journal(jobs):
+            return
+        jobs = [*self._journaled, *jobs]
         done = Done(
             [j for j in jobs if isinstance(j, SealJob)],
             [j for j in jobs if isinstance(j, CacheJob)],
@@ -225,8 +251,30 @@ class Committer:
             if done.sealed or self._unsynced:
                 self._insist(self._sync)
             self._insist(lambda: self._put_meta(ordered))
+            self._journaled.clear()
+            if self._journal is not None:
+                self._journal.reset()
         self.commits += 1
         self._post(lambda: self._on_done(done))
+
+    def _put_journal(self, jobs: list[Job]) -> bool:
+        """Make a group of awaited batches durable by the journal alone; false where LMDB must."""
+        if self._journal is None or self._failing or len(self._journaled) >= SETTLE_BATCHES:
+            return False
+        batches = [job for job in jobs if isinstance(job, Batch) and job.fits_journal()]
+        if len(batches) != len(jobs):
+            return False
+        try:
+            if not self._journal.append(batches):
+                return False
+        except OSError as error:
+            log.warning("the journal is given up until the next mount: %s", error)
+            self._journal = None
+            return False
+        self._journaled += batches
+        number = batches[-1].number
+        self._post(lambda: self._on_durable(number))
+        return True
 
     def _sync(self) -> None:
         """Make `data` durable.  After a failure a commit comes first: the kernel forgets pages that it could not write,

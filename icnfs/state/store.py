@@ -36,6 +36,7 @@ from icnfs.state.committer import Committer, Done, Last, Task
 from icnfs.state.contents import Contents
 from icnfs.state.env import IDENTITY, Environments, check_identity
 from icnfs.state.inode import Inode
+from icnfs.state.journal import Journal
 from icnfs.state.layers import ColdSource
 from icnfs.state.reader import Reader
 from icnfs.state.tree import Records
@@ -75,6 +76,9 @@ class Store(Records):
         self.names = NameHash(master)
         self.reader = Reader(env, self.records, env.meta.begin(buffers=True), env.data.begin(buffers=True))
         load_salts(self.reader, self.records, self.salts)
+        self._journal = _open_journal(env, self.records)
+        if self._journal is not None:
+            _replay(self._journal, self.reader, self.records, self.salts)
         plain = self.reader.setting("counters")
         if plain is None:
             raise LocalDiskError(f"{env.root}: the local state is unfinished; run `icnfs recover`", errno.EIO)
@@ -90,7 +94,8 @@ class Store(Records):
         self._next_ino, self._ino_limit = counters.ino_limit, counters.ino_limit
         self._next_version, self._version_limit = counters.version_limit, counters.version_limit
         self.generation = generation
-        self.committed = number
+        self.committed = self.durable = number
+        """Batches up to here LMDB shows; up to `durable`, they survive a crash."""
         self.batch = Batch(number + 1, generation)
         self._closed: deque[Batch] = deque()
         self._inodes: dict[int, Inode | None] = {}
@@ -108,7 +113,16 @@ class Store(Records):
         self._token: trio.lowlevel.TrioToken | None = None
         last = Last(counters, number, generation, dirty_bytes)
         self.committer = Committer(
-            env, self.records, self.chunks, self.salts, last, self._post, self._on_done, self._on_failure
+            env,
+            self.records,
+            self.chunks,
+            self.salts,
+            last,
+            self._post,
+            self._on_done,
+            self._on_failure,
+            self._on_durable,
+            self._journal,
         )
 
     @staticmethod
@@ -149,6 +163,8 @@ class Store(Records):
                 await trio.to_thread.run_sync(self.committer.stop)
         self.reader.meta.abort()
         self.reader.data.abort()
+        if self._journal is not None:
+            self._journal.close()
         self.env.close()
 
     async def _draw_salt(self) -> None:
@@ -207,8 +223,11 @@ class Store(Records):
             self.batch.touched = True
             self._stirred.set()
 
-    def close_batch(self, *, urgent: bool = False) -> int:
-        """Hand the open batch to the committer; returns the number of the last closed one."""
+    def close_batch(self, *, urgent: bool = False, awaited: bool = False) -> int:
+        """Hand the open batch to the committer; returns the number of the last closed one.
+
+        `urgent`: small changes become patches.  `awaited`: being durable is enough, LMDB may follow.
+        """
         batch = self.batch
         if not batch.touched:
             return batch.number - 1
@@ -217,6 +236,7 @@ class Store(Records):
             self._ino_limit += INO_STEP
         if self._version_limit - self._next_version < VERSION_STEP // 2:
             self._version_limit += VERSION_STEP
+        batch.awaited = awaited
         batch.counters = self.counters()
         batch.next_generation = self.generation
         self._closed.append(batch)
@@ -241,8 +261,17 @@ class Store(Records):
         self.generation = ended + 1
         return self.close_batch(), ended
 
+    async def persist(self) -> None:
+        """Everything accepted is durable on return, in LMDB or in the journal; raises as `flush`."""
+        number = self.close_batch(urgent=True, awaited=True)
+        while self.durable < number:
+            if self.failure is not None:
+                self.committer.kick()
+                raise self.failure
+            await self._progress.wait()
+
     async def flush(self) -> int:
-        """Everything accepted is durable on return: the number of the batch that holds the last of it.
+        """Everything accepted is committed on return: the number of the batch that holds the last of it.
 
         Raises `LocalDiskError` where the disk takes nothing; the changes stay accepted and are tried again.
         """
@@ -251,12 +280,19 @@ class Store(Records):
         return number
 
     async def wait_committed(self, number: int) -> None:
-        """Until batch `number` is durable; `LocalDiskError` while the disk takes nothing."""
+        """Until LMDB shows batch `number`; `LocalDiskError` while the disk takes nothing."""
+        if self.committed < number:
+            self.committer.submit(Task(lambda writer: None, lambda result: None))  # what the journal holds goes too
         while self.committed < number:
             if self.failure is not None:
                 self.committer.kick()
                 raise self.failure
             await self._progress.wait()
+
+    def _on_durable(self, number: int) -> None:
+        """In the request loop, after a write of the journal."""
+        self.durable = max(self.durable, number)
+        self._signal()
 
     def _on_done(self, done: Done) -> None:
         """In the request loop, after a commit: renew the snapshots and drop what they show now.
@@ -273,6 +309,7 @@ class Store(Records):
             self._closed.popleft()
             self.overlay.drop(batch, [*self._closed, self.batch])
             self.committed = batch.number
+            self.durable = max(self.durable, batch.number)
             for ino, node in batch.inodes.items():
                 if node is None and self._inodes.get(ino, node) is None:
                     self._inodes.pop(ino, None)
@@ -409,6 +446,36 @@ def _identity(env: Environments) -> bytes | None:
     with env.meta.begin() as txn:
         raw = txn.get(IDENTITY, db=env.meta_dbs[Table.SETTINGS])
         return None if raw is None else bytes(raw)
+
+
+def _open_journal(env: Environments, records: RecordSealer) -> Journal | None:
+    try:
+        return Journal(env.root, records)
+    except OSError as error:
+        log.warning("%s: no journal, so each fsync waits for LMDB: %s", env.root, error)
+        return None
+
+
+def _replay(journal: Journal, reader: Reader, records: RecordSealer, salts: Salts) -> None:
+    """Commit what a crash left in the journal, and let `reader` see it."""
+    plain = reader.setting("counters")
+    if plain is None:
+        return
+    _, number, _, dirty_bytes = unpack_counters(plain)
+    salt_id, batches = journal.read(number)
+    if not batches:
+        return
+    salts.current = salt_id
+    env = reader.env
+    with env.data.begin() as data, env.meta.begin(write=True) as meta:
+        writer = Writer(env, records, meta, data)
+        for batch in batches:
+            writer.apply(batch)
+        last = batches[-1]
+        writer.put_counters(last.counters, last.number, last.next_generation, dirty_bytes + writer.dirty_change)
+    log.info("took %d batches from the journal", len(batches))
+    reader.meta.abort()
+    reader.meta = env.meta.begin(buffers=True)
 
 
 SALT_USE: Final = "salts"

@@ -100,7 +100,7 @@ class Files(Tree):
             node.mtime = node.ctime = time.time_ns()
             store.relieve()
         if handle.flags & (os.O_SYNC | os.O_DSYNC):
-            await store.flush()
+            await store.persist()
         return size
 
     def flush(self, fh: int) -> None:
@@ -113,7 +113,7 @@ class Files(Tree):
         Also for a file without changes of its own: no crash lands before the last fsync that returned.
         """
         self._handles.get(fh)
-        await self._store.flush()
+        await self._store.persist()
 
     def release(self, fh: int) -> None:
         self._perhaps_drop(self._handles.release(fh))
@@ -144,4 +144,4 @@ class Files(Tree):
     async def fsyncdir(self, fh: int, datasync: bool) -> None:
         """As `fsync`, for a directory's entries."""
         self._handles.get(fh)
-        await self._store.flush()
+        await self._store.persist()

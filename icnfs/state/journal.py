@@ -1,0 +1,210 @@
+"""The journal: batches that somebody waits for, made durable by one sequential write before LMDB has them.
+
+A commit of LMDB flushes the disk twice, and an fsync would wait for both; an entry here takes one flush, of blocks
+that are written already, so that no metadata of the disk's own file system goes with it.  LMDB follows within
+SETTLE_SECONDS, many batches in one commit, and then the journal begins again from its start.
+
+    entry    magic "icnJ" (4), batch number (8), sealed length (4), sealed batch; zeros up to a multiple of 512
+    seal     as a record of table 255 whose key is the batch number (8); plain: a msgpack array, see `_Wire`
+
+Numbers are big-endian.  Entries stand one behind the other from the start of the file, their numbers following one
+another, all sealed under one mount's salt; the first that does not fit ends the journal.  What an earlier pass or mount
+left behind never fits: its numbers are lower, or its salt is another.
+
+Invariants (kept by the committer):
+
+1. An entry is written only when every earlier batch is in LMDB or in the journal before it.
+2. A batch in the journal names no sealed chunk, so it waits for nothing in `data`.
+3. Nothing is overwritten before LMDB has it durably.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from struct import Struct
+from typing import Final
+
+import msgspec
+
+from icnfs.crypto.sealing import RecordSealer
+from icnfs.errors import FormatError
+from icnfs.format.records import (
+    U32,
+    U64,
+    pack_entry,
+    pack_patch,
+    pack_xattrs,
+    unpack_entry,
+    unpack_patch,
+    unpack_xattrs,
+)
+from icnfs.limits import MIB
+from icnfs.state.batch import Batch, Counters, Cut
+from icnfs.state.inode import Inode
+
+NAME: Final = "journal"
+SIZE: Final = 8 * MIB
+"""Bytes of the file: two thousand small fsyncs between commits of LMDB, and read in a few milliseconds at a mount."""
+
+TABLE: Final = 255
+"""What seals take for the table's number; no table has it."""
+
+_HEADER: Final = Struct(">4sQI")
+_MAGIC: Final = b"icnJ"
+_SECTOR: Final = 512
+
+
+class _Wire(msgspec.Struct, frozen=True, array_like=True):
+    """A batch without chunks; each list holds keys and plain records, None for one that goes."""
+
+    generation: int
+    next_generation: int
+    counters: tuple[int, int, int, int, int, int]
+    inodes: list[tuple[int, bytes | None]]
+    names: list[tuple[int, int, bytes | None]]
+    xattrs: list[tuple[int, bytes | None]]
+    patches: list[tuple[int, int, int, bytes]]
+    cuts: list[tuple[int, int, int]]
+    keys: list[tuple[int, bytes | None]]
+    orphans: list[tuple[int, bool]]
+    settings: list[tuple[str, bytes | None]]
+
+
+_ENCODER: Final = msgspec.msgpack.Encoder()
+_DECODER: Final = msgspec.msgpack.Decoder(_Wire)
+
+
+class Journal:
+    """The open journal file; used by the committer's thread."""
+
+    def __init__(self, root: Path, records: RecordSealer) -> None:
+        """Raises OSError where the file cannot be made whole: then there is no journal, and LMDB alone serves."""
+        self._records = records
+        self._at = 0
+        path = root / NAME
+        self._fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            if os.fstat(self._fd).st_size != SIZE:
+                _fill(self._fd, path)
+        except BaseException:
+            os.close(self._fd)
+            raise
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+    def append(self, batches: Sequence[Batch]) -> bool:
+        """Make `batches` durable; false when there is no room until `reset`.  Raises OSError."""
+        blob = b"".join(self._entry(batch) for batch in batches)
+        if self._at + len(blob) > SIZE:
+            return False
+        if os.pwrite(self._fd, blob, self._at) != len(blob):
+            raise OSError("the journal was written short")
+        os.fdatasync(self._fd)
+        self._at += len(blob)
+        return True
+
+    def reset(self) -> None:
+        """LMDB has all of it."""
+        self._at = 0
+
+    def _entry(self, batch: Batch) -> bytes:
+        sealed = self._records.seal(TABLE, U64.pack(batch.number), encode(batch))
+        size = _HEADER.size + len(sealed)
+        return b"".join((_HEADER.pack(_MAGIC, batch.number, len(sealed)), sealed, bytes(-size % _SECTOR)))
+
+    def read(self, after: int) -> tuple[int, list[Batch]]:
+        """(salt id, batches) of the entries beyond batch `after`, which LMDB has; (0, []) where there are none."""
+        data = os.pread(self._fd, SIZE, 0)
+        salt = 0
+        batches: list[Batch] = []
+        for number, sealed in _entries(data):
+            salt_id = U32.unpack_from(sealed)[0]
+            if (salt and salt_id != salt) or (batches and number != batches[-1].number + 1):
+                break
+            try:
+                batch = decode(number, self._records.open(TABLE, U64.pack(number), sealed))
+            except FormatError:
+                break
+            salt = salt_id
+            batches.append(batch)
+        kept = [batch for batch in batches if batch.number > after]
+        if not kept or kept[0].number != after + 1:
+            return 0, []
+        return salt, kept
+
+
+def _fill(fd: int, path: Path) -> None:
+    """Write every block once, so that later writes change no metadata of the disk's file system."""
+    os.ftruncate(fd, 0)
+    zeros = bytes(MIB)
+    for at in range(0, SIZE, MIB):
+        if os.pwrite(fd, zeros, at) != MIB:
+            raise OSError("the journal was written short")
+    os.fsync(fd)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _entries(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """(number, sealed) of what looks like entries, from the start."""
+    at = 0
+    while at + _HEADER.size <= len(data):
+        magic, number, length = _HEADER.unpack_from(data, at)
+        end = at + _HEADER.size + length
+        if magic != _MAGIC or length < U32.size or end > len(data):
+            return
+        yield number, data[at + _HEADER.size : end]
+        at = end + -end % _SECTOR
+
+
+def encode(batch: Batch) -> bytes:
+    """The plain entry of a batch that names no sealed chunk."""
+    counters = batch.counters
+    return _ENCODER.encode(
+        _Wire(
+            batch.generation,
+            batch.next_generation,
+            (
+                counters.files,
+                counters.bytes_used,
+                counters.next_ino,
+                counters.next_version,
+                counters.ino_limit,
+                counters.version_limit,
+            ),
+            [(ino, None if node is None else node.pack()) for ino, node in batch.inodes.items()],
+            [(p, c, None if entry is None else pack_entry(entry)) for (p, c), entry in batch.names.items()],
+            [(ino, pack_xattrs(xattrs) if xattrs else None) for ino, xattrs in batch.xattrs.items()],
+            [(ino, index, patch.version, pack_patch(patch)) for ino, index, patch in batch.patches],
+            [(cut.ino, cut.first, cut.bound) for cut in batch.cuts],
+            list(batch.keys.items()),
+            list(batch.orphans.items()),
+            list(batch.settings.items()),
+        )
+    )
+
+
+def decode(number: int, plain: bytes) -> Batch:
+    """Total: a batch, or `FormatError`."""
+    try:
+        wire = _DECODER.decode(plain)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise FormatError(f"a journal entry cannot be read: {error}") from None
+    batch = Batch(number, wire.generation)
+    batch.next_generation = wire.next_generation
+    batch.counters = Counters(*wire.counters)
+    batch.inodes = {ino: None if plain is None else Inode.unpack(ino, plain) for ino, plain in wire.inodes}
+    batch.names = {(p, c): None if plain is None else unpack_entry(c, plain) for p, c, plain in wire.names}
+    batch.xattrs = {ino: None if plain is None else unpack_xattrs(plain) for ino, plain in wire.xattrs}
+    batch.patches = [(ino, index, unpack_patch(version, plain)) for ino, index, version, plain in wire.patches]
+    batch.cuts = [Cut(*cut) for cut in wire.cuts]
+    batch.keys = dict(wire.keys)
+    batch.orphans = dict(wire.orphans)
+    batch.settings = dict(wire.settings)
+    return batch

@@ -1,0 +1,227 @@
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from icnfs.errors import FormatError
+from icnfs.format.records import CUT, DATA, Entry, Patch
+from icnfs.limits import CHUNK_SIZE
+from icnfs.state import journal
+from icnfs.state.batch import Batch, Counters, Cut
+from icnfs.state.inode import Inode
+from icnfs.state.journal import Journal
+from icnfs.state.loader import ROOT_INO
+from icnfs.state.store import Store
+from tests.state.local import Local, deadline
+
+
+@pytest.fixture(autouse=True)
+def unsettled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """LMDB takes nothing over by itself, so what is durable is so by the journal."""
+    monkeypatch.setattr("icnfs.state.committer.SETTLE_SECONDS", 1000.0)
+    monkeypatch.setattr("icnfs.state.store.BATCH_SECONDS", 1000.0)
+
+
+def make(store: Store, name: bytes, data: bytes) -> None:
+    node = store.new_inode(stat.S_IFREG | 0o644, 0, 0, 1)
+    store.add_name(ROOT_INO, name, node.ino, 8)
+    store.contents.write(node, 0, data)
+
+
+async def content(store: Store, name: bytes) -> bytes | None:
+    entry = store.find(ROOT_INO, name)
+    return None if entry is None else await store.contents.read(store.inode(entry.ino), 0, 1 << 20, deadline())
+
+
+def crash(local: Local, to: Path) -> Local:
+    """The local state as a crash leaves it now; the original goes on."""
+    shutil.copytree(local.root, to, ignore=shutil.ignore_patterns("lock.mdb", "reserve"))
+    copy = object.__new__(Local)
+    copy.root, copy.master, copy.volume = to, local.master, local.volume
+    return copy
+
+
+def test_what_was_persisted_survives_a_crash_before_lmdb_has_it(local: Local, tmp_path: Path) -> None:
+    copies: list[Local] = []
+
+    async def body(store: Store) -> None:
+        for i in range(5):
+            make(store, b"%d" % i, b"data %d" % i)
+            await store.persist()
+        assert store.durable == store.batch.number - 1 > store.committed
+        copies.append(crash(local, tmp_path / "copy"))
+        make(store, b"later", b"not promised")
+        copies.append(crash(local, tmp_path / "copy 2"))
+
+    async def look(store: Store) -> None:
+        assert [await content(store, b"%d" % i) for i in range(5)] == [b"data %d" % i for i in range(5)]
+        assert await content(store, b"later") is None
+        assert store.files == 6
+        make(store, b"after", b"goes on")
+        await store.persist()
+
+    local.run(body, upkeep=False)
+    for copy in copies:
+        copy.run(look, upkeep=False)
+
+        async def look_again(store: Store) -> None:
+            assert await content(store, b"after") == b"goes on"
+
+        copy.run(look_again, upkeep=False)
+
+
+def test_the_journal_never_holds_less_than_lmdb_lacks(local: Local, tmp_path: Path) -> None:
+    """Batches by LMDB and by the journal in turn: each crash finds all that was promised by then."""
+    copies: list[Local] = []
+
+    async def body(store: Store) -> None:
+        for i in range(9):
+            make(store, b"%d" % i, os.urandom(CHUNK_SIZE) if i % 3 == 1 else b"small")
+            await (store.flush() if i % 4 == 3 else store.persist())
+            copies.append(crash(local, tmp_path / f"copy {i}"))
+
+    local.run(body, upkeep=False)
+    for i, copy in enumerate(copies):
+
+        async def look(store: Store, i: int = i) -> None:
+            assert {e.name for e in store.entries(ROOT_INO, 0)} == {b"%d" % j for j in range(i + 1)}
+
+        copy.run(look, upkeep=False)
+
+
+def test_a_torn_entry_ends_the_journal(local: Local, tmp_path: Path) -> None:
+    copies: list[Local] = []
+
+    async def body(store: Store) -> None:
+        for i in range(3):
+            make(store, b"%d" % i, b"x" * 600)
+            await store.persist()
+        copies.append(crash(local, tmp_path / "copy"))
+
+    async def look(store: Store) -> None:
+        assert {e.name for e in store.entries(ROOT_INO, 0)} == {b"0"}
+
+    local.run(body, upkeep=False)
+    path = copies[0].root / journal.NAME
+    data = bytearray(path.read_bytes())
+    second = data.index(b"icnJ", 1)
+    data[second + 700] ^= 1
+    path.write_bytes(data)
+    copies[0].run(look, upkeep=False)
+
+
+def test_entries_of_another_mount_are_not_taken_for_this_ones(local: Local, tmp_path: Path) -> None:
+    """An unpromised entry that survived behind a torn one must not follow what a later mount wrote before it."""
+    copies: list[Local] = []
+
+    async def first(store: Store) -> None:
+        for i in range(3):
+            make(store, b"old-%d" % i, b"x")
+            await store.persist()
+        copies.append(crash(local, tmp_path / "copy"))
+
+    async def second(store: Store) -> None:
+        assert {e.name for e in store.entries(ROOT_INO, 0)} == {b"old-0"}
+        make(store, b"new", b"y" * 700)
+        await store.persist()
+        copies.append(crash(copies[0], tmp_path / "copy 2"))
+
+    async def third(store: Store) -> None:
+        assert {e.name for e in store.entries(ROOT_INO, 0)} == {b"old-0", b"new"}
+
+    local.run(first, upkeep=False)
+    path = copies[0].root / journal.NAME
+    data = bytearray(path.read_bytes())
+    data[data.index(b"icnJ", 1) + 40] ^= 1
+    path.write_bytes(data)
+    copies[0].run(second, upkeep=False)
+    copies[1].run(third, upkeep=False)
+
+
+def test_a_full_journal_hands_over_to_lmdb(local: Local, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("icnfs.state.journal.SIZE", 8192)
+
+    async def body(store: Store) -> None:
+        for i in range(30):
+            make(store, b"%d" % i, b"x" * 500)
+            await store.persist()
+        assert 0 < store.batch.number - 1 - store.committed < 20
+
+    async def look(store: Store) -> None:
+        assert len(list(store.entries(ROOT_INO, 0))) == 30
+
+    local.run(body, upkeep=False)
+    local.run(look, upkeep=False)
+
+
+def test_a_journal_that_fails_is_given_up_and_nothing_is_lost(local: Local, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def body(store: Store) -> None:
+        make(store, b"one", b"1")
+        await store.persist()
+
+        def fail(*_: object) -> bool:
+            raise OSError("no")
+
+        monkeypatch.setattr(Journal, "append", fail)
+        make(store, b"two", b"2")
+        await store.persist()
+        assert store.committed == store.durable == store.batch.number - 1
+
+    local.run(body, upkeep=False)
+
+
+def test_a_chunk_that_was_sealed_goes_by_lmdb(local: Local) -> None:
+    async def body(store: Store) -> None:
+        make(store, b"big", os.urandom(2 * CHUNK_SIZE))
+        await store.persist()
+        assert store.committed == store.durable
+
+    local.run(body, upkeep=False)
+
+
+u63 = st.integers(0, 2**63 - 1)
+small = st.binary(max_size=40)
+names = st.binary(min_size=1, max_size=20).filter(lambda n: not set(n) & {0, 47} and n not in (b".", b".."))
+
+
+@st.composite
+def batches(draw: st.DrawFn) -> Batch:
+    batch = Batch(draw(u63), draw(u63))
+    batch.next_generation = batch.generation + draw(st.integers(0, 1))
+    batch.counters = Counters(*draw(st.tuples(*[u63] * 6)))
+    for ino in draw(st.lists(u63, max_size=3)):
+        batch.inodes[ino] = draw(st.sampled_from([None, Inode(ino, stat.S_IFREG | 0o600, 1, 2, 3)]))
+    for parent, cookie, name in draw(st.lists(st.tuples(u63, u63, names), max_size=3)):
+        batch.names[parent, cookie] = draw(st.sampled_from([None, Entry(cookie, 9, 8, name)]))
+    batch.xattrs = draw(st.dictionaries(u63, st.none() | st.dictionaries(names, small, min_size=1), max_size=2))
+    patches = st.tuples(u63, u63, st.builds(Patch, u63, st.just(DATA), st.integers(0, 99), small))
+    batch.patches = [*draw(st.lists(patches, max_size=3)), (1, 2, Patch(3, CUT, 4, b""))]
+    batch.cuts = draw(st.lists(st.builds(Cut, u63, u63, u63), max_size=2))
+    batch.keys = draw(st.dictionaries(u63, st.none() | st.binary(min_size=32, max_size=32), max_size=2))
+    batch.orphans = draw(st.dictionaries(u63, st.booleans(), max_size=2))
+    batch.settings = draw(st.dictionaries(st.text(max_size=5), st.none() | small, max_size=2))
+    return batch
+
+
+@given(batches())
+def test_a_batch_comes_back_as_it_was(batch: Batch) -> None:
+    back = journal.decode(batch.number, journal.encode(batch))
+    for field in ("generation", "next_generation", "counters", "names", "xattrs", "patches", "cuts", "keys"):
+        assert getattr(back, field) == getattr(batch, field)
+    assert (back.orphans, back.settings) == (batch.orphans, batch.settings)
+    packed = {ino: node and node.pack() for ino, node in batch.inodes.items()}
+    assert {ino: node and node.pack() for ino, node in back.inodes.items()} == packed
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_give_a_batch_or_a_format_error(data: bytes) -> None:
+    try:
+        journal.decode(1, data)
+    except FormatError:
+        pass
