@@ -133,7 +133,8 @@ def _await_report(reader: int) -> Report:
     try:
         return msgspec.msgpack.decode(bytes(received), type=Report)
     except msgspec.MsgspecError:
-        raise RemoteError("the mount process died before the mount was live; see its log", Exit.FAILED) from None
+        advice = "see its log; if it dies again, the local state may be cut short: move it away and run `icnfs recover`"
+        raise RemoteError(f"the mount process died before the mount was live; {advice}", Exit.FAILED) from None
 
 
 def _end(pid: int) -> None:

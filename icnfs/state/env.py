@@ -14,12 +14,13 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+from errno import EACCES, EIO
 from pathlib import Path
 from typing import Final
 
 import lmdb
 
-from icnfs.errors import FormatError, LocalDiskError, MountedError, NewerFormatError, NoVolumeError
+from icnfs.errors import DamagedError, FormatError, LocalDiskError, MountedError, NewerFormatError, NoVolumeError
 from icnfs.format.records import Table
 from icnfs.limits import GIB, MIB
 
@@ -33,6 +34,8 @@ DATA_MAP: Final = 4096 * GIB
 RESERVE: Final = 32 * MIB
 """Room for a few dozen batches: an accepted batch is at most ACCEPTED_MAX and its meta records."""
 
+_DAMAGE: Final = (lmdb.InvalidError, lmdb.CorruptedError, lmdb.VersionMismatchError, lmdb.PageNotFoundError)
+
 IDENTITY: Final = b"\0volume"
 """Key of the one record in clear: layout version (2), features (8), chunk size (4), volume (16)."""
 
@@ -45,6 +48,7 @@ class Environments:
         if not create and not (root / "meta" / "data.mdb").exists():
             raise NoVolumeError(f"{root}: no volume's local state here; run `icnfs init` or `icnfs recover`")
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _make_private(root)
         self._lock = _lock(root / "lock")
         try:
             self.meta = _open(root / "meta", META_MAP, len(Table) + 1, metasync=True)
@@ -53,7 +57,10 @@ class Environments:
             self.data_db = self.data.open_db(b"chunks")
         except lmdb.Error as error:
             os.close(self._lock)
-            raise LocalDiskError(f"{root}: LMDB cannot open the local state: {error}") from None
+            if isinstance(error, _DAMAGE):
+                remedy = "move it away and run `icnfs recover`, which loses what was not published"
+                raise DamagedError(f"{root}: the local state is damaged ({error}); {remedy}") from None
+            raise LocalDiskError(f"{root}: LMDB cannot open the local state: {error}; check the disk", EIO) from None
         self.take_reserve()
 
     def close(self) -> None:
@@ -109,6 +116,15 @@ def check_identity(raw: bytes | None, root: Path) -> tuple[bytes, int, int]:
 
 def pack_identity(volume: bytes, chunk_size: int) -> bytes:
     return FORMAT_VERSION.to_bytes(2, "big") + bytes(8) + chunk_size.to_bytes(4, "big") + volume
+
+
+def _make_private(root: Path) -> None:
+    """Refuse a folder of another user's; close one of ours to others: sizes and counts are in it."""
+    status = root.stat()
+    if status.st_uid != os.geteuid():
+        raise LocalDiskError(f"{root}: the local state belongs to another user (uid {status.st_uid})", EACCES)
+    if status.st_mode & 0o077:
+        root.chmod(0o700)
 
 
 def _lock(path: Path) -> int:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import stat
 import time
 from pathlib import Path
@@ -48,6 +49,28 @@ def test_another_master_key_opens_nothing(local: Local) -> None:
 def test_a_folder_without_a_state_says_so(tmp_path: Path) -> None:
     with pytest.raises(NoVolumeError):
         Store.open(tmp_path, MasterKey.random())
+
+
+def test_a_damaged_state_says_so_and_names_the_remedy(local: Local) -> None:
+    (local.root / "meta" / "data.mdb").write_bytes(b"\x5a" * 8192)
+    with pytest.raises(DamagedError, match="icnfs recover"):
+        Store.open(local.root, local.master)
+
+
+def test_a_state_open_to_others_is_closed_to_them(local: Local) -> None:
+    local.root.chmod(0o755)
+
+    async def body(store: Store) -> None:
+        assert stat.S_IMODE(local.root.stat().st_mode) == 0o700
+
+    local.run(body)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives a folder away, which only root may")
+def test_a_state_of_another_user_is_refused(local: Local) -> None:
+    os.chown(local.root, 12345, -1)
+    with pytest.raises(LocalDiskError, match="another user"):
+        Store.open(local.root, local.master)
 
 
 def test_a_state_is_never_overwritten(local: Local) -> None:
