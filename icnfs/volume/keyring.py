@@ -5,11 +5,15 @@ travels in every head, so a recovered machine has all of it again.  A slot that 
 for each of them, under a random object name, so their copies cannot be matched; copies for providers that are away are
 kept here and delivered when they return, and a provider that lost its copy is given it again.
 
+A slot that is damaged on this machine is left out and keeps its place in the file, until the volume is open and the
+last head gives it back; the other keys open the volume meanwhile.
+
 This module moves nothing over the network (`places` does) and does not know where secrets come from.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import secrets
@@ -32,6 +36,8 @@ from icnfs.errors import (
     SecretError,
     UsageError,
 )
+
+log = logging.getLogger(__name__)
 
 FILE: Final = "slots"
 """The keyring's name in the local state."""
@@ -66,7 +72,7 @@ class Entry(msgspec.Struct, array_like=True):
 
 class _Document(msgspec.Struct, array_like=True):
     version: int
-    entries: list[Entry]
+    entries: list[msgspec.Raw]
     gone: dict[str, list[str]]
 
 
@@ -118,12 +124,17 @@ class Keyring:
         self._path = path
         self._entries: dict[str, Entry] = {}
         self._gone: dict[str, list[str]] = {}
+        self._damaged: list[msgspec.Raw] = []
+        """Keys that cannot be read, as the file has them."""
 
     # --- kept -------------------------------------------------------------------------------------------------------
 
     @classmethod
     def load(cls, state_dir: Path) -> Keyring:
-        """The keyring of a local state; `NoVolumeError` where there is none, `NewerFormatError`, `DamagedError`."""
+        """The keyring of a local state, without keys that are damaged: a warning tells of them.
+
+        Raises `NoVolumeError` where there is none, `NewerFormatError`, and `DamagedError` where no key is left.
+        """
         path = state_dir / FILE
         try:
             raw = path.read_bytes()
@@ -132,7 +143,9 @@ class Keyring:
         except OSError as error:
             raise LocalDiskError(f"{path}: {error.strerror}", error.errno or 0) from None
         try:
-            keyring = cls.decode(raw)
+            keyring = cls._decode(raw)
+            if keyring._damaged and not keyring._entries:
+                raise FormatError("every key in it is damaged")
         except NewerFormatError as error:
             raise NewerFormatError(f"{path}: {error}") from None
         except FormatError as error:
@@ -141,11 +154,26 @@ class Keyring:
                 "which brings back what was published"
             ) from None
         keyring._path = path
+        if keyring._damaged:
+            log.warning(
+                "%s: %d of its %d keys are damaged and left out; mount the volume with another key, which puts back "
+                "those that were published, or replace them by `icnfs key add`",
+                path,
+                len(keyring._damaged),
+                len(keyring._damaged) + len(keyring._entries),
+            )
         return keyring
 
     @classmethod
     def decode(cls, raw: bytes) -> Keyring:
-        """Total: a keyring, or `FormatError`."""
+        """Total: a keyring that is whole, or `FormatError`."""
+        keyring = cls._decode(raw)
+        if keyring._damaged:
+            raise FormatError("a key in the keyring is damaged")
+        return keyring
+
+    @classmethod
+    def _decode(cls, raw: bytes) -> Keyring:
         if len(raw) > KEYRING_MAX:
             raise FormatError("a keyring is larger than any can be")
         try:
@@ -157,9 +185,15 @@ class Keyring:
         if len(document.entries) > ENTRIES_MAX:
             raise FormatError("a keyring with more keys than any can have")
         keyring = cls()
-        for entry in document.entries:
-            _check(entry)
-            keyring._entries[entry.id] = entry
+        for part in document.entries:
+            try:
+                entry = _read_entry(part)
+            except NewerFormatError:
+                raise
+            except FormatError:
+                keyring._damaged.append(part)
+            else:
+                keyring._entries[entry.id] = entry
         for names in document.gone.values():
             if not all(_COPY_NAME.fullmatch(name) for name in names):
                 raise FormatError("a keyring names an object that no key slot has")
@@ -167,7 +201,12 @@ class Keyring:
         return keyring
 
     def encode(self) -> bytes:
-        return msgspec.msgpack.encode(_Document(VERSION, list(self._entries.values()), self._gone))
+        """The keys that are whole, as heads carry them."""
+        return self._encode(())
+
+    def _encode(self, damaged: Iterable[msgspec.Raw]) -> bytes:
+        entries = [msgspec.Raw(msgspec.msgpack.encode(entry)) for entry in self._entries.values()]
+        return msgspec.msgpack.encode(_Document(VERSION, [*entries, *damaged], self._gone))
 
     def save(self, state_dir: Path | None = None) -> None:
         """Write the file, atomically and durably; `LocalDiskError` where the disk does not take it."""
@@ -178,7 +217,7 @@ class Keyring:
         try:
             fd = os.open(partial, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             with os.fdopen(fd, "wb") as file:
-                file.write(self.encode())
+                file.write(self._encode(self._damaged))
                 file.flush()
                 os.fsync(file.fileno())
             partial.rename(path)
@@ -224,15 +263,30 @@ class Keyring:
     def adopt(self, raw: bytes) -> Entry:
         """Take in a key that was wrapped elsewhere, as `encode_entry` gives it; `FormatError`, or `UsageError` where
         the keyring is full or has a key of that id."""
-        try:
-            entry = _ENTRY_DECODER.decode(raw)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise FormatError(f"a key cannot be read: {error}") from None
-        _check(entry)
+        entry = _read_entry(raw)
         if len(self._entries) >= ENTRIES_MAX or entry.id in self._entries:
             raise UsageError(f"key {entry.id} cannot be added to the {len(self._entries)} there are; remove one first")
         self._entries[entry.id] = entry
         return entry
+
+    def mend(self, published: bytes) -> None:
+        """Put back damaged keys from the keyring that the last head carried, and save.
+
+        A damaged key is told by its id; one whose id is damaged too stays as it is.  Raises `FormatError` for what is
+        no keyring, `LocalDiskError`.
+        """
+        if not self._damaged:
+            return
+        whole = Keyring.decode(published)._entries
+        kept = len(self._damaged)
+        for part in tuple(self._damaged):
+            key_id = _id_in(part)
+            if key_id in whole:
+                self._damaged.remove(part)
+                self._entries.setdefault(key_id, whole[key_id])
+        if len(self._damaged) < kept:
+            self.save()
+            log.info("%d damaged keys are put back from the last head", kept - len(self._damaged))
 
     def remove(self, key_id: str) -> Entry:
         """Remove a key; its copies are deleted at the providers as they are reached.
@@ -284,6 +338,25 @@ class Keyring:
 def encode_entry(entry: Entry) -> bytes:
     """A key as `Keyring.adopt` takes it: nothing in it is secret."""
     return msgspec.msgpack.encode(entry)
+
+
+def _read_entry(raw: bytes | msgspec.Raw) -> Entry:
+    """The key in these bytes, or `FormatError`."""
+    try:
+        entry = _ENTRY_DECODER.decode(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise FormatError(f"a key cannot be read: {error}") from None
+    _check(entry)
+    return entry
+
+
+def _id_in(damaged: msgspec.Raw) -> str:
+    """The id that a damaged key still bears, "" where it does not."""
+    try:
+        first = msgspec.msgpack.decode(damaged, type=list[msgspec.Raw])[0]
+        return msgspec.msgpack.decode(first, type=str)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, IndexError):
+        return ""
 
 
 def _check(entry: Entry) -> None:

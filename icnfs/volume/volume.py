@@ -250,6 +250,14 @@ class Volume:
 
     # --- keys ---------------------------------------------------------------------------------------------------------
 
+    def mend_keyring(self) -> None:
+        """Put back keys that are damaged on this machine, as far as the last head has them."""
+        try:
+            if self.fence.base is not None:
+                self.keyring.mend(self.fence.base.keyring)
+        except IcnfsError as error:
+            log.warning("damaged keys could not be put back: %s", error)
+
     def remove_key(self, key_id: str) -> Entry:
         """Remove a key; providers delete their copies with the next publish, or when they return."""
         entry = self.keyring.remove(key_id)
@@ -287,6 +295,7 @@ async def open_volume(
         with bare_errors():
             async with start(config.specs()) as transfer, trio.open_nursery() as nursery:
                 volume = Volume(config, store, Network.of(config, master, transfer), keyring, nursery)
+                volume.mend_keyring()
                 await nursery.start(store.run)
                 store.read_only |= read_only
                 upkeep = Upkeep(store, Budget(config.cache_clean, config.cache_dirty, config.reserve))

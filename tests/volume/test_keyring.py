@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from icnfs.crypto.keys import MasterKey, Secret
 from icnfs.crypto.slots import Costs, SlotKind, decode_slot, new_recovery_key
-from icnfs.errors import FormatError, NoVolumeError, SecretError, UsageError
+from icnfs.errors import DamagedError, FormatError, NoVolumeError, SecretError, UsageError
 from icnfs.volume.keyring import Keyring, Secrets, encode_entry, unlock
 
 CHEAP = Costs(64, 1, 1)
@@ -89,6 +89,40 @@ def test_it_is_kept_owner_only_and_comes_back(tmp_path: Path) -> None:
     assert unlock(again.slots(), Secrets(passphrase=passphrase)) == MASTER
     with pytest.raises(NoVolumeError):
         Keyring.load(tmp_path / "elsewhere")
+
+
+def harm(path: Path, part: bytes) -> None:
+    raw = path.read_bytes()
+    at = raw.index(part) + len(part) // 2
+    path.write_bytes(raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1 :])
+
+
+def test_one_damaged_slot_leaves_the_others_to_open_and_comes_back_from_the_last_head(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    keyring, recovery, passphrase = ring()
+    published = keyring.encode()
+    keyring.save(tmp_path)
+    for entry in keyring.entries()[:1]:
+        harm(tmp_path / "slots", entry.slot)
+    again = Keyring.load(tmp_path)
+    assert f"{tmp_path / 'slots'}: 1 of its 2 keys are damaged" in caplog.text
+    assert "icnfs key add" in caplog.text
+    assert unlock(again.slots(), Secrets(passphrase=passphrase)) == MASTER
+    again.save()
+    once_more = Keyring.load(tmp_path)
+    once_more.mend(published)
+    for mended in (once_more, Keyring.load(tmp_path)):
+        assert unlock(mended.slots(), Secrets(recovery=recovery)) == MASTER
+
+
+def test_only_a_keyring_without_any_whole_slot_is_refused(tmp_path: Path) -> None:
+    keyring, _, _ = ring()
+    keyring.save(tmp_path)
+    for entry in keyring.entries():
+        harm(tmp_path / "slots", entry.slot)
+    with pytest.raises(DamagedError, match=r"slots: every key in it is damaged; .*icnfs recover"):
+        Keyring.load(tmp_path)
 
 
 def test_a_key_wrapped_elsewhere_is_adopted_once() -> None:
