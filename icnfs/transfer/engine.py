@@ -33,9 +33,10 @@ from icnfs.transfer.upload import PutResult
 
 log = logging.getLogger(__name__)
 
-WATCH_UP_SECONDS: Final = 60.0
+WATCH_UP_SECONDS: Final = 15.0
 WATCH_DOWN_SECONDS: Final = 5.0
-"""How often a provider is probed by itself: seldom while it is up, often while it is down."""
+"""How often a provider is probed by itself: seldom while it is up, often while it is down.  One that nobody asks
+anything is known to be gone after WATCH_UP_SECONDS and the time of one probe."""
 
 AUDIT_SECONDS: Final = 30.0
 AUDITS: Final = 8

@@ -460,6 +460,20 @@ def test_states_follow_what_providers_do() -> None:
     run(main)
 
 
+def test_a_provider_that_nobody_asks_anything_is_seen_to_be_gone_within_20_seconds() -> None:
+    async def main() -> None:
+        network = Network()
+        async with network.engine(watch=True) as engine:
+            await trio.testing.wait_all_tasks_blocked()
+            network.memories[3].away = True
+            network.plan(4, FaultPlan(hang=1.0))
+            await trio.sleep(20.1)
+            gone = [name for name, state in engine.states().items() if state.state == "down"]
+            assert gone == ["p3", "p4"]
+
+    run(main)
+
+
 def test_a_queue_behind_a_hanging_provider_drains_in_the_time_of_one_probe() -> None:
     async def main() -> None:
         network = Network()
