@@ -96,9 +96,12 @@ def _in_foreground(job: Job, level: str) -> int:
 
 def _as_daemon(job: Job, level: str) -> int:
     in_background(lambda readiness: _daemon(job, level, readiness))
-    status = take_facts(Mount(job.runtime_dir, job.config.name).ask(StatusRequest()), MountStatus)
+    status = take_facts(Mount(job.runtime_dir, job.config.name).ask(StatusRequest(looked=True)), MountStatus)
     if status.volume.fenced:
         say(f"icnfs: {status.volume.fenced}")
+    for provider in status.volume.providers:
+        if provider.state == "foreign":
+            say(f"icnfs: provider {provider.name}: nothing is stored there: {provider.error}")
     return int(Exit.OK)
 
 

@@ -33,8 +33,11 @@ WAIT_MAX: Final = 7 * 86400.0
 """Longest deadline a request may ask for, in seconds."""
 
 
-class StatusRequest(msgspec.Struct, frozen=True, tag="status", forbid_unknown_fields=True):
-    """The volume's figures, as `icnfs status` shows them."""
+class StatusRequest(msgspec.Struct, frozen=True, tag="status", forbid_unknown_fields=True, omit_defaults=True):
+    """The volume's figures, as `icnfs status` shows them; `looked`: once the mount has looked at its providers' places,
+    or has waited a moment for it."""
+
+    looked: bool = False
 
 
 class SyncRequest(msgspec.Struct, frozen=True, tag="sync", forbid_unknown_fields=True):

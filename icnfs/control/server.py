@@ -60,8 +60,8 @@ _log = logging.getLogger(__name__)
 class Operations(Protocol):
     """What the socket can ask of a mount.  Each gives a document for `--json`, or raises an IcnfsError."""
 
-    async def status(self) -> object:
-        """The volume's figures."""
+    async def status(self, looked: bool) -> object:
+        """The volume's figures; with `looked`, after the first look at the providers, if that does not take long."""
 
     async def sync(self, deadline: float, progress: ProgressSink) -> object:
         """Publish all that is written; DegradedError where it is not safe after `deadline` seconds (0: the default)."""
@@ -217,8 +217,9 @@ class _Conversation:
                 except (trio.BrokenResourceError, trio.TooSlowError):
                     scope.cancel()
 
-    async def _status(self, _: Request) -> object:
-        return await self._operations.status()
+    async def _status(self, request: Request) -> object:
+        assert isinstance(request, StatusRequest)
+        return await self._operations.status(request.looked)
 
     async def _sync(self, request: Request) -> object:
         assert isinstance(request, SyncRequest)

@@ -75,10 +75,10 @@ class Places:
             try:
                 ours = await self.is_ours(provider)
             except ForeignProviderError as error:
-                network.foreign[provider] = error.detail
+                self._note_foreign(provider, error.detail)
                 raise
             except NewerFormatError as error:
-                network.foreign[provider] = str(error)
+                self._note_foreign(provider, str(error).removeprefix(f"provider {provider}: "))
                 raise
             network.foreign.pop(provider, None)
             if ours:
@@ -86,6 +86,11 @@ class Places:
                 network.taken.add(provider)
             else:
                 network.free.add(provider)
+
+    def _note_foreign(self, provider: str, reason: str) -> None:
+        if self._network.foreign.get(provider) != reason:
+            log.warning("provider %s: nothing is stored there: %s", provider, reason)
+        self._network.foreign[provider] = reason
 
     async def take(self, provider: str) -> None:
         """Mark a free place as ours; it is to be given its key slots."""

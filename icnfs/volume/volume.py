@@ -88,6 +88,8 @@ class Volume:
             seconds=config.publish_seconds,
             dirty_limit=config.publish_bytes,
         )
+        self.looked = trio.Event()
+        """Set once this mount has looked at its providers' places, or will not."""
         store.source = ProviderSource(network, store.segment)
         store.is_safe = network.is_safe
 
@@ -101,6 +103,8 @@ class Volume:
             return
         except IcnfsError as error:
             log.warning("the providers' heads could not be looked at yet: %s", error)
+        finally:
+            self.looked.set()
 
     async def load_segments(self) -> None:
         """Learn who holds what, and which segments lack shares, from records and head; it is not kept apart."""
@@ -301,7 +305,9 @@ async def open_volume(
                 upkeep = Upkeep(store, Budget(config.cache_clean, config.cache_dirty, config.reserve))
                 nursery.start_soon(supervised, "upkeep", upkeep.run)
                 nursery.start_soon(supervised, "repair", volume.care)
-                if not store.read_only:
+                if store.read_only:
+                    volume.looked.set()
+                else:
                     nursery.start_soon(supervised, "first look", volume.first_look)
                     nursery.start_soon(supervised, "publisher", volume.publisher.run)
                 try:

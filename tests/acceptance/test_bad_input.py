@@ -199,6 +199,19 @@ def test_a_volume_that_is_mounted_already(volume: Volume) -> None:
 
 
 @pytest.mark.mount
+def test_places_of_a_newer_format_are_named_when_it_is_mounted_and_local_state_is_used(volume: Volume) -> None:
+    damage(volume, "volume", age_format)
+    warned = volume.icnfs("mount", volume.name, volume.mountpoint).stderr.splitlines()
+    assert len(warned) == len(volume.providers)
+    for name, line in zip(sorted(volume.providers), sorted(warned), strict=True):
+        assert line.startswith(f"icnfs: provider {name}: nothing is stored there: ")
+        assert line.count("provider ") == 1
+        assert "upgrade icnfs" in line
+    (volume.mountpoint / "mine").write_bytes(b"kept")
+    volume.umount()
+
+
+@pytest.mark.mount
 def test_there_is_room_from_the_first_moment_though_a_provider_is_away(volume: Volume) -> None:
     shutil.rmtree(volume.providers["paris"])
     volume.mount()

@@ -10,6 +10,7 @@ from icnfs.errors import DegradedError, Exit, FormatError, NewerFormatError
 
 REQUESTS = [
     p.StatusRequest(),
+    p.StatusRequest(looked=True),
     p.SyncRequest(12.5),
     p.UnmountRequest(drain=True, lazy=True),
     p.InfoRequest(2**63 - 1),

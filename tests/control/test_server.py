@@ -29,7 +29,7 @@ class Operations:
         self.on_unmount: Callable[[], None] = lambda: None
         self.syncs = 0
 
-    async def status(self) -> object:
+    async def status(self, looked: bool) -> object:
         return {"volume": "demo"}
 
     async def sync(self, deadline: float, progress: server.ProgressSink) -> object:
