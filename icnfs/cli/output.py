@@ -117,8 +117,11 @@ class _Lines:
     def __init__(self, what: str) -> None:
         self._what = what
         self._next = time.monotonic() + LINE_EVERY
+        self._short = False
+        """Whether the last line told of less than all."""
 
     def __call__(self, now: protocol.Progress) -> None:
-        if time.monotonic() >= self._next:
+        if time.monotonic() >= self._next or (self._short and now.done >= now.total):
             self._next = time.monotonic() + LINE_EVERY
+            self._short = now.done < now.total
             say(f"{_phase(self._what, now)}: {size(now.done)} of {size(now.total)}")

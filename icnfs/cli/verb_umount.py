@@ -13,7 +13,7 @@ from typing import Final
 import click
 
 from icnfs.cli.mounts import mount_process
-from icnfs.cli.output import json_option, watching
+from icnfs.cli.output import json_option, say, watching
 from icnfs.cli.verb_sync import deadline_option, report
 from icnfs.control.client import Mount, wait_ended
 from icnfs.control.facts import Published
@@ -53,6 +53,11 @@ def verb(directory: Path, drain: bool, lazy: bool, deadline: float | None, as_js
         raise MountPointError(f"{directory}: still mounted though its process has ended; try `umount -l {directory}`")
     if published is not None:
         report(published, as_json)
+        if published.unsafe:
+            say(
+                f"icnfs: published, but not yet safe: {', '.join(published.unsafe)} could not be given all shares; "
+                f"when that is there again, mount {mount.volume} and run `icnfs sync`"
+            )
 
 
 def _by_process(mount: Mount, request: UnmountRequest, process: int, found: Mounted) -> Published | None:

@@ -28,11 +28,16 @@ class MountStatus(msgspec.Struct, frozen=True):
 
 
 class Published(msgspec.Struct, frozen=True):
-    """What `sync` and `umount --drain` reached: the batch that is published, and its head's number."""
+    """What `sync` and `umount --drain` reached: the batch that is published, and its head's number.
+
+    `unsafe` names the providers that lack shares while fewer owners than `volume.safe` hold all of it; never after
+    `sync`.
+    """
 
     batch: int
     epoch: int
     sequence: int
+    unsafe: list[str] = []
 
 
 class Extent(msgspec.Struct, frozen=True):

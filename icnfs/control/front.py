@@ -196,7 +196,7 @@ class Front:
 
     def _published(self) -> Published:
         status = self._volume.status()
-        return Published(status.published_batch, status.epoch, status.sequence)
+        return Published(status.published_batch, status.epoch, status.sequence, self._volume.unsafe_at())
 
 
 def _pass_on(progress: ProgressSink, now: SyncProgress) -> None:

@@ -21,6 +21,7 @@ from icnfs.control.protocol import (
     REQUEST_MAX,
     AddKeyRequest,
     Answer,
+    Done,
     InfoRequest,
     KeysRequest,
     Progress,
@@ -133,7 +134,7 @@ class _Conversation:
     def __init__(self, stream: trio.SocketStream, operations: Operations) -> None:
         self._stream = stream
         self._operations = operations
-        self._latest = Progress()
+        self._latest = self._sent = Progress()
         self._scope = trio.CancelScope()
 
     async def hold(self) -> None:
@@ -153,6 +154,8 @@ class _Conversation:
                 answer = await self._carry_out(request)
                 nursery.cancel_scope.cancel()
             if answer is not None:
+                if isinstance(answer, Done) and self._latest != self._sent:
+                    await self._send(self._latest)
                 await self._send(answer)
 
     async def _carry_out(self, request: Request) -> Answer:
@@ -206,14 +209,14 @@ class _Conversation:
 
     async def _report(self, scope: trio.CancelScope) -> None:
         """Send progress when it changed, and every BEAT_EVERY seconds when not."""
-        sent, at = self._latest, trio.current_time()
+        at = trio.current_time()
         while True:
             await trio.sleep(PROGRESS_EVERY)
             now = trio.current_time()
-            if self._latest != sent or now - at >= BEAT_EVERY:
-                sent, at = self._latest, now
+            if self._latest != self._sent or now - at >= BEAT_EVERY:
+                self._sent, at = self._latest, now
                 try:
-                    await self._send(sent)
+                    await self._send(self._sent)
                 except (trio.BrokenResourceError, trio.TooSlowError):
                     scope.cancel()
 

@@ -185,6 +185,7 @@ class Volume:
             raise failure
         if scope.cancelled_caught:
             raise self._degraded(batch, seconds)
+        self._report_once(progress)
         return self.publisher.batch
 
     async def _until_published(self, batch: int) -> None:
@@ -212,6 +213,10 @@ class Volume:
             if self.repair.unsafe or self.network.free:
                 await trio.sleep(SYNC_RETRY)
 
+    def unsafe_at(self) -> list[str]:
+        """Providers that lack shares, where fewer owners than are to be safe hold all that is published; else none."""
+        return sorted(self.repair.lacking_at()) if self.repair.unsafe else []
+
     def _degraded(self, batch: int, seconds: float) -> DegradedError:
         failure = self.publisher.failure
         if self.publisher.batch < batch:
@@ -230,9 +235,12 @@ class Volume:
 
     async def _report(self, progress: Callable[[SyncProgress], None]) -> None:
         while True:
-            now = self.publisher.progress
-            progress(SyncProgress(now.done, now.total, sum(self.repair.lacking_at().values())))
+            self._report_once(progress)
             await trio.sleep(SYNC_RETRY)
+
+    def _report_once(self, progress: Callable[[SyncProgress], None]) -> None:
+        now = self.publisher.progress
+        progress(SyncProgress(now.done, now.total, sum(self.repair.lacking_at().values())))
 
     # --- facts --------------------------------------------------------------------------------------------------------
 

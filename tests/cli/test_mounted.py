@@ -91,6 +91,21 @@ def test_umount_drain_publishes_first(world: World, mount: Path) -> None:
     assert not is_mounted(world)
 
 
+def test_umount_drain_says_who_keeps_it_from_being_safe(world: World, mount: Path) -> None:
+    provider = world.root / "providers" / "c"
+    provider.rename(world.root / "away")
+    try:
+        (mount / "drained").write_bytes(os.urandom(300_000))
+        done = world.run("umount", "--drain", mount)
+        assert "icnfs: published, but not yet safe: c could not be given all shares" in done.stderr
+        assert "batch" in done.stdout
+    finally:
+        (world.root / "away").rename(provider)
+    world.run("mount", "demo", mount)
+    world.run("sync", "--deadline", "60")
+    assert world.facts("umount", "--drain", mount)["unsafe"] == []
+
+
 def test_a_mount_in_use_stays_unless_detached(world: World, mount: Path) -> None:
     with open(mount / "open", "wb"):
         assert "--lazy" in world.run("umount", mount, code=8).stderr

@@ -50,6 +50,20 @@ def test_progress_without_a_terminal_is_a_line_now_and_then(
     ]
 
 
+def test_the_last_line_of_progress_tells_of_all(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(output, "LINE_EVERY", 0.0)
+    with output.watching("Publishing demo") as show:
+        monkeypatch.setattr(output, "LINE_EVERY", 1000.0)
+        for done in (1024, 2048, 4096, 4096):
+            show(Progress(done, 4096))
+    assert capsys.readouterr().err.splitlines() == [
+        "Publishing demo: 1.0 KiB of 4.0 KiB",
+        "Publishing demo: 4.0 KiB of 4.0 KiB",
+    ]
+
+
 def test_heads_are_numbered_as_status_shows_them() -> None:
     assert head_number("3-17") == (3, 17)
     assert head_number("3") == (3, 0)
