@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,12 +22,12 @@ from icnfs.cli.output import json_option, moment, print_json, print_rows, say
 from icnfs.config import VolumeConfig, load, runtime_dir, state_dir
 from icnfs.config.paths import check_volume_name
 from icnfs.control.client import Mount
-from icnfs.control.facts import KeyFacts, key_facts
-from icnfs.control.protocol import AddKeyRequest, KeysRequest, RemoveKeyRequest, take_facts
+from icnfs.control.facts import KeyFacts, MountStatus, key_facts
+from icnfs.control.protocol import AddKeyRequest, KeysRequest, RemoveKeyRequest, StatusRequest, take_facts
 from icnfs.crypto.keys import MasterKey, Secret
 from icnfs.crypto.recovery import format_recovery_key, new_recovery_key
 from icnfs.crypto.slots import LABEL_MAX, SlotKind
-from icnfs.errors import MountedError, UsageError
+from icnfs.errors import InterruptedByUserError, MountedError, UsageError
 from icnfs.volume.keyring import Entry, Keyring, Secrets, encode_entry, unlock
 
 LOCK_FILE = "lock"
@@ -43,16 +44,20 @@ def verb() -> None:
 @json_option
 def list_keys(name: str, as_json: bool) -> None:
     """List the keys of NAME: kind, label, and how many providers hold their slots."""
-    mount = Mount(runtime_dir(), check_volume_name(name))
-    if mount.alive():
-        keys = take_facts(mount.ask(KeysRequest()), list[KeyFacts])
-    else:
-        load(name)
-        keys = [key_facts(entry) for entry in Keyring.load(state_dir(name)).entries()]
+    keys = _keys(name)
     if as_json:
         print_json(keys)
         return
     print_rows(("id", "kind", "label", "added", "at providers"), [_row(key) for key in keys])
+
+
+def _keys(name: str) -> list[KeyFacts]:
+    """The keys, oldest first, as the mount or else the keyring's file has them."""
+    mount = Mount(runtime_dir(), check_volume_name(name))
+    if mount.alive():
+        return take_facts(mount.ask(KeysRequest()), list[KeyFacts])
+    load(name)
+    return [key_facts(entry) for entry in Keyring.load(state_dir(name)).entries()]
 
 
 def _row(key: KeyFacts) -> tuple[str, ...]:
@@ -106,10 +111,23 @@ def add_key(
         return
     say(f"Key {added.id} ({added.kind}) opens volume {name} from now on.")
     if added.providers:
-        say("Providers get its slot as the volume is mounted and reaches them; `icnfs key list` tells.")
+        say(_delivery(Mount(runtime_dir(), name)))
     if shown is not None:
         say("This is the new recovery key.  It is not shown again: write it down, and keep it away from this machine.")
         print(shown, flush=True)
+
+
+def _delivery(mount: Mount) -> str:
+    """What is to be expected of the new key's way to the providers."""
+    if mount.alive() and take_facts(mount.ask(StatusRequest()), MountStatus).volume.fenced:
+        return (
+            "No provider gets its slot: another machine went on with the volume, and this key opens what is on this "
+            "machine alone.  Add it there."
+        )
+    return (
+        "Providers get its slot once the volume is mounted and may publish; until `icnfs key list` says that they hold "
+        "it, it opens the volume on this machine only."
+    )
 
 
 def new_recovery_key_of(wanted: bool) -> Secrets | None:
@@ -145,15 +163,20 @@ def _hand_over(config: VolumeConfig, entry: Entry) -> KeyFacts:
 @verb.command("remove")
 @click.argument("name", metavar="NAME")
 @click.argument("key_id", metavar="ID")
+@click.option("--yes", is_flag=True, help="Remove it though no provider holds another: it is not asked about.")
 @json_option
-def remove_key(name: str, key_id: str, as_json: bool) -> None:
+def remove_key(name: str, key_id: str, yes: bool, as_json: bool) -> None:
     """Remove the key ID, as `key list` shows it, from NAME.
+
+    Without any key at the providers, the loss of this machine is the loss of the volume.
 
     A provider that keeps what it was told to delete still has the slot, and whoever had the secret may have kept the
     volume's master key: this is for a secret that was lost, not for one that was stolen.
     """
     config = load(name)
     mount = Mount(runtime_dir(), config.name)
+    if not yes:
+        _ask_whether_to_strand(name, _keys(name), key_id)
     if mount.alive():
         removed = take_facts(mount.ask(RemoveKeyRequest(key_id)), KeyFacts)
     else:
@@ -165,6 +188,22 @@ def remove_key(name: str, key_id: str, as_json: bool) -> None:
     say(f"Key {removed.id} ({removed.kind}) no longer opens volume {name}.")
     if removed.providers:
         say("Providers delete its slot as the volume is mounted and reaches them.")
+
+
+def _ask_whether_to_strand(name: str, keys: list[KeyFacts], key_id: str) -> None:
+    """Have the user confirm the removal of the last key that providers hold; UsageError where nobody can be asked."""
+    others = [key for key in keys if key.id != key_id]
+    held = any(key.providers for key in keys if key.id == key_id)
+    if not held or not others or any(key.stored for key in others):
+        return
+    what = (
+        f"key {key_id} is the only one that providers hold: without it, nothing recovers volume {name} when this "
+        "machine is lost"
+    )
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise UsageError(f"{what}; add another and mount it first, or give --yes")
+    if not click.confirm(f"{what[0].upper()}{what[1:]}.  Remove it?", err=True):
+        raise InterruptedByUserError(f"key {key_id} is kept")
 
 
 @contextmanager

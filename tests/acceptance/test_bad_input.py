@@ -244,4 +244,6 @@ def test_after_a_recovery_elsewhere_it_is_read_only_keeps_its_data_and_says_so(v
     volume.umount()
     assert says in volume.icnfs("mount", volume.name, volume.mountpoint).stderr
     assert (volume.mountpoint / "mine").read_bytes() == b"kept"
+    added = volume.icnfs("key", "add", volume.name, "--new-recovery-key").stderr
+    assert "No provider gets its slot" in added
     volume.umount()

@@ -66,6 +66,26 @@ def test_keys_are_added_listed_and_removed(world: World, recovery: Path) -> None
     assert "has no key" in world.run("key", "remove", "demo", identifier, code=2).stderr
 
 
+def test_the_last_key_that_providers_hold_goes_only_with_yes_and_the_last_of_all_never(
+    world: World, recovery: Path
+) -> None:
+    ring = world.root / "state" / "demo" / "slots"
+    whole = ring.read_bytes()
+    passphrase = write_secret(world.root / "here", b"on this machine only\n")
+    world.run("key", "add", "demo", "--new-passphrase-file", passphrase)
+    for row in keys(world):
+        if row[1] == "keyfile":
+            world.run("key", "remove", "demo", row[0])
+    last = next(row[0] for row in keys(world) if row[1] == "recovery")
+    refused = world.run("key", "remove", "demo", last, code=2).stderr
+    assert "only one that providers hold" in refused
+    assert "--yes" in refused
+    world.run("key", "remove", "demo", last, "--yes")
+    (left,) = keys(world)
+    assert "is the last that opens the volume" in world.run("key", "remove", "demo", left[0], "--yes", code=2).stderr
+    ring.write_bytes(whole)
+
+
 def test_a_new_recovery_key_is_printed_once_and_opens(world: World, recovery: Path) -> None:
     done = world.run("key", "add", "demo", "--new-recovery-key", "--recovery-key-file", recovery)
     assert KEY.fullmatch(done.stdout)
