@@ -34,10 +34,9 @@ def open_root(path: Path) -> int:
 
 
 def make_root(path: Path) -> None:
-    """Make `path` and its missing parents, 0700, each durable in the one above."""
+    """Make `path`, 0700 and durable in its parent, which must be there: FileNotFoundError otherwise."""
     if path.is_dir():
         return
-    make_root(path.parent)
     with contextlib.suppress(FileExistsError):  # made by another process meanwhile
         path.mkdir(mode=0o700)
     fd = open_root(path.parent)

@@ -1,8 +1,9 @@
 """A directory of this machine as a provider: an object is a file, and its name's components are directories.
 
 Promises beyond `base.py`: nothing outside the directory is read or written, whatever is planted inside; files are
-0600 and directories 0700; the directory itself is never made unless `create` asks for it, so that the mount point of
-a disk that is not there is not taken for the disk.  It knows nothing of what the objects mean.
+0600 and directories 0700; the directory itself is never made unless `create` asks for it, and its parent never, so
+that what lies below the mount point of a missing disk is not taken for the disk.  It knows nothing of what the objects
+mean.
 
 How a put becomes durable: a temporary file in the object's own directory, `fdatasync`, `rename`, `fsync` of the
 directory.  A directory's own entry is made durable when this process first uses it, whoever made it; that is also
@@ -25,7 +26,7 @@ from typing import Final, TypeVar
 
 import trio
 
-from icnfs.errors import ProviderAwayError, ProviderLiesError, ProviderRefusedError
+from icnfs.errors import ObjectMissingError, ProviderAwayError, ProviderError, ProviderLiesError, ProviderRefusedError
 from icnfs.limits import LIST_PAGE
 from icnfs.providers import beneath
 from icnfs.providers.base import (
@@ -53,7 +54,8 @@ class DirectoryProvider(Provider):
     """Objects as files below `root`, an absolute path."""
 
     def __init__(self, name: str, root: Path, *, create: bool = False) -> None:
-        """`create`: the first put or probe makes `root` and its parents where they are missing; none later does."""
+        """`create`: a missing `root` counts as empty until the first put makes it; no later one does.  Its parent must
+        be there: `ProviderRefusedError` otherwise."""
         super().__init__(name)
         self.root = root
         self._create = create
@@ -117,24 +119,28 @@ class DirectoryProvider(Provider):
             return size
 
     def _delete(self, name: str) -> None:
-        with contextlib.suppress(FileNotFoundError), self._parent_of(name) as (parent, leaf):
+        missing = contextlib.suppress(FileNotFoundError, ObjectMissingError)
+        with missing, self._parent_of(name) as (parent, leaf):
             with contextlib.suppress(FileNotFoundError, IsADirectoryError):
                 os.unlink(leaf, dir_fd=parent)
             os.fsync(parent)  # also where it was missing: an earlier attempt may have been cut off here
 
     def _list(self, prefix: str, after: str) -> Names:
-        with self._opened_root() as root:
+        with contextlib.suppress(ObjectMissingError), self._opened_root() as root:
             found = beneath.walk(root, "", prefix, after, OBJECT_NAME_MAX)
             return list(islice(filter(is_name, found), LIST_PAGE))
+        return []
 
     def _probe(self) -> Capacity:
-        with self._opened_root(create=True) as root:
-            room = os.fstatvfs(root)
-            return Capacity(
-                free_bytes=room.f_bavail * room.f_frsize,
-                total_bytes=room.f_blocks * room.f_frsize,
-                pool=f"device:{os.fstat(root).st_dev:x}",
-            )
+        try:
+            with self._opened_root() as root:
+                return _capacity(root)
+        except ObjectMissingError:  # it is to be made, on its parent's disk
+            parent = beneath.open_root(self.root.parent)
+            try:
+                return _capacity(parent)
+            finally:
+                os.close(parent)
 
     @contextlib.contextmanager
     def _object(self, name: str) -> Iterator[tuple[int, int]]:
@@ -181,17 +187,38 @@ class DirectoryProvider(Provider):
     @contextlib.contextmanager
     def _opened_root(self, *, create: bool = False) -> Iterator[int]:
         """The directory's descriptor, opened anew each time: a disk may be unplugged, and another may come."""
-        if create and self._create:
-            beneath.make_root(self.root)
-            self._create = False
         try:
+            if create and self._create:
+                beneath.make_root(self.root)
+                self._create = False
             fd = beneath.open_root(self.root)
         except FileNotFoundError:
-            reason = f"directory {self.root} is not there; mount its disk or correct the url"
-            raise ProviderAwayError(self.name, reason) from None
+            raise self._missing() from None
         except NotADirectoryError:
             raise ProviderRefusedError(self.name, f"{self.root} is not a directory; correct the url") from None
         try:
             yield fd
         finally:
             os.close(fd)
+
+    def _missing(self) -> ProviderError:
+        """What it means that the directory is not there."""
+        if not self._create:
+            reason = f"directory {self.root} is not there; mount its disk or correct the url"
+            return ProviderAwayError(self.name, reason)
+        if self.root.parent.is_dir():
+            return ObjectMissingError(self.name, f"directory {self.root} is not made yet")
+        return ProviderRefusedError(
+            self.name,
+            f"directory {self.root.parent} is not there: mount its disk, make it, or correct provider.{self.name}.url",
+        )
+
+
+def _capacity(directory: int) -> Capacity:
+    """Of the disk that an open directory lies on."""
+    room = os.fstatvfs(directory)
+    return Capacity(
+        free_bytes=room.f_bavail * room.f_frsize,
+        total_bytes=room.f_blocks * room.f_frsize,
+        pool=f"device:{os.fstat(directory).st_dev:x}",
+    )

@@ -119,14 +119,6 @@ async def _look_at_all(config: VolumeConfig, transfer: Transfer, left: frozenset
 
     await together(partial(look, provider) for provider in config.providers)
     _refuse(foreign)
-    absent, away = tuple(away), {}
-    for provider in absent:  # a directory that is to be made answers once it is probed
-        try:
-            await transfer.probe(provider, deadline=VISIT_SECONDS)
-        except IcnfsError as error:
-            away[provider] = error
-    await together(partial(look, provider) for provider in absent if provider not in away)
-    _refuse(foreign)
     if away:
         raise TooFewProvidersError(f"init needs every provider to answer: {reasons(away)}")
     for provider in marked:
@@ -145,9 +137,12 @@ async def _is_left(transfer: Transfer, provider: str, left: frozenset[bytes]) ->
     try:
         raw = await transfer.get_object(provider, marker.NAME, deadline=VISIT_SECONDS)
     except ObjectMissingError:
-        if not await transfer.list_objects(provider, HEADS, deadline=VISIT_SECONDS):
+        stray = await transfer.list_objects(provider, "", deadline=VISIT_SECONDS)
+        if not stray:
             return False
-        raise ForeignProviderError(provider, "it holds a volume's heads; use an empty place") from None
+        raise ForeignProviderError(
+            provider, f"its place holds {stray[0]}, which no volume's marker goes with; use an empty place"
+        ) from None
     try:
         if marker.unpack_marker(raw) in left:
             return True

@@ -134,6 +134,16 @@ def test_something_else_where_the_local_state_is_to_be_refuses_init_before_any_p
     refused(volume, Exit.LOCAL_DISK, "move it away", "init", volume.name)
 
 
+def test_init_makes_no_parent_of_a_place_and_writes_nowhere_without_it(volume: Volume) -> None:
+    volume.drop_state()
+    for place in volume.providers.values():
+        shutil.rmtree(place)
+    volume.providers["lyon"] = volume.root / "disk" / "lyon"
+    volume.write_toml()
+    refused(volume, Exit.TOO_FEW_PROVIDERS, "correct provider.lyon.url", "init", volume.name)
+    assert not any(place.exists() for place in volume.providers.values())
+
+
 # --- recovery ---------------------------------------------------------------------------------------------------------
 
 

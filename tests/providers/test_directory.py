@@ -127,16 +127,29 @@ def test_missing_directory_is_away_and_stays_missing(tmp_path: Path) -> None:
 
 
 def test_create_makes_the_directory_once(tmp_path: Path) -> None:
-    root = tmp_path / "new" / "provider"
+    root = tmp_path / "provider"
     provider = DirectoryProvider("alpha", root, create=True)
-    with pytest.raises(ProviderAwayError):
+    with pytest.raises(ObjectMissingError):
         trio.run(provider.get, "a")
+    trio.run(provider.delete, "a")
+    assert trio.run(provider.list, "") == []
+    assert trio.run(provider.probe).free_bytes
+    assert not root.exists(), "looking makes nothing"
     trio.run(provider.put, "a", b"x")
     assert stat.S_IMODE(root.stat().st_mode) == 0o700
     (root / "a").unlink()
     root.rmdir()
     with pytest.raises(ProviderAwayError):
         trio.run(provider.put, "a", b"x")
+
+
+def test_create_makes_no_parent_so_that_no_missing_disk_is_shadowed(tmp_path: Path) -> None:
+    provider = DirectoryProvider("alpha", tmp_path / "disk" / "provider", create=True)
+    for call in (partial(provider.put, "a", b""), partial(provider.get, "a"), partial(provider.list, ""),
+                 provider.probe):  # fmt: skip
+        with pytest.raises(ProviderRefusedError, match=r"disk is not there: .* correct provider\.alpha\.url"):
+            trio.run(call)
+    assert not (tmp_path / "disk").exists()
 
 
 def test_file_in_place_of_the_directory_is_refused(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def test_directory_is_opened_and_only_created_when_asked(tmp_path: Path) -> None
     provider = open_provider(ProviderSpec("alpha", f"file://{tmp_path}/new", create=True))
     assert isinstance(provider, DirectoryProvider) and provider.name == "alpha"
     assert not (tmp_path / "new").exists()
-    trio.run(provider.probe)
+    trio.run(provider.put, "a", b"")
     assert (tmp_path / "new").is_dir()
 
 

@@ -48,7 +48,13 @@ def test_no_two_providers_hold_an_object_of_one_name_or_content_but_the_marker_n
 
 
 @pytest.mark.parametrize(
-    "found", [{"volume": pack_marker(b"x" * 16)}, {"volume": b"holiday.jpg"}, {"heads/" + "0" * 16: b"?"}]
+    "found",
+    [
+        {"volume": pack_marker(b"x" * 16)},
+        {"volume": b"holiday.jpg"},
+        {"heads/" + "0" * 16: b"?"},
+        {"notes/mine.txt": b"x"},
+    ],
 )
 def test_a_place_of_somebody_else_is_refused_and_nothing_is_written(world: World, found: dict[str, bytes]) -> None:
     world.providers["eel"].objects.update(found)
