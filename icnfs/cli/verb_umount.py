@@ -55,8 +55,8 @@ def verb(directory: Path, drain: bool, lazy: bool, deadline: float | None, as_js
         report(published, as_json)
         if published.unsafe:
             say(
-                f"icnfs: published, but not yet safe: {', '.join(published.unsafe)} could not be given all shares; "
-                f"when that is there again, mount {mount.volume} and run `icnfs sync`"
+                f"icnfs: published, but not yet safe: shares are missing at {', '.join(published.unsafe)}; once they "
+                f"can be stored there, mount {mount.volume} and run `icnfs sync`"
             )
 
 

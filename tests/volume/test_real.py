@@ -22,6 +22,7 @@ DATA = os.urandom(20_000_000)
 
 def test_directories_and_a_process_of_its_own_that_is_killed_midway(tmp_path: Path) -> None:
     toml = TOML.format(code="4-of-6").replace("/nowhere", str(tmp_path / "providers"))
+    (tmp_path / "providers").mkdir()
     config = configs.parse("demo", tmp_path / "demo.toml", toml.encode())
     here, there = tmp_path / "here" / "demo", tmp_path / "there" / "demo"
     offered = Secrets(passphrase=PASSPHRASE)

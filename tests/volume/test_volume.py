@@ -13,7 +13,7 @@ from icnfs.crypto.keys import Secret
 from icnfs.crypto.slots import SlotKind
 from icnfs.errors import FormatError, IcnfsError, MountedError, SecretError, TooFewProvidersError, UsageError
 from icnfs.format.marker import pack_marker
-from icnfs.volume.keyring import Secrets
+from icnfs.volume.keyring import Keyring, Secrets
 from icnfs.volume.volume import Volume
 from tests.volume.world import CHEAP, NAMES, PASSPHRASE, World, flip, get_file, list_files, put_file
 
@@ -262,6 +262,19 @@ def test_a_damaged_keyring_is_one_clear_error(world: World) -> None:
         here.run(write)
     path.write_bytes(whole)
     here.run(write)
+
+
+def test_a_damaged_key_is_whole_again_once_the_volume_was_opened_by_another(world: World) -> None:
+    here = world.machine()
+    here.init()
+    path = here.state_dir / "slots"
+    whole = Keyring.load(here.state_dir)
+    slot = next(entry.slot for entry in whole.entries() if entry.kind == "recovery")
+    raw = path.read_bytes()
+    path.write_bytes(raw.replace(slot, flip(slot, len(slot) // 2)))
+    assert len(Keyring.load(here.state_dir).entries()) == 1
+    here.run(write)
+    assert {entry.id for entry in Keyring.load(here.state_dir).entries()} == {entry.id for entry in whole.entries()}
 
 
 def test_errors_of_the_block_come_out_as_themselves(world: World) -> None:
