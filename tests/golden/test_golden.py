@@ -17,7 +17,10 @@ VOLUMES: Final = sorted(Path(__file__).parent.glob("*.tar.xz"))
 
 def unpack(archive: Path, root: Path) -> Volume:
     with tarfile.open(archive) as tar:
-        tar.extractall(root, filter="tar")
+        if hasattr(tarfile, "tar_filter"):  # from Python 3.11.4 on
+            tar.extractall(root, filter="tar")
+        else:
+            tar.extractall(root)
     return Volume(root)
 
 
