@@ -1,9 +1,8 @@
 """Cold reads: a chunk that the local state does not hold, from the providers.
 
 Promises: what it returns is the very chunk that its record names (the caller's `check` opens it), or one `IcnfsError`
-by the deadline; a share that gave wrong bytes is distrusted and the range is rebuilt from k others.  It caches nothing
-and does not know what the chunk belongs to: many fetches may run at once, which is how a sequential reader pulls from
-k providers.
+by the deadline; a share that gave wrong bytes is distrusted and the range is rebuilt from k others.  It does not know
+what the chunk belongs to: many fetches may run at once, which is how a sequential reader pulls from k providers.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ import trio
 from icnfs.errors import DamagedError, ProviderAwayError
 from icnfs.format.records import Location
 from icnfs.format.segment import SegmentInfo
+from icnfs.volume.ahead import Ahead
 from icnfs.volume.network import Network
 
 log = logging.getLogger(__name__)
@@ -27,6 +27,7 @@ class ProviderSource:
     def __init__(self, network: Network, segment_of: Callable[[bytes], SegmentInfo | None]) -> None:
         self._network = network
         self._segment_of = segment_of
+        self._ahead = Ahead()
 
     async def fetch(self, version: int, location: Location, check: Callable[[bytes], bool], deadline: float) -> bytes:
         """The sealed chunk that passes `check`, by `deadline` (a trio time).
@@ -37,10 +38,14 @@ class ProviderSource:
         segment = self._segment_of(location.segment)
         if segment is None or location.share >= segment.k or location.offset + location.length > segment.share_len:
             raise DamagedError(f"version {version} of a chunk is said to lie where nothing can be")
+        sealed = self._ahead.held(location)
+        if sealed is not None and check(sealed):
+            return sealed
         with trio.move_on_at(deadline):
-            sealed = await self._range(segment, location, frozenset(), deadline)
+            sealed = await self._first(segment, location, deadline)
             if check(sealed):
                 return sealed
+            self._ahead.drop(location)
             holder = segment.shares[location.share].provider
             log.warning("provider %s: a share of segment %s is bad", holder, segment.id.hex())
             sealed = await self._range(segment, location, frozenset({location.share}), deadline)
@@ -50,6 +55,14 @@ class ProviderSource:
         raise ProviderAwayError(
             segment.shares[location.share].provider, "neither it nor the others answered in time; try again"
         )
+
+    async def _first(self, segment: SegmentInfo, location: Location, deadline: float) -> bytes:
+        """The range as its provider gives it, with what lies around it where that is likely to be wanted."""
+        window = self._ahead.window(location, segment.share_len)
+        data = await self._range(segment, window, frozenset(), deadline)
+        self._ahead.keep(location, window, data)
+        start = location.offset - window.offset
+        return data[start : start + location.length]
 
     async def _range(
         self, segment: SegmentInfo, location: Location, distrust: frozenset[int], deadline: float
