@@ -44,7 +44,12 @@ class Salts:
 
     def draw(self) -> tuple[int, bytes]:
         """The next free number and fresh random bytes for it; the caller persists both, then adds them."""
-        return max(self._salts, default=0) + 1, secrets.token_bytes(SALT_SIZE)
+        return self.newest + 1, secrets.token_bytes(SALT_SIZE)
+
+    @property
+    def newest(self) -> int:
+        """The number that was drawn last; 0 where there is none."""
+        return max(self._salts, default=0)
 
     @property
     def current(self) -> int:

@@ -83,6 +83,8 @@ class Task:
 
     work: Callable[[Writer], Any]
     done: Callable[[Any], None]
+    committed: Callable[[], None] = lambda: None
+    """Called in the committer's thread once the change is durable, before anything else is done there."""
     result: Any = None
     error: IcnfsError | None = None
 
@@ -254,6 +256,9 @@ class Committer:
             self._journaled.clear()
             if self._journal is not None:
                 self._journal.reset()
+            for task in done.tasks:
+                if task.error is None:
+                    task.committed()
         self.commits += 1
         self._post(lambda: self._on_done(done))
 

@@ -8,8 +8,9 @@ SETTLE_SECONDS, many batches in one commit, and then the journal begins again fr
     seal     as a record of table 255 whose key is the batch number (8); plain: a msgpack array, see `_Wire`
 
 Numbers are big-endian.  Entries stand one behind the other from the start of the file, their numbers following one
-another, all sealed under one mount's salt; the first that does not fit ends the journal.  What an earlier pass or mount
-left behind never fits: its numbers are lower, or its salt is another.
+another, all sealed under the newest salt that LMDB has; the first that does not fit ends the journal.  What an earlier
+pass or mount left behind never fits: its numbers are lower, or its salt is older.  Each mount draws its salt before its
+first batch, so nothing is applied over what another mount did since, though that one missed the journal.
 
 Invariants (kept by the committer):
 
@@ -80,20 +81,28 @@ class Journal:
     """The open journal file; used by the committer's thread."""
 
     def __init__(self, root: Path, records: RecordSealer) -> None:
-        """Raises OSError where the file cannot be made whole: then there is no journal, and LMDB alone serves."""
+        """Opens the file as it is, or an empty one: to `read`, then to `prepare`.  Raises OSError."""
         self._records = records
         self._at = 0
-        path = root / NAME
-        self._fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        try:
-            if os.fstat(self._fd).st_size != SIZE:
-                _fill(self._fd, path)
-        except BaseException:
-            os.close(self._fd)
-            raise
+        self._root = root
+        self._fd = os.open(root / NAME, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
 
     def close(self) -> None:
         os.close(self._fd)
+
+    def prepare(self) -> None:
+        """Make the file whole, and its name durable, whatever an earlier mount came to; LMDB has what was in it.
+
+        Raises OSError where that fails: then there is no journal, and LMDB alone serves.
+        """
+        if os.fstat(self._fd).st_size != SIZE:
+            _fill(self._fd)
+        os.fsync(self._fd)
+        folder = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
     def append(self, batches: Sequence[Batch]) -> bool:
         """Make `batches` durable; false when there is no room until `reset`.  Raises OSError."""
@@ -115,40 +124,31 @@ class Journal:
         size = _HEADER.size + len(sealed)
         return b"".join((_HEADER.pack(_MAGIC, batch.number, len(sealed)), sealed, bytes(-size % _SECTOR)))
 
-    def read(self, after: int) -> tuple[int, list[Batch]]:
-        """(salt id, batches) of the entries beyond batch `after`, which LMDB has; (0, []) where there are none."""
-        data = os.pread(self._fd, SIZE, 0)
-        salt = 0
+    def read(self, after: int, salt: int) -> list[Batch]:
+        """The entries beyond batch `after`, which LMDB has, sealed under its newest `salt`.  Raises OSError."""
+        data = os.pread(self._fd, os.fstat(self._fd).st_size, 0)
         batches: list[Batch] = []
         for number, sealed in _entries(data):
-            salt_id = U32.unpack_from(sealed)[0]
-            if (salt and salt_id != salt) or (batches and number != batches[-1].number + 1):
+            if U32.unpack_from(sealed)[0] != salt or (batches and number != batches[-1].number + 1):
                 break
             try:
                 batch = decode(number, self._records.open(TABLE, U64.pack(number), sealed))
             except FormatError:
                 break
-            salt = salt_id
             batches.append(batch)
         kept = [batch for batch in batches if batch.number > after]
         if not kept or kept[0].number != after + 1:
-            return 0, []
-        return salt, kept
+            return []
+        return kept
 
 
-def _fill(fd: int, path: Path) -> None:
+def _fill(fd: int) -> None:
     """Write every block once, so that later writes change no metadata of the disk's file system."""
     os.ftruncate(fd, 0)
     zeros = bytes(MIB)
     for at in range(0, SIZE, MIB):
         if os.pwrite(fd, zeros, at) != MIB:
             raise OSError("the journal was written short")
-    os.fsync(fd)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _entries(data: bytes) -> Iterator[tuple[int, bytes]]:

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
+import lmdb
 import trio
 
 from icnfs.crypto.keys import MasterKey
@@ -36,7 +37,7 @@ from icnfs.state.committer import Committer, Done, Last, Task
 from icnfs.state.contents import Contents
 from icnfs.state.env import IDENTITY, Environments, check_identity
 from icnfs.state.inode import Inode
-from icnfs.state.journal import Journal
+from icnfs.state.journal import NAME, Journal
 from icnfs.state.layers import ColdSource
 from icnfs.state.reader import Reader
 from icnfs.state.tree import Records
@@ -70,15 +71,14 @@ class Store(Records):
         self.env = env
         self.overlay = Overlay()
         self.salts = Salts()
+        self._drawn = 0, b""
         self.volume, self.chunk_size, _ = check_identity(_identity(env), env.root)
         self.records = RecordSealer(master, self.volume, self.salts)
         self.chunks = ChunkSealer(self.volume, self.salts)
         self.names = NameHash(master)
         self.reader = Reader(env, self.records, env.meta.begin(buffers=True), env.data.begin(buffers=True))
         load_salts(self.reader, self.records, self.salts)
-        self._journal = _open_journal(env, self.records)
-        if self._journal is not None:
-            _replay(self._journal, self.reader, self.records, self.salts)
+        self._journal = _open_journal(self.reader, self.records, self.salts)
         plain = self.reader.setting("counters")
         if plain is None:
             raise LocalDiskError(f"{env.root}: the local state is unfinished; run `icnfs recover`", errno.EIO)
@@ -168,15 +168,21 @@ class Store(Records):
         self.env.close()
 
     async def _draw_salt(self) -> None:
-        """A new sealing salt, durable before it is used."""
-        salt_id, salt = self.salts.draw()
+        """A new sealing salt, durable before it is used, and used from then on: see `journal`.
+
+        All in the committer's thread: so a chunk is never sealed under one and noted under the other.  Of draws that
+        one commit makes, as after a full disk, the last stands.
+        """
 
         def work(writer: Writer, generation: int) -> None:
-            put_salt(writer, self.records, salt_id, salt, generation)
+            self._drawn = self.salts.draw()
+            put_salt(writer, self.records, *self._drawn, generation)
 
-        await self.task(work)
-        self.salts.add(salt_id, salt)
-        self.salts.current = salt_id
+        def use() -> None:
+            self.salts.add(*self._drawn)
+            self.salts.current = self._drawn[0]
+
+        await self.task(work, use)
 
     async def _renew_salt(self) -> None:
         try:
@@ -191,14 +197,15 @@ class Store(Records):
         except trio.RunFinishedError:
             log.debug("a commit ended after the event loop did")
 
-    async def task(self, work: Callable[[Writer, int], Any]) -> Any:
+    async def task(self, work: Callable[[Writer, int], Any], committed: Callable[[], None] = lambda: None) -> Any:
         """Run `work(writer, dirty generation)` in a transaction of the committer; its result, once it is durable.
 
+        `committed` is called then, in the committer's thread, before anything else is done there.
         An `IcnfsError` of `work` is raised here, and then nothing has changed; `LocalDiskError` as in `flush`.
         """
         event = trio.Event()
         generation = self.generation
-        task = Task(lambda writer: work(writer, generation), lambda result: event.set())
+        task = Task(lambda writer: work(writer, generation), lambda result: event.set(), committed)
         self.committer.submit(task)
         await self._wait(event)
         if task.error is not None:
@@ -448,12 +455,31 @@ def _identity(env: Environments) -> bytes | None:
         return None if raw is None else bytes(raw)
 
 
-def _open_journal(env: Environments, records: RecordSealer) -> Journal | None:
+def _open_journal(reader: Reader, records: RecordSealer, salts: Salts) -> Journal | None:
+    """The journal, what a crash left in it committed and shown by `reader`; None where there can be none.
+
+    Raises `LocalDiskError` where there is one that cannot be taken over: it may hold what an fsync promised.
+    """
+    root = reader.env.root
+    held = (root / NAME).exists()
     try:
-        return Journal(env.root, records)
+        journal = Journal(root, records)
     except OSError as error:
-        log.warning("%s: no journal, so each fsync waits for LMDB: %s", env.root, error)
+        if held:
+            raise LocalDiskError(f"{root / NAME}: cannot be opened: {error}; check the disk", errno.EIO) from None
+        log.warning("%s: no journal, so each fsync waits for LMDB: %s", root, error)
         return None
+    try:
+        _replay(journal, reader, records, salts)
+        journal.prepare()
+    except OSError as error:
+        journal.close()
+        log.warning("%s: no journal, so each fsync waits for LMDB: %s", root, error)
+        return None
+    except BaseException:
+        journal.close()
+        raise
+    return journal
 
 
 def _replay(journal: Journal, reader: Reader, records: RecordSealer, salts: Salts) -> None:
@@ -461,18 +487,24 @@ def _replay(journal: Journal, reader: Reader, records: RecordSealer, salts: Salt
     plain = reader.setting("counters")
     if plain is None:
         return
+    env = reader.env
     _, number, _, dirty_bytes = unpack_counters(plain)
-    salt_id, batches = journal.read(number)
+    try:
+        batches = journal.read(number, salts.newest)
+    except OSError as error:
+        raise LocalDiskError(f"{env.root / NAME}: cannot be read: {error}; check the disk", errno.EIO) from None
     if not batches:
         return
-    salts.current = salt_id
-    env = reader.env
-    with env.data.begin() as data, env.meta.begin(write=True) as meta:
-        writer = Writer(env, records, meta, data)
-        for batch in batches:
-            writer.apply(batch)
-        last = batches[-1]
-        writer.put_counters(last.counters, last.number, last.next_generation, dirty_bytes + writer.dirty_change)
+    salts.current = salts.newest
+    try:
+        with env.data.begin() as data, env.meta.begin(write=True) as meta:
+            writer = Writer(env, records, meta, data)
+            for batch in batches:
+                writer.apply(batch)
+            last = batches[-1]
+            writer.put_counters(last.counters, last.number, last.next_generation, dirty_bytes + writer.dirty_change)
+    except lmdb.Error as error:
+        raise LocalDiskError(f"{env.root}: the local disk takes no more ({error}); free some space there") from None
     log.info("took %d batches from the journal", len(batches))
     reader.meta.abort()
     reader.meta = env.meta.begin(buffers=True)

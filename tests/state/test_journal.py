@@ -3,17 +3,24 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+import threading
+import time
 from pathlib import Path
 
+import lmdb
 import pytest
+import trio
+import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from icnfs.errors import FormatError
+from icnfs.errors import FormatError, LocalDiskError
 from icnfs.format.records import CUT, DATA, Entry, Patch
 from icnfs.limits import CHUNK_SIZE
 from icnfs.state import journal
+from icnfs.state.apply import Writer
 from icnfs.state.batch import Batch, Counters, Cut
+from icnfs.state.committer import Task
 from icnfs.state.inode import Inode
 from icnfs.state.journal import Journal
 from icnfs.state.loader import ROOT_INO
@@ -225,3 +232,148 @@ def test_any_bytes_give_a_batch_or_a_format_error(data: bytes) -> None:
         journal.decode(1, data)
     except FormatError:
         pass
+
+
+def test_a_salt_drawn_anew_does_not_end_the_journal(local: Local, tmp_path: Path) -> None:
+    """Awaited batches right behind the draw, before the loop hears of it, are promised as any."""
+    copies: list[Local] = []
+
+    async def body(store: Store) -> None:
+        make(store, b"before", b"1")
+        await store.persist()
+        old = store.salts.current
+        started, blocked = threading.Event(), threading.Event()
+
+        def hold(writer: Writer) -> None:
+            started.set()
+            blocked.wait()
+
+        store.committer.submit(Task(hold, lambda result: None))
+        started.wait()
+        draw = store.committer.commits + 2
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(store._draw_salt)
+            await trio.testing.wait_all_tasks_blocked()
+            blocked.set()
+            while store.committer.commits < draw:  # without an await: the loop does not hear that it is committed
+                time.sleep(0.001)
+            make(store, b"behind", b"2")
+            store.close_batch(urgent=True, awaited=True)
+            while len(store.committer._journaled) < 1:
+                time.sleep(0.001)
+        make(store, b"after", b"3")
+        await store.persist()
+        assert store.committed < store.durable
+        assert store.salts.current == store.salts.newest == old + 1
+        copies.append(crash(local, tmp_path / "copy"))
+
+    async def look(store: Store) -> None:
+        assert {e.name for e in store.entries(ROOT_INO, 0)} == {b"before", b"behind", b"after"}
+
+    local.run(body, upkeep=False)
+    copies[0].run(look, upkeep=False)
+
+
+def test_draws_that_meet_in_one_commit_leave_one_salt(local: Local) -> None:
+    async def body(store: Store) -> None:
+        blocked = threading.Event()
+        store.committer.submit(Task(lambda writer: blocked.wait(), lambda result: None))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(store._draw_salt)
+            nursery.start_soon(store._draw_salt)
+            await trio.testing.wait_all_tasks_blocked()
+            blocked.set()
+        make(store, b"one", os.urandom(CHUNK_SIZE))
+        await store.flush()
+
+    async def look(store: Store) -> None:
+        assert len(await content(store, b"one") or b"") == CHUNK_SIZE
+
+    local.run(body, upkeep=False)
+    local.run(look, upkeep=False)
+
+
+def test_a_journal_that_a_mount_missed_is_not_applied_over_it(local: Local, tmp_path: Path) -> None:
+    """Its numbers were used again: a mount of an older release, or a copy that was put together."""
+    copies: list[Local] = []
+
+    async def first(store: Store) -> None:
+        for i in range(5):
+            make(store, b"old-%d" % i, b"x")
+            await store.persist()
+        copies.append(crash(local, tmp_path / "copy"))
+
+    async def second(store: Store) -> None:
+        make(store, b"new", b"y")
+        await store.flush()
+
+    async def third(store: Store) -> None:
+        assert {e.name for e in store.entries(ROOT_INO, 0)} == {b"new"}
+
+    local.run(first, upkeep=False)
+    path = copies[0].root / journal.NAME
+    data = path.read_bytes()
+    path.unlink()
+    copies[0].run(second, upkeep=False)
+    path.write_bytes(data)
+    copies[0].run(third, upkeep=False)
+
+
+def test_a_journal_that_cannot_be_read_is_not_passed_over(local: Local, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def look(store: Store) -> None:
+        pass
+
+    def fail(*_: object) -> list[Batch]:
+        raise OSError("no")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "read", fail)
+        with pytest.raises(LocalDiskError, match="cannot be read"):
+            local.run(look, upkeep=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "__init__", fail)
+        with pytest.raises(LocalDiskError, match="cannot be opened"):
+            Store.open(local.root, local.master)
+    local.run(look, upkeep=False)
+
+
+def test_a_journal_of_another_size_is_read_before_it_is_made_anew(
+    local: Local, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copies: list[Local] = []
+
+    async def body(store: Store) -> None:
+        make(store, b"one", b"1")
+        await store.persist()
+        copies.append(crash(local, tmp_path / "copy"))
+
+    async def look(store: Store) -> None:
+        assert await content(store, b"one") == b"1"
+
+    local.run(body, upkeep=False)
+    monkeypatch.setattr("icnfs.state.journal.SIZE", 2 * journal.SIZE)
+    copies[0].run(look, upkeep=False)
+
+
+def test_a_full_disk_at_replay_is_told_and_loses_nothing(
+    local: Local, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copies: list[Local] = []
+
+    async def body(store: Store) -> None:
+        make(store, b"one", b"1")
+        await store.persist()
+        copies.append(crash(local, tmp_path / "copy"))
+
+    async def look(store: Store) -> None:
+        assert await content(store, b"one") == b"1"
+
+    def full(*_: object) -> None:
+        raise lmdb.DiskError("full")
+
+    local.run(body, upkeep=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(Writer, "put_counters", full)
+        with pytest.raises(LocalDiskError, match="takes no more"):
+            Store.open(copies[0].root, local.master)
+    copies[0].run(look, upkeep=False)
