@@ -354,7 +354,10 @@ class TransferClient:
         log.warning("the transfer process %d is gone: %s; what it was asked is asked again", link.pid, link.end)
 
     def _lost(self) -> None:
-        self._link, self._alive = None, trio.Event()
+        """The process is gone.  One that never introduced itself leaves the event to those who wait on it."""
+        self._link = None
+        if self._alive.is_set():
+            self._alive = trio.Event()
 
     async def _introduce(self, link: Link) -> None:
         try:
@@ -364,6 +367,8 @@ class TransferClient:
         except IcnfsError as error:
             self._refused = error if isinstance(error, ConfigError) else ConfigError(str(error))
         else:
+            if link.lost:
+                return
             self._link = link
             log.info("the transfer process %d has started", link.pid)
         self._alive.set()

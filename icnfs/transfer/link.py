@@ -117,7 +117,8 @@ class Link:
         self._calls = 0
         self._outbox: deque[_Outgoing] = deque()
         self._posted = trio.Event()
-        self._lost = False
+        self.lost = False
+        """Whether no call can be answered any more."""
 
     async def run(self, pushed: Callable[[Push], None], lost: Callable[[], None]) -> None:
         """Carry messages until the process ends; it is dead, or beyond any signal, when this returns or raises.
@@ -148,7 +149,7 @@ class Link:
         Cancelling this takes the request back.  Raises LinkLostError, and FormatError for a request that the process
         would not take: it would end over it, and with it every other call.
         """
-        if self._lost:
+        if self.lost:
             raise LinkLostError
         self._calls += 1
         call = self._calls
@@ -237,7 +238,7 @@ class Link:
         scope.cancel()
 
     def _lose(self) -> None:
-        self._lost = True
+        self.lost = True
         self._wire.close()
         for waiting in self._waiting.values():
             waiting.done.set()

@@ -176,6 +176,35 @@ def test_a_call_that_two_processes_died_under_is_given_up(tmp_path: Path) -> Non
     trio.run(main)
 
 
+def test_a_call_that_waits_is_answered_although_a_process_died_before_it_introduced_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such a process must not take along the event that the call waits on."""
+
+    async def main() -> None:
+        async with _client(tmp_path) as client:
+            hello, stillborn = link.Link.hello, 2
+
+            async def die_first(life: link.Link, specs: list[ProviderSpec], hedge: float) -> None:
+                nonlocal stillborn
+                if stillborn:
+                    stillborn -= 1
+                    life.process.kill()
+                await hello(life, specs, hedge)
+
+            monkeypatch.setattr(link.Link, "hello", die_first)
+            assert client.pid is not None
+            os.kill(client.pid, signal.SIGKILL)
+            with trio.fail_after(15):
+                while client.pid is not None:
+                    await trio.sleep(0.001)
+                await client.put_object("p0", "slots/a", b"waited")
+                assert await client.get_object("p0", "slots/a") == b"waited"
+            assert client.restarts == 3
+
+    trio.run(main)
+
+
 def test_cancelling_a_call_stops_the_work_on_it(tmp_path: Path) -> None:
     async def main() -> None:
         async with _client(tmp_path, query="?hang=1") as client:
