@@ -28,8 +28,9 @@ from icnfs.state.apply import Writer
 from icnfs.state.batch import Counters
 from icnfs.state.env import IDENTITY, Environments, pack_identity
 from icnfs.state.inode import Inode
+from icnfs.state.opening import load_salts, put_salt
 from icnfs.state.reader import Reader
-from icnfs.state.store import INO_STEP, VERSION_STEP, load_salts, put_salt
+from icnfs.state.store import INO_STEP, VERSION_STEP
 
 ROOT_INO: Final = 1
 """FUSE's root inode."""

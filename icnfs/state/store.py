@@ -21,24 +21,23 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-import lmdb
 import trio
 
 from icnfs.crypto.keys import MasterKey
 from icnfs.crypto.names import NameHash
 from icnfs.crypto.sealing import ChunkSealer, RecordSealer, Salts
 from icnfs.errors import FencedError, FsError, LocalDiskError
-from icnfs.format.records import U32, ChunkRecord, Location, Table
+from icnfs.format.records import ChunkRecord, Location
 from icnfs.format.segment import SegmentInfo
 from icnfs.limits import ACCEPTED_MAX
 from icnfs.state.apply import Writer, unpack_counters
 from icnfs.state.batch import Batch, Counters, Overlay
 from icnfs.state.committer import Committer, Done, Last, Task
 from icnfs.state.contents import Contents
-from icnfs.state.env import IDENTITY, Environments, check_identity
+from icnfs.state.env import Environments, check_identity
 from icnfs.state.inode import Inode
-from icnfs.state.journal import NAME, Journal
 from icnfs.state.layers import ColdSource
+from icnfs.state.opening import load_salts, open_journal, put_salt, read_identity
 from icnfs.state.reader import Reader
 from icnfs.state.tree import Records
 
@@ -72,13 +71,13 @@ class Store(Records):
         self.overlay = Overlay()
         self.salts = Salts()
         self._drawn = 0, b""
-        self.volume, self.chunk_size, _ = check_identity(_identity(env), env.root)
+        self.volume, self.chunk_size, _ = check_identity(read_identity(env), env.root)
         self.records = RecordSealer(master, self.volume, self.salts)
         self.chunks = ChunkSealer(self.volume, self.salts)
         self.names = NameHash(master)
         self.reader = Reader(env, self.records, env.meta.begin(buffers=True), env.data.begin(buffers=True))
         load_salts(self.reader, self.records, self.salts)
-        self._journal = _open_journal(self.reader, self.records, self.salts)
+        self._journal = open_journal(self.reader, self.records, self.salts)
         plain = self.reader.setting("counters")
         if plain is None:
             raise LocalDiskError(f"{env.root}: the local state is unfinished; run `icnfs recover`", errno.EIO)
@@ -447,78 +446,3 @@ class Store(Records):
 async def _wait_then_cancel(event: trio.Event, scope: trio.CancelScope) -> None:
     await event.wait()
     scope.cancel()
-
-
-def _identity(env: Environments) -> bytes | None:
-    with env.meta.begin() as txn:
-        raw = txn.get(IDENTITY, db=env.meta_dbs[Table.SETTINGS])
-        return None if raw is None else bytes(raw)
-
-
-def _open_journal(reader: Reader, records: RecordSealer, salts: Salts) -> Journal | None:
-    """The journal, what a crash left in it committed and shown by `reader`; None where there can be none.
-
-    Raises `LocalDiskError` where there is one that cannot be taken over: it may hold what an fsync promised.
-    """
-    root = reader.env.root
-    held = (root / NAME).exists()
-    try:
-        journal = Journal(root, records)
-    except OSError as error:
-        if held:
-            raise LocalDiskError(f"{root / NAME}: cannot be opened: {error}; check the disk", errno.EIO) from None
-        log.warning("%s: no journal, so each fsync waits for LMDB: %s", root, error)
-        return None
-    try:
-        _replay(journal, reader, records, salts)
-        journal.prepare()
-    except OSError as error:
-        journal.close()
-        log.warning("%s: no journal, so each fsync waits for LMDB: %s", root, error)
-        return None
-    except BaseException:
-        journal.close()
-        raise
-    return journal
-
-
-def _replay(journal: Journal, reader: Reader, records: RecordSealer, salts: Salts) -> None:
-    """Commit what a crash left in the journal, and let `reader` see it."""
-    plain = reader.setting("counters")
-    if plain is None:
-        return
-    env = reader.env
-    _, number, _, dirty_bytes = unpack_counters(plain)
-    try:
-        batches = journal.read(number, salts.newest)
-    except OSError as error:
-        raise LocalDiskError(f"{env.root / NAME}: cannot be read: {error}; check the disk", errno.EIO) from None
-    if not batches:
-        return
-    salts.current = salts.newest
-    try:
-        with env.data.begin() as data, env.meta.begin(write=True) as meta:
-            writer = Writer(env, records, meta, data)
-            for batch in batches:
-                writer.apply(batch)
-            last = batches[-1]
-            writer.put_counters(last.counters, last.number, last.next_generation, dirty_bytes + writer.dirty_change)
-    except lmdb.Error as error:
-        raise LocalDiskError(f"{env.root}: the local disk takes no more ({error}); free some space there") from None
-    log.info("took %d batches from the journal", len(batches))
-    reader.meta.abort()
-    reader.meta = env.meta.begin(buffers=True)
-
-
-SALT_USE: Final = "salts"
-
-
-def put_salt(writer: Writer, records: RecordSealer, salt_id: int, salt: bytes, generation: int) -> None:
-    key = U32.pack(salt_id)
-    writer.put_sealed(Table.SALTS, key, records.seal_fixed(SALT_USE, key, salt), generation)
-
-
-def load_salts(reader: Reader, records: RecordSealer, salts: Salts) -> None:
-    """Make every salt of the volume known; the first record that a wrong master key fails to open."""
-    for key, sealed in reader.rows(Table.SALTS):
-        salts.add(U32.unpack(key)[0], records.open_fixed(SALT_USE, key, bytes(sealed)))
