@@ -244,7 +244,7 @@ class Handlers(pyfuse3.Operations):
     def setattr(
         self, inode: int, attr: EntryAttributes, fields: SetattrFields, fh: int | None, ctx: RequestContext
     ) -> EntryAttributes:
-        return entry_of(self.fs.setattr(inode, change_of(attr, fields)))
+        return entry_of(self.fs.setattr(inode, change_of(attr, fields), ctx.uid))
 
     @_answers
     def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:
@@ -292,7 +292,7 @@ class Handlers(pyfuse3.Operations):
 
     @_answers
     def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
-        handle = self.fs.open(inode, flags, keep_setid=ctx.uid == 0)
+        handle = self.fs.open(inode, flags, ctx.uid)
         return FileInfo(fh=handle.fh, keep_cache=handle.keep_cache)
 
     @_waits

@@ -47,6 +47,8 @@ from typing import Any, Final
 import pyfuse3
 import trio
 
+from icnfs.fuse.negotiate import Negotiation
+
 YIELD_EVERY: Final = 64
 """Requests taken in a row before other tasks get a turn (about 2 ms of work)."""
 
@@ -187,6 +189,7 @@ class Device:
         self._poll = select.poll()
         self._taken = 0
         self._closing = False
+        self._negotiation: Negotiation | None = None
 
     @property
     def watching(self) -> bool:
@@ -200,6 +203,8 @@ class Device:
     async def wait_readable(self, fd: int) -> None:
         """Return once a request is (or was a moment ago) there.  Raises ClosedResourceError when the session ends."""
         if fd != self._fd:
+            if await self._negotiate(fd):
+                return
             self._watch(fd)
         poll = self._poll.poll
         if not any(poll(0) for _ in range(SPINS)):
@@ -210,6 +215,18 @@ class Device:
         self._taken += 1
         if self._taken % YIELD_EVERY == 0:
             await trio.lowlevel.checkpoint()
+
+    async def _negotiate(self, fd: int) -> bool:
+        """The first request is INIT: whether it is there, to be read from `fd`, and what follows is not yet."""
+        if self._negotiation is not None:
+            self._negotiation.finish()
+            return False
+        await trio.lowlevel.wait_readable(fd)
+        try:
+            self._negotiation = Negotiation(fd)
+        except OSError:  # the mount is gone already: libfuse meets that by itself
+            return False
+        return True
 
     def _watch(self, fd: int) -> None:
         os.set_blocking(fd, False)

@@ -11,6 +11,7 @@ from typing import Final
 from icnfs.errors import FsError
 from icnfs.limits import FILE_SIZE_MAX, XATTR_SIZE_MAX, XATTRS_MAX
 from icnfs.state.inode import HAS_XATTRS, Inode
+from icnfs.vfs.setid import SET_ID, after_chown, after_request, after_write
 from icnfs.vfs.times import clamped
 from icnfs.vfs.tree import Tree
 
@@ -31,16 +32,26 @@ class SetAttr:
     ctime: int | None = None
 
 
+_NOTHING: Final = SetAttr()
+
+
 class Attributes(Tree):
     """The part of a `Vfs` that keeps attributes."""
 
-    def setattr(self, ino: int, change: SetAttr) -> Inode:
-        """chmod, chown, truncate, utimensat.  (The kernel works out which set-id bits go and sends them as a mode.)"""
+    def setattr(self, ino: int, change: SetAttr, uid: int = 0) -> Inode:
+        """chmod, chown, truncate, utimensat by `uid`; a change of nothing asks to clear set-id bits."""
         self._writable()
         if change.size is not None:
             self._check_size(self._store.inode(ino), change.size)
         node = self._store.edit(ino)
         now = time.time_ns()
+        if node.mode & SET_ID and node.is_file:
+            if change.size is not None:
+                node.mode = after_write(node, uid)
+            elif change.uid is not None or change.gid is not None:
+                node.mode = after_chown(node)
+            elif change == _NOTHING:
+                node.mode = after_request(node, uid)
         if change.size is not None:
             self._store.contents.truncate(node, change.size)
             node.mtime = now

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import stat
 import time
 from collections.abc import Iterator
 from typing import Final
@@ -16,6 +15,7 @@ from icnfs.errors import FsError
 from icnfs.limits import CHUNK_SIZE, FILE_SIZE_MAX
 from icnfs.state.inode import Inode
 from icnfs.vfs.handles import Handle
+from icnfs.vfs.setid import after_write
 from icnfs.vfs.times import Atime, is_due
 from icnfs.vfs.tree import Tree
 
@@ -32,8 +32,8 @@ READ_AHEAD_CHUNKS: Final = 16
 class Files(Tree):
     """The part of a `Vfs` that serves handles."""
 
-    def open(self, ino: int, flags: int, *, keep_setid: bool = True) -> Handle:
-        """A handle; O_TRUNC empties the file, and clears set-id bits unless the caller may keep them.
+    def open(self, ino: int, flags: int, uid: int = 0) -> Handle:
+        """A handle; for `uid`; O_TRUNC empties the file, and may clear its set-id bits.
 
         The kernel's cached pages serve reads unseen, so where the next read must move the access time the handle does
         not keep them: then that read is seen.
@@ -44,10 +44,7 @@ class Files(Tree):
             node = self._store.edit(ino)
             self._store.contents.truncate(node, 0)
             node.mtime = node.ctime = time.time_ns()
-            if not keep_setid:
-                node.mode &= ~stat.S_ISUID
-                if node.mode & stat.S_IXGRP:
-                    node.mode &= ~stat.S_ISGID
+            node.mode = after_write(node, uid)
         elif (flags & os.O_ACCMODE) != os.O_RDONLY:
             self._writable()
         reads = (flags & os.O_ACCMODE) != os.O_WRONLY and not flags & os.O_NOATIME

@@ -108,7 +108,7 @@ class MemFs:
         self._enter("getattr")
         return self._node(ino).inode
 
-    def setattr(self, ino: int, change: SetAttr) -> Inode:
+    def setattr(self, ino: int, change: SetAttr, uid: int) -> Inode:
         self._enter("setattr")
         node = self._node(ino)
         inode = node.inode
@@ -232,7 +232,7 @@ class MemFs:
         self._next_fh += 1
         return handle
 
-    def open(self, ino: int, flags: int, *, keep_setid: bool = True) -> Open:
+    def open(self, ino: int, flags: int, uid: int) -> Open:
         self._enter("open")
         if flags & os.O_TRUNC:
             self._resize(self._node(ino), 0)

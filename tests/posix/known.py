@@ -37,14 +37,6 @@ KNOWN: Final[dict[str, Difference]] = {
         ("ENOTSUP", []),
         "pyfuse3 has no tmpfile handler; callers fall back to a name that they unlink",
     ),
-    "check_truncate_by_another_user_clears_set_id": Difference(
-        [None, None, True, "0o777", "0o777", "0o777", None, None, True, "0o2767", "0o2767", "0o2767"],
-        "the kernel's FUSE leaves set-group-ID where the group may not execute; there it gives nobody any right",
-    ),
-    "check_write_by_another_user_clears_set_id": Difference(
-        [(1, "0o777"), (1, "0o777"), (1, "0o2767"), (1, "0o777")],
-        "as for truncate",
-    ),
     "check_xattr_of_64_kib": Difference(
         ("ok", True),
         "ext4 keeps an inode's attributes in one block; icnfs takes values up to Linux's own limit",

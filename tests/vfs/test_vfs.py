@@ -265,7 +265,7 @@ def test_truncating_open_clears_set_id_bits_of_others(mounted: Callable[..., Non
         vfs.setattr(ino, SetAttr(mode=0o6755))
         vfs.open(ino, os.O_WRONLY | os.O_TRUNC)
         assert stat.S_IMODE(vfs.getattr(ino).mode) == 0o6755
-        vfs.open(ino, os.O_WRONLY | os.O_TRUNC, keep_setid=False)
+        vfs.open(ino, os.O_WRONLY | os.O_TRUNC, uid=1000)
         assert stat.S_IMODE(vfs.getattr(ino).mode) == 0o755
         assert vfs.getattr(ino).size == 0
 
