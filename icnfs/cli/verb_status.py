@@ -18,6 +18,7 @@ from icnfs.control import endpoint
 from icnfs.control.client import Mount
 from icnfs.control.facts import MountStatus
 from icnfs.control.protocol import StatusRequest, take_facts
+from icnfs.control.stalls import Stalls
 from icnfs.errors import Exit
 from icnfs.volume.keyring import FILE
 from icnfs.volume.status import ProviderStatus, Status
@@ -59,7 +60,13 @@ def _document(name: str, status: MountStatus | None) -> dict[str, object]:
     """The volume's fields, and the mount's beside them."""
     if status is None:
         return {"name": name, "mounted": False, "here": _is_here(name)}
-    mount = {"mounted": True, "mount_point": status.mount_point, "pid": status.pid, "since_ns": status.since_ns}
+    mount = {
+        "mounted": True,
+        "mount_point": status.mount_point,
+        "pid": status.pid,
+        "since_ns": status.since_ns,
+        "stalls": msgspec.to_builtins(status.stalls),
+    }
     fields: dict[str, object] = msgspec.to_builtins(status.volume)
     return fields | mount
 
@@ -92,6 +99,7 @@ def _facts(status: MountStatus) -> list[tuple[str, str]]:
         ("dirty", size(volume.dirty_bytes)),
         ("published", _published(volume)),
         ("shares at risk", _risk(volume)),
+        ("stalls", _stalled(status.stalls)),
     ]
     if volume.failure:
         facts.append(("last failure", volume.failure))
@@ -115,6 +123,12 @@ def _risk(volume: Status) -> str:
         f"{volume.missing_shares} missing, {volume.lost_shares} where they cannot be had now; "
         f"{volume.unsafe_segments} segments are not safe"
     )
+
+
+def _stalled(stalls: Stalls) -> str:
+    if not stalls.count:
+        return "none (nothing was asked of it yet)"
+    return f"{stalls.p50_ms:.1f} ms half of the time, {stalls.p999_ms:.1f} ms at 99.9 %, {stalls.max_ms:.1f} ms at most"
 
 
 def _published(volume: Status) -> str:

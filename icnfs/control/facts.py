@@ -11,6 +11,7 @@ from typing import Final
 
 import msgspec
 
+from icnfs.control.stalls import Stalls
 from icnfs.volume.keyring import Entry
 from icnfs.volume.status import ChunkPlace, FileInfo, SharePlace, Status
 
@@ -25,6 +26,7 @@ class MountStatus(msgspec.Struct, frozen=True):
     pid: int
     since_ns: int
     volume: Status
+    stalls: Stalls = Stalls()
 
 
 class Published(msgspec.Struct, frozen=True):

@@ -28,6 +28,7 @@ from icnfs.control.facts import FileFacts, KeyFacts, MountStatus, Published, fil
 from icnfs.control.failures import single
 from icnfs.control.protocol import Progress
 from icnfs.control.server import ProgressSink
+from icnfs.control.stalls import StallMeter
 from icnfs.crypto.hardening import drop_secrets_from_environment, forbid_core_dumps
 from icnfs.errors import IcnfsError, MountPointError
 from icnfs.fuse import mountpoint
@@ -79,6 +80,7 @@ class Front:
         self._since_ns = time.time_ns()
         self._serving = trio.CancelScope()
         self._opened: Volume | None = None
+        self._stalls = StallMeter()
 
     async def run(self) -> End:
         """See the module."""
@@ -107,6 +109,7 @@ class Front:
         end, failure = End.SIGNAL, None
         try:
             async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._stalls.run)
                 await nursery.start(server.serve, listener, self)
                 vfs = Vfs(
                     volume.store,
@@ -150,7 +153,7 @@ class Front:
             with trio.move_on_after(LOOK_SECONDS):
                 await self._volume.looked.wait()
         where = printable_path(self._job.directory)
-        return MountStatus(where, os.getpid(), self._since_ns, self._volume.status())
+        return MountStatus(where, os.getpid(), self._since_ns, self._volume.status(), self._stalls.figures())
 
     async def sync(self, deadline: float, progress: ProgressSink) -> Published:
         """Publish and wait until it is safe."""

@@ -69,6 +69,7 @@ def test_sync_takes_name_path_or_nothing_and_publishes(world: World, mount: Path
         assert world.facts("sync", *target)["batch"]
     status = world.facts("status", "demo")
     assert (status["pending"], status["dirty_bytes"], status["mount_point"]) == (False, 0, str(mount))
+    assert status["stalls"]["count"] > 0 and 0 < status["stalls"]["p999_ms"] <= status["stalls"]["max_ms"]
 
 
 def test_info_tells_where_each_share_lies(world: World, mount: Path) -> None:

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from icnfs.cli.verb_status import _risk, _state
+from icnfs.cli.verb_status import _risk, _stalled, _state
+from icnfs.control.stalls import Stalls
 from icnfs.volume.status import Status
 
 HEALTHY = Status(
@@ -54,3 +55,9 @@ def test_the_state_is_healthy_only_where_every_share_can_be_had(status: Status, 
 def test_what_is_at_risk_is_counted() -> None:
     status = replace(HEALTHY, missing_shares=1, lost_shares=4, unsafe_segments=3)
     assert _risk(status) == "1 missing, 4 where they cannot be had now; 3 segments are not safe"
+
+
+def test_stalls_are_told_in_milliseconds() -> None:
+    assert _stalled(Stalls()).startswith("none")
+    found = Stalls(count=900, p50_ms=0.5, p99_ms=1.2, p999_ms=3.04, max_ms=17.9)
+    assert _stalled(found) == "0.5 ms half of the time, 3.0 ms at 99.9 %, 17.9 ms at most"
