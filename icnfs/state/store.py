@@ -373,7 +373,8 @@ class Store(Records):
         with trio.move_on_after(FULL_WAIT) as scope:
             while self._lacks_room(growing):
                 self.relieve()
-                self.want_upkeep()
+                if self.full or self.failure is not None:
+                    self.want_upkeep()
                 await self._progress.wait()
                 if self.read_only:
                     raise FsError(errno.EROFS)
@@ -391,11 +392,11 @@ class Store(Records):
         return self.contents.accepted_bytes > ACCEPTED_MAX or self.uncommitted > UNCOMMITTED_MAX
 
     def set_full(self, full: bool) -> None:
-        """Upkeep's verdict on room for data."""
+        """Upkeep's verdict on room for data.  Only a change wakes the writers, who would ask for the next verdict."""
         if full != self.full:
             self.full = full
             log.warning("no room for more data: writers wait") if full else log.info("room for data again")
-        self._signal()
+            self._signal()
 
     def want_upkeep(self) -> None:
         self.upkeep_wanted.set()

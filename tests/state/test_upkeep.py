@@ -5,6 +5,7 @@ import secrets
 import stat
 
 import pytest
+import trio
 
 from icnfs.errors import FsError
 from icnfs.format import segment as segments
@@ -13,7 +14,7 @@ from icnfs.format.segment import SegmentInfo, ShareInfo
 from icnfs.limits import CHUNK_SIZE, MIB
 from icnfs.state.apply import Writer
 from icnfs.state.store import Store
-from icnfs.state.upkeep import Budget
+from icnfs.state.upkeep import TICK, Budget
 from tests.state.local import Local, until
 
 
@@ -107,3 +108,28 @@ def test_what_a_crash_left_unnamed_is_swept(local: Local) -> None:
     left: list[int] = []
     local.run(leave, upkeep=False)
     local.run(look)
+
+
+def test_writers_that_wait_for_commits_do_not_keep_upkeep_busy(local: Local, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def body(store: Store) -> None:
+        looks = 0
+        usage = store.data_usage
+
+        def look() -> tuple[int, int]:
+            nonlocal looks
+            looks += 1
+            return usage()
+
+        monkeypatch.setattr(store, "data_usage", look)
+        began = trio.current_time()
+        node = store.new_inode(stat.S_IFREG | 0o644, 0, 0, 1)
+        for i in range(64):
+            if store.congested:
+                await store.wait_room()
+            store.contents.write(store.edit(node.ino), i * MIB, bytes(MIB))
+            await trio.lowlevel.checkpoint()
+        await store.flush()
+        rounds = 2 + (trio.current_time() - began) / TICK
+        assert looks <= 2 * rounds
+
+    local.run(body)
