@@ -12,7 +12,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import sys
 import time
 from collections.abc import AsyncIterable, Callable
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from typing import Final
 
 import trio
 
+from icnfs import process
 from icnfs.config import VolumeConfig
 from icnfs.control import endpoint, server
 from icnfs.control.facts import FileFacts, KeyFacts, MountStatus, Published, file_facts, key_facts, printable_path
@@ -38,9 +38,6 @@ from icnfs.fuse.serve import serve as serve_fuse
 from icnfs.vfs.vfs import Vfs
 from icnfs.volume.keyring import Secrets
 from icnfs.volume.volume import SyncProgress, Volume, open_volume
-
-SWITCH_INTERVAL: Final = 0.0001
-"""Seconds: beside a busy thread a FUSE round trip took 5.7 ms with Python's 5 ms, 0.75 ms with this."""
 
 LOOK_SECONDS: Final = 2.0
 """What `icnfs mount` waits to hear what is wrong at the providers: most answer in a fraction of it."""
@@ -62,7 +59,7 @@ class Job:
 
 def run(job: Job, live: Callable[[], None]) -> End:
     """Mount, call `live` when the mount answers, and return when it is gone; raises IcnfsError."""
-    sys.setswitchinterval(SWITCH_INTERVAL)
+    process.tune()
     forbid_core_dumps()
     drop_secrets_from_environment()
     try:

@@ -48,6 +48,7 @@ import pyfuse3
 import trio
 
 from icnfs.fuse.negotiate import Negotiation
+from icnfs.fuse.wakeups import BURST, Wakeups
 
 YIELD_EVERY: Final = 64
 """Requests taken in a row before other tasks get a turn (about 2 ms of work)."""
@@ -82,6 +83,7 @@ class DeviceLoop:
     def __init__(self, deadline: float) -> None:
         self.deadline = deadline
         self.lowlevel = Device(self)
+        self.wakeups = Wakeups()
         self.running: Worker | None = None
         self.held = False
         self._parked: deque[trio.lowlevel.Task] = deque()
@@ -188,6 +190,7 @@ class Device:
         self._fd = -1
         self._poll = select.poll()
         self._taken = 0
+        self._in_a_row = 0
         self._closing = False
         self._negotiation: Negotiation | None = None
 
@@ -207,13 +210,21 @@ class Device:
                 return
             self._watch(fd)
         poll = self._poll.poll
-        if not any(poll(0) for _ in range(SPINS)):
+        self._taken += 1
+        if self._taken % BURST == 0:
+            self._loop.wakeups.burst()
+        for _ in range(SPINS):
+            if poll(0):
+                break
+        else:
             if self._closing:
                 raise trio.ClosedResourceError
+            self._in_a_row = 0
             await trio.lowlevel.wait_readable(fd)
             return
-        self._taken += 1
-        if self._taken % YIELD_EVERY == 0:
+        self._in_a_row += 1
+        if self._in_a_row == YIELD_EVERY:
+            self._in_a_row = 0
             await trio.lowlevel.checkpoint()
 
     async def _negotiate(self, fd: int) -> bool:

@@ -4,8 +4,8 @@ libfuse answers INIT by itself and pyfuse3 offers no say in it.  So for that one
 socket: INIT is handed to libfuse through it, its answer is amended on the way back, and the descriptor is the device
 again before anything else is read.
 
-What is added is FUSE_HANDLE_KILLPRIV_V2 (Linux 5.11, include/uapi/linux/fuse.h), where the kernel offers it.  Without it
-the kernel asks for the attribute security.capability before every write, and for the attributes before every chown.
+What is added is FUSE_HANDLE_KILLPRIV_V2 (Linux 5.11, include/uapi/linux/fuse.h), where the kernel offers it.  Without
+it the kernel asks for the attribute security.capability before every write, and for the attributes before every chown.
 With it the kernel does so once, and leaves set-id bits to the file system:
 
 - chown clears them; a write or a truncation clears them unless the caller has CAP_FSETID;

@@ -29,6 +29,8 @@ _OURS: Final[dict[str, dict[str, Any]]] = {
     "nodev": {"devices": False},
     "exec": {"execute": True},
     "noexec": {"execute": False},
+    "poll": {"poll": True},
+    "nopoll": {"poll": False},
     "defaults": {},
 }
 """What each option sets; a later one wins, as in mount(8)."""
@@ -73,6 +75,8 @@ class MountOptions:
     devices: bool = False
     execute: bool = True
     atime: Atime = Atime.RELATIVE
+    poll: bool = True
+    """Whether idle processors poll while requests come fast (`fuse.wakeups`)."""
 
     def for_kernel(self, volume: str) -> set[str]:
         """The options of the mount itself, as pyfuse3 takes them; `volume` is the name that mount(8) and df(1) show."""

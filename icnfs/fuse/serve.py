@@ -38,6 +38,7 @@ from icnfs.fuse.faults import leaves
 from icnfs.fuse.handlers import Handlers
 from icnfs.fuse.loop import MAX_TASKS, MIN_TASKS, DeviceLoop
 from icnfs.fuse.options import MountOptions
+from icnfs.fuse.wakeups import Wakeups
 
 DEADLINE: Final = 20.0
 """Seconds that a handler may wait."""
@@ -94,7 +95,7 @@ async def serve(
         _mount(handlers, path, options.for_kernel(volume))
         stack.callback(_close, path)
         mounted = places.mounted_at(path)
-        session = _Session(path, mounted.device if mounted else "", ready)
+        session = _Session(path, mounted.device if mounted else "", ready, loop.wakeups if options.poll else None)
         await session.run(tuple(signals))
         if not loop.used:
             log.error("pyfuse3 %s did not use icnfs's loop: handlers had no deadline", pyfuse3.__version__)
@@ -137,8 +138,9 @@ def _close(path: str) -> None:
 class _Session:
     """The tasks of one mount."""
 
-    def __init__(self, path: str, device: str, ready: Callable[[], None]) -> None:
+    def __init__(self, path: str, device: str, ready: Callable[[], None], wakeups: Wakeups | None) -> None:
         self.path = path
+        self._wakeups = wakeups
         self.device = device
         self.end = End.UNMOUNTED
         self._ready = ready
@@ -151,6 +153,8 @@ class _Session:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._answer, nursery.cancel_scope)
             nursery.start_soon(self._announce)
+            if self._wakeups is not None:
+                nursery.start_soon(self._wakeups.run)
             if signals:
                 nursery.start_soon(self._watch, signals)
             try:
