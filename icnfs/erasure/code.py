@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 COLUMN: Final = 256 * KIB
-"""Bytes of each share coded at a time: bounds what zfec allocates beside the result.  From 16 KiB to 1 MiB the size
-makes no difference: 4-of-6 codes 670 MB/s of data and rebuilds two of its shares at 550 MB/s."""
+"""Bytes of each share coded at a time, whole leaves: bounds what zfec allocates beside the result.  From 16 KiB to 1
+MiB the size makes no difference: 4-of-6 codes 670 MB/s of data and rebuilds two of its shares at 550 MB/s."""
 
 
 class Code:

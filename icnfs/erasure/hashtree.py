@@ -30,9 +30,9 @@ def leaf_count(payload_len: int) -> int:
     return -(-payload_len // LEAF_SIZE)
 
 
-def leaves(payload: Buffer) -> bytes:
-    """The hashes of all leaves, 32 bytes each, one after the other."""
-    return _hash_from(0, memoryview(payload).cast("B"))
+def leaves(payload: Buffer, first_leaf: int = 0) -> bytes:
+    """The hashes of all leaves, 32 bytes each, one after the other; of a piece, from the leaf that it begins with."""
+    return _hash_from(first_leaf, memoryview(payload).cast("B"))
 
 
 def root(leaf_hashes: Buffer, payload_len: int) -> bytes:

@@ -19,7 +19,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, final
 
 from icnfs.errors import ProviderLiesError
 from icnfs.limits import LIST_PAGE, OBJECT_MAX
@@ -36,6 +36,29 @@ LISTED_MAX: Final = 4_000_000
 
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]*(?:/[a-z0-9][a-z0-9._-]*)*")
 _PREFIX: Final = re.compile(r"(?:[a-z0-9][a-z0-9._-]*/)*(?:[a-z0-9][a-z0-9._-]*)?")
+
+
+@final
+class Pieces:
+    """An object's bytes in parts, one after the other, **none of which ever changes again**.
+
+    So a provider stores them as they lie, and may refer to them for as long as it needs: nothing is joined or copied.
+    """
+
+    __slots__ = ("_size", "parts")
+
+    def __init__(self, *parts: bytes | memoryview) -> None:
+        self.parts: Final = parts
+        self._size = sum(map(len, parts))
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __bytes__(self) -> bytes:
+        return b"".join(self.parts)
+
+
+Data: TypeAlias = Buffer | Pieces
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +96,7 @@ def check_range(offset: int, length: int | None) -> None:
         raise ValueError(f"not a range of an object: offset {offset}, length {length}")
 
 
-def check_size(data: Buffer) -> None:
+def check_size(data: Data) -> None:
     """ValueError where `data` is larger than any object may be."""
     if len(data) > OBJECT_MAX:
         raise ValueError(f"{len(data)} bytes are more than an object may have")
@@ -100,12 +123,13 @@ class Provider(ABC):
         """The provider's name in the TOML; every error carries it."""
 
     @abstractmethod
-    async def put(self, name: str, data: Buffer) -> None:
+    async def put(self, name: str, data: Data) -> None:
         """Store `data` (at most OBJECT_MAX bytes) under `name`, over what was there.
 
         Atomic: at every instant, and after every crash on either side, a reader finds the old object (or none) or the
-        new one, whole.  Durable when it returns.  Idempotent.  It keeps no reference to `data` past the call, not
-        even when cancelled.  `name` may not lie below another object, nor above one (`ProviderRefusedError`).
+        new one, whole.  Durable when it returns.  Idempotent.  It keeps no reference to a buffer past the call, not
+        even when cancelled; to `Pieces` it may.  `name` may not lie below another object, nor above one
+        (`ProviderRefusedError`).
         """
 
     @abstractmethod

@@ -13,7 +13,7 @@ import os
 import secrets
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -85,11 +85,14 @@ def read_fully(fd: int, offset: int, count: int) -> bytes:
     return data
 
 
-def replace_file(leaf: str, parent: int, data: bytes) -> None:
-    """Put `data` (0600) under `leaf` in `parent`: all or nothing at every instant, and for good once this returns."""
+def replace_file(leaf: str, parent: int, parts: Sequence[bytes | memoryview]) -> None:
+    """Put the parts, one after the other, under `leaf` in `parent` (0600).
+
+    All or nothing at every instant, and for good once this returns.
+    """
     temporary = TEMPORARY + secrets.token_hex(8)
     try:
-        _write_new(temporary, parent, data)
+        _write_new(temporary, parent, parts)
         os.rename(temporary, leaf, src_dir_fd=parent, dst_dir_fd=parent)
     except BaseException:
         with contextlib.suppress(OSError):  # the first error is the one to report; what stays is swept later
@@ -98,12 +101,13 @@ def replace_file(leaf: str, parent: int, data: bytes) -> None:
     os.fsync(parent)
 
 
-def _write_new(name: str, parent: int, data: bytes) -> None:
+def _write_new(name: str, parent: int, parts: Sequence[bytes | memoryview]) -> None:
     fd = os.open(name, _CREATE, 0o600, dir_fd=parent)
     try:
-        rest = memoryview(data)
-        while rest:
-            rest = rest[os.write(fd, rest) :]
+        for part in parts:
+            rest = memoryview(part)
+            while rest:
+                rest = rest[os.write(fd, rest) :]
         os.fdatasync(fd)
     finally:
         os.close(fd)

@@ -18,7 +18,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -31,9 +31,10 @@ from icnfs.limits import LIST_PAGE
 from icnfs.providers import beneath
 from icnfs.providers.base import (
     OBJECT_NAME_MAX,
-    Buffer,
     Capacity,
+    Data,
     Names,
+    Pieces,
     Provider,
     check_name,
     check_prefix,
@@ -63,11 +64,12 @@ class DirectoryProvider(Provider):
         self._adopted: set[tuple[int, int]] = set()
         """Device and inode of the directories whose own entries this process knows to be durable."""
 
-    async def put(self, name: str, data: Buffer) -> None:
+    async def put(self, name: str, data: Data) -> None:
         check_name(name)
         check_size(data)
-        # An abandoned thread outlives the call, whose caller may then use its buffer again: hence the copy.
-        await self._thread(f"storing {name}", partial(self._put, name, bytes(data)))
+        # An abandoned thread outlives the call, whose caller may then use its buffer again: hence the copy of one.
+        parts = data.parts if isinstance(data, Pieces) else (bytes(data),)
+        await self._thread(f"storing {name}", partial(self._put, name, parts))
 
     async def get(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
         check_name(name)
@@ -102,9 +104,9 @@ class DirectoryProvider(Provider):
         except OSError as error:
             raise provider_error(self.name, f"{doing} in {self.root}", error) from error
 
-    def _put(self, name: str, data: bytes) -> None:
+    def _put(self, name: str, parts: Sequence[bytes | memoryview]) -> None:
         with self._parent_of(name, create=True) as (parent, leaf):
-            beneath.replace_file(leaf, parent, data)
+            beneath.replace_file(leaf, parent, parts)
 
     def _get(self, name: str, offset: int, length: int | None) -> bytes:
         with self._object(name) as (fd, size):

@@ -17,7 +17,7 @@ from typing import Final, TypeVar
 import trio
 
 from icnfs.errors import ObjectMissingError, ProviderAwayError, ProviderLiesError
-from icnfs.providers.base import Buffer, Provider
+from icnfs.providers.base import Data, Provider
 from icnfs.providers.wrappers import Wrapper
 
 T = TypeVar("T")
@@ -72,7 +72,7 @@ class Faults(Wrapper):
         self._before: OrderedDict[str, bytes | None] = OrderedDict()
         """What the last puts replaced: the object, or None for nothing."""
 
-    async def put(self, name: str, data: Buffer) -> None:
+    async def put(self, name: str, data: Data) -> None:
         if self.plan.stale:
             await self._remember(name)
         if self._happens(self.plan.lose):

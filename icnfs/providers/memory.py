@@ -10,8 +10,8 @@ import trio
 from icnfs.errors import ObjectMissingError, ProviderAwayError, ProviderFullError, ProviderRefusedError
 from icnfs.limits import LIST_PAGE
 from icnfs.providers.base import (
-    Buffer,
     Capacity,
+    Data,
     Provider,
     check_name,
     check_prefix,
@@ -35,7 +35,7 @@ class MemoryProvider(Provider):
         self.read_only = False
         """True: puts and deletes raise ProviderRefusedError."""
 
-    async def put(self, name: str, data: Buffer) -> None:
+    async def put(self, name: str, data: Data) -> None:
         check_name(name)
         check_size(data)
         await self._turn(changes=True)

@@ -15,7 +15,7 @@ import trio
 
 from icnfs.errors import ProviderAwayError
 from icnfs.limits import KIB
-from icnfs.providers.base import Buffer, Capacity, Provider
+from icnfs.providers.base import Capacity, Data, Provider
 
 T = TypeVar("T")
 
@@ -31,7 +31,7 @@ class Wrapper(Provider):
         """Do `call`, which moves about `size` bytes; `doing` says so in an error's words."""
         return await call()
 
-    async def put(self, name: str, data: Buffer) -> None:
+    async def put(self, name: str, data: Data) -> None:
         await self._around(f"storing {name}", len(data), lambda: self.inner.put(name, data))
 
     async def get(self, name: str, offset: int = 0, length: int | None = None) -> bytes:

@@ -15,7 +15,7 @@ import trio
 
 from icnfs.errors import ProviderAwayError, ProviderError, ProviderLiesError, ProviderRefusedError
 from icnfs.limits import KIB, READS_PER_PROVIDER, WRITES_PER_PROVIDER
-from icnfs.providers.base import Buffer, Capacity, Provider, list_all
+from icnfs.providers.base import Capacity, Data, Provider, list_all
 from icnfs.transfer.health import Health
 
 log = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ class Lane:
         self.health.answered(trio.current_time() - begun if len(data) <= LATENCY_SAMPLE_MAX else None)
         return data
 
-    async def put(self, name: str, data: Buffer) -> None:
+    async def put(self, name: str, data: Data) -> None:
         """As Provider.put; fails at once while the provider is down."""
         await self._bounded(self._writes, len(data), lambda: self._provider.put(name, data), probe_first=True)
         self.health.bytes_up += len(data)

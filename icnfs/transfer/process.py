@@ -23,6 +23,7 @@ from icnfs.crypto.hardening import drop_secrets_from_environment, forbid_core_du
 from icnfs.errors import ConfigError, FormatError, IcnfsError
 from icnfs.format import segment as segment_format
 from icnfs.limits import INLINE_MAX
+from icnfs.process import tune
 from icnfs.providers.open import open_provider
 from icnfs.transfer import bulk
 from icnfs.transfer.engine import Engine, open_engine
@@ -260,6 +261,7 @@ def main(argv: list[str]) -> int:
         sys.stderr.write("icnfs.transfer is started by icnfs itself\n")
         return 2
     _harden()
+    tune()
     logging.basicConfig(level=logging.INFO, format="icnfs transfer: %(levelname)s: %(message)s")
     end = socket.socket(fileno=int(argv[1]))
     end.set_inheritable(False)

@@ -1,8 +1,9 @@
 """Storing a segment: code it once, prove that it decodes, then store every share at its provider at the same time.
 
 The proof comes before the first upload: the data is rebuilt from the parity that was just made and compared, so bad
-memory or a bad coder is found while the contents are still at hand.  No share's failure stops another; each is
-reported by index, and the caller decides whether what was stored is enough.
+memory or a bad coder is found while the contents are still at hand.  Coding, proof and hashing go over the segment
+together, COLUMN bytes of each share at a time, while those lie in the processor's cache; nothing is copied after.  No
+share's failure stops another; each is reported by index, and the caller decides whether what was stored is enough.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ import msgspec
 import trio
 
 from icnfs.erasure import hashtree
-from icnfs.erasure.code import Code
+from icnfs.erasure.code import COLUMN, Code
 from icnfs.errors import DamagedError, ProviderAwayError, ProviderError, ProviderRefusedError
 from icnfs.format import share as share_format
 from icnfs.format.segment import SegmentInfo, ShareInfo
-from icnfs.providers.base import Buffer
+from icnfs.limits import LEAF_SIZE
+from icnfs.providers.base import Buffer, Pieces
 from icnfs.transfer.fetch import code_for, recover_shares
 from icnfs.transfer.lane import Lane
 from icnfs.transfer.messages import Order
@@ -39,10 +41,9 @@ class PutResult:
 
 @dataclass(frozen=True)
 class Coded:
-    """One share ready to be stored: what precedes the payload, and the payload itself, not copied."""
+    """One share ready to be stored: its file, of which the payload is not copied, and its root."""
 
-    header: bytes
-    payload: Buffer
+    file: Pieces
     root: bytes
 
 
@@ -51,16 +52,28 @@ def code_segment(order: Order, payload: memoryview) -> list[Coded]:
     size = order.share_len
     data = [payload[index * size : (index + 1) * size] for index in range(order.k)]
     code = code_for(order.k, order.n)
-    parity = code.encode(data)
-    prove(code, data, parity)
-    every: list[Buffer] = [*data, *parity]
-    return [coded(share) for share in every]
+    parity: list[list[bytes]] = [[] for _ in range(order.n - order.k)]
+    hashes: list[list[bytes]] = [[] for _ in range(order.n)]
+    for at in range(0, size, COLUMN):
+        column = [share[at : at + COLUMN] for share in data]
+        made = code.encode(column)
+        prove(code, column, made)
+        for pieces, piece in zip(parity, made, strict=True):
+            pieces.append(piece)
+        every: list[Buffer] = [*column, *made]
+        for listed, share_piece in zip(hashes, every, strict=True):
+            listed.append(hashtree.leaves(share_piece, at // LEAF_SIZE))
+    parts: list[Sequence[bytes | memoryview]] = [*([share] for share in data), *parity]
+    return [_coded(b"".join(leaf_hashes), size, part) for leaf_hashes, part in zip(hashes, parts, strict=True)]
 
 
-def coded(payload: Buffer) -> Coded:
-    """A share with its header and root."""
-    listed, root = hashtree.tree(payload)
-    return Coded(share_format.pack_header(len(payload), listed), payload, root)
+def coded(payload: bytes | memoryview) -> Coded:
+    """A share with its header and root; the payload must not change any more."""
+    return _coded(hashtree.leaves(payload), len(payload), [payload])
+
+
+def _coded(listed: bytes, size: int, parts: Sequence[bytes | memoryview]) -> Coded:
+    return Coded(Pieces(share_format.pack_header(size, listed), *parts), hashtree.root(listed, size))
 
 
 def prove(code: Code, data: Sequence[Buffer], parity: Sequence[Buffer]) -> None:
@@ -156,9 +169,8 @@ async def _store(shares: Shares, segment: Segment, made: Mapping[int, Coded], un
 async def _store_one(lane: Lane | None, provider: str, name: str, share: Coded) -> None:
     if lane is None:
         raise ProviderRefusedError(provider, "the TOML does not name it")
-    file = b"".join((share.header, share.payload))
     try:
-        await lane.put(name, file)
+        await lane.put(name, share.file)
     except ProviderAwayError:
         await trio.sleep(SECOND_TRY_SECONDS)
-        await lane.put(name, file)
+        await lane.put(name, share.file)
