@@ -48,8 +48,10 @@ class FsError(IcnfsError):
     """A request that POSIX answers with an errno; it is a reply, not a fault, and is not logged."""
 
     def __init__(self, code: int) -> None:
-        super().__init__(os.strerror(code))
         self.errno = code
+
+    def __str__(self) -> str:
+        return os.strerror(self.errno)  # when asked: most are only answered
 
 
 class ConfigError(IcnfsError):

@@ -17,10 +17,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from sortedcontainers import SortedDict
-
 from icnfs.format.records import ChunkRecord, Entry, Patch
 from icnfs.state.inode import Inode
+from icnfs.state.names import ChangedNames
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +88,7 @@ class Overlay:
     """The newest accepted state of every record that differs from the snapshot's."""
 
     def __init__(self) -> None:
-        self.names: dict[int, SortedDict[int, Entry | None]] = {}
+        self.names: dict[int, ChangedNames] = {}
         self.xattrs: dict[int, dict[bytes, bytes] | None] = {}
         self.chunks: dict[tuple[int, int], ChunkRecord] = {}
         self.patches: dict[tuple[int, int], list[Patch]] = {}
@@ -99,8 +98,8 @@ class Overlay:
     def set_name(self, parent: int, cookie: int, entry: Entry | None) -> None:
         names = self.names.get(parent)
         if names is None:
-            names = self.names[parent] = SortedDict()
-        names[cookie] = entry
+            names = self.names[parent] = ChangedNames()
+        names.put(cookie, entry)
 
     def drop(self, batch: Batch, later: Sequence[Batch]) -> None:
         """Forget what `batch` changed, unless one of the `later` batches changed it again.
@@ -111,7 +110,7 @@ class Overlay:
             parent, cookie = place
             names = self.names.get(parent)
             if names is not None and cookie in names and not any(place in b.names for b in later):
-                del names[cookie]
+                names.forget(cookie)
                 if not names:
                     del self.names[parent]
         _drop(self.xattrs, batch.xattrs, [b.xattrs for b in later])

@@ -16,7 +16,7 @@ from icnfs.errors import NoVolumeError
 from icnfs.format import segment as segments
 from icnfs.format.records import (
     PAIR,
-    RANK_BITS,
+    RANKS,
     TRIPLE,
     U64,
     ChunkRecord,
@@ -45,6 +45,8 @@ class Reader:
         self.data: lmdb.Transaction = data
         self._sealer = sealer
         self._dbs = env.meta_dbs
+        self._cursors: dict[Table, lmdb.Cursor] = {}
+        self._cursors_of: lmdb.Transaction | None = None
 
     def get(self, table: Table, key: bytes) -> bytes | None:
         """The opened record, or None."""
@@ -67,6 +69,16 @@ class Reader:
                     return
                 yield key, sealed
 
+    def _cursor(self, table: Table) -> lmdb.Cursor:
+        """One that is kept, for a look that nothing interrupts; it ends with its transaction."""
+        if self._cursors_of is not self.meta:
+            self._cursors.clear()
+            self._cursors_of = self.meta
+        cursor = self._cursors.get(table)
+        if cursor is None:
+            cursor = self._cursors[table] = self.meta.cursor(self._dbs[table])
+        return cursor
+
     def count(self, table: Table) -> int:
         return int(self.meta.stat(self._dbs[table])["entries"])
 
@@ -81,13 +93,22 @@ class Reader:
         for key, sealed in self.rows(Table.NAMES, PAIR.pack(parent, cookie), U64.pack(parent)):
             yield unpack_entry(U64.unpack_from(key, 8)[0], self._sealer.open(Table.NAMES, key, sealed))
 
-    def candidates(self, parent: int, base: int) -> Iterator[Entry]:
-        """Entries whose names hash to `base`: the ranks of one hash."""
-        for key, sealed in self.rows(Table.NAMES, PAIR.pack(parent, base << RANK_BITS), U64.pack(parent)):
-            cookie = U64.unpack_from(key, 8)[0]
-            if cookie >> RANK_BITS != base:
-                return  # before it is opened: one that is damaged harms no name but its own
-            yield unpack_entry(cookie, self._sealer.open(Table.NAMES, key, sealed))
+    def named(self, parent: int, first: int, name: bytes) -> list[Entry]:
+        """Entries at the cookies of one hash, whose first is `first`, up to the one of that name."""
+        found: list[Entry] = []
+        cursor = self._cursor(Table.NAMES)
+        if not cursor.set_range(PAIR.pack(parent, first)):
+            return found
+        last = PAIR.pack(parent, first + RANKS - 1)
+        for key, sealed in cursor:
+            key = bytes(key)
+            if key > last:
+                break  # before it is opened: one that is damaged harms no name but its own
+            entry = unpack_entry(U64.unpack_from(key, 8)[0], self._sealer.open(Table.NAMES, key, sealed))
+            found.append(entry)
+            if entry.name == name:
+                break
+        return found
 
     def xattrs(self, ino: int) -> dict[bytes, bytes]:
         plain = self.get(Table.XATTRS, U64.pack(ino))

@@ -37,6 +37,7 @@ from icnfs.state.contents import Contents
 from icnfs.state.env import Environments, check_identity
 from icnfs.state.inode import Inode
 from icnfs.state.layers import ColdSource
+from icnfs.state.names import Beneath
 from icnfs.state.opening import load_salts, open_journal, put_salt, read_identity
 from icnfs.state.reader import Reader
 from icnfs.state.tree import Records
@@ -76,6 +77,7 @@ class Store(Records):
         self.chunks = ChunkSealer(self.volume, self.salts)
         self.names = NameHash(master)
         self.reader = Reader(env, self.records, env.meta.begin(buffers=True), env.data.begin(buffers=True))
+        self.beneath = Beneath(self.reader, self.names)
         load_salts(self.reader, self.records, self.salts)
         self._journal = open_journal(self.reader, self.records, self.salts)
         plain = self.reader.setting("counters")

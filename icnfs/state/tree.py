@@ -10,12 +10,12 @@ import errno
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 
-from icnfs.crypto.names import NameHash
 from icnfs.errors import FsError
-from icnfs.format.records import RANK_BITS, RANKS, Entry
+from icnfs.format.records import RANKS, Entry
 from icnfs.state.batch import Batch, Overlay
 from icnfs.state.contents import Contents
 from icnfs.state.inode import Inode
+from icnfs.state.names import Beneath
 from icnfs.state.reader import Reader
 
 
@@ -24,7 +24,7 @@ class Records(ABC):
 
     overlay: Overlay
     reader: Reader
-    names: NameHash
+    beneath: Beneath
     contents: Contents
     batch: Batch
     files: int
@@ -105,18 +105,15 @@ class Records(ABC):
     # --- names ------------------------------------------------------------------------------------------------------
 
     def find(self, parent: int, name: bytes) -> Entry | None:
-        base = self.names.cookie_base(parent, name)
+        first, beneath = self.beneath.place(parent, name)
         changed = self.overlay.names.get(parent)
-        if changed:
-            for cookie in changed.irange(base << RANK_BITS, (base << RANK_BITS) + RANKS - 1):
-                entry = changed[cookie]
-                if entry is not None and entry.name == name:
-                    return entry
-        for entry in self.reader.candidates(parent, base):
-            if entry.name == name:
-                if changed and entry.cookie in changed:
-                    return None
+        if changed is not None:
+            entry = changed.find(first, name)
+            if entry is not None:
                 return entry
+        for entry in beneath:
+            if entry.name == name:
+                return entry if changed is None or entry.cookie not in changed else None
         return None
 
     def add_name(self, parent: int, name: bytes, ino: int, kind: int) -> Entry:
@@ -128,10 +125,12 @@ class Records(ABC):
 
         A request that changes more than the name asks first: it must change all or nothing.
         """
-        base = self.names.cookie_base(parent, name) << RANK_BITS
+        first, beneath = self.beneath.place(parent, name)
         changed: Mapping[int, Entry | None] = self.overlay.names.get(parent, {})
-        taken = {e.cookie for e in self.reader.candidates(parent, base >> RANK_BITS)}
-        for cookie in range(base, base + RANKS):
+        if not beneath and changed.get(first) is None:
+            return first
+        taken = {entry.cookie for entry in beneath}
+        for cookie in range(first, first + RANKS):
             present = changed[cookie] is not None if cookie in changed else cookie in taken
             if not present:
                 return cookie
@@ -155,7 +154,7 @@ class Records(ABC):
         if not changed:
             yield from self.reader.entries(parent, cookie)
             return
-        pending = iter([(c, changed[c]) for c in changed.irange(cookie)])
+        pending = changed.since(cookie)
         ahead = next(pending, None)
         for entry in self.reader.entries(parent, cookie):
             while ahead is not None and ahead[0] < entry.cookie:

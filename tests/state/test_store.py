@@ -17,6 +17,7 @@ from icnfs.format.records import RANKS, Entry, Table
 from icnfs.limits import CHUNK_SIZE
 from icnfs.state import loader
 from icnfs.state.loader import ROOT_INO, Loader
+from icnfs.state.names import Beneath
 from icnfs.state.store import INO_STEP, Store
 from tests.state.local import Local, until
 
@@ -272,7 +273,7 @@ def test_a_directory_lists_what_was_named_in_order_of_cookies(
 
     async def body(store: Store) -> None:
         if colliding:
-            store.names = FewHashes()  # type: ignore[assignment]
+            store.beneath = Beneath(store.reader, FewHashes())  # type: ignore[arg-type]
         for kind, number in steps:
             name = b"name-%d" % number
             entry = store.find(ROOT_INO, name)
@@ -310,7 +311,7 @@ class FewHashes:
 
 def test_more_names_of_one_hash_than_ranks_is_enospc(local: Local) -> None:
     async def body(store: Store) -> None:
-        store.names = FewHashes()  # type: ignore[assignment]
+        store.beneath = Beneath(store.reader, FewHashes())  # type: ignore[arg-type]
         for i in range(RANKS):
             add(store, b"%02d" % i)
         with pytest.raises(FsError) as caught:

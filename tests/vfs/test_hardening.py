@@ -10,6 +10,7 @@ import pytest
 
 from icnfs.errors import FsError
 from icnfs.state.loader import ROOT_INO
+from icnfs.state.names import Beneath
 from icnfs.state.store import Store
 from icnfs.vfs.attributes import SetAttr
 from icnfs.vfs.vfs import Vfs
@@ -51,7 +52,7 @@ class OneHash:
 
 def test_a_request_that_finds_no_place_for_a_name_changes_nothing(local: Local) -> None:
     async def body(store: Store) -> None:
-        store.names = OneHash()  # type: ignore[assignment]
+        store.beneath = Beneath(store.reader, OneHash())  # type: ignore[arg-type]
         vfs = vfs_of(store)
         full, other = (vfs.mkdir(ROOT_INO, name, 0o755, 0, 0).ino for name in (b"full", b"other"))
         for i in range(16):
