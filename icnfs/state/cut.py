@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Sequence
+from heapq import merge
 from typing import TYPE_CHECKING
 
 import lmdb
@@ -62,18 +63,38 @@ class PublishCut:
         self._meta.abort()
         self._data.abort()
 
-    def _dirty_keys(self, since: int) -> Iterator[bytes]:
-        """table (1) || key of every row noted dirty after generation `since`; repeats itself."""
-        for key, _ in self.reader.rows(Table.DIRTY, DIRTY_PREFIX.pack(since + 1, 0)):
+    def _dirty_keys(self, since: int, table: int = 0) -> Iterator[bytes]:
+        """table (1) || key of each row, of one `table` or of all, noted dirty after `since`; in order, each once.
+
+        The notes of each generation lie in order, so merging them takes no more memory however many there are.
+        """
+        last = b""
+        for row in merge(*(self._noted(generation, table) for generation in self._generations(since))):
+            if row != last:
+                yield row
+                last = row
+
+    def _generations(self, since: int) -> list[int]:
+        """The generations after `since` that have notes."""
+        found = []
+        with self._meta.cursor(self._store.env.meta_dbs[Table.DIRTY]) as cursor:
+            while cursor.set_range(U64.pack(since + 1)):
+                since = U64.unpack_from(cursor.key())[0]
+                found.append(since)
+        return found
+
+    def _noted(self, generation: int, table: int) -> Iterator[bytes]:
+        prefix = DIRTY_PREFIX.pack(generation, table) if table else U64.pack(generation)
+        for key, _ in self.reader.rows(Table.DIRTY, prefix=prefix):
             yield key[8:]
 
-    def dirty_count(self, since: int) -> int:
-        """How many rows `dirty_rows(since)` gives."""
-        return len(set(self._dirty_keys(since)))
+    def has_changed(self, since: int) -> bool:
+        """Whether anything was noted dirty after generation `since`."""
+        return bool(self._generations(since))
 
     def dirty_rows(self, since: int) -> Iterator[Row]:
         """What changed after generation `since`, as it is at the cut, by table and key."""
-        for row in sorted(set(self._dirty_keys(since))):
+        for row in self._dirty_keys(since):
             table, key = Table(row[0]), row[1:]
             yield table, key, self.reader.raw(table, key)
 
@@ -89,15 +110,11 @@ class PublishCut:
         return sum(self.reader.count(table) for table in PUBLISHED)
 
     def unlocated(self) -> Iterator[tuple[int, int]]:
-        """(version, sealed bytes) of every chunk of the cut that no location names yet.
+        """(version, sealed bytes) of every chunk of the cut that no location names yet, in order of their files.
 
         One that is damaged or missing here is left out, with a warning: its file is published without it.
         """
-        seen = set()
-        for row in self._dirty_keys(self._store.published_generation):
-            if row[0] != Table.CHUNKS or row in seen:
-                continue
-            seen.add(row)
+        for row in self._dirty_keys(self._store.published_generation, Table.CHUNKS):
             try:
                 plain = self.reader.get(Table.CHUNKS, row[1:])
                 if plain is None:

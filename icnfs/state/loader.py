@@ -64,6 +64,8 @@ class Loader:
         self._volume = volume
         self._env = Environments(root, create=True)
         self._txn: lmdb.Transaction = self._env.meta.begin(write=True)
+        self._ends: dict[int, bytes] = {}
+        """By table, the last key that was ever put: what comes after it goes to the end without a search."""
         self._txn.put(IDENTITY, pack_identity(volume, chunk_size), db=self._env.meta_dbs[Table.SETTINGS])
 
     def put(self, table: int, key: bytes, sealed: bytes | None) -> None:
@@ -78,6 +80,9 @@ class Loader:
         try:
             if sealed is None:
                 self._txn.delete(key, db=db)
+            elif key > self._ends.get(table, b""):
+                self._txn.put(key, sealed, db=db, append=True)
+                self._ends[table] = key
             else:
                 self._txn.put(key, sealed, db=db)
         except lmdb.Error as error:

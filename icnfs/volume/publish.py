@@ -202,7 +202,7 @@ class Publisher:
 
     def _has_changed(self, cut: PublishCut) -> bool:
         base = self._fence.base
-        return base is None or cut.dirty_count(base.generation) > 0
+        return base is None or cut.has_changed(base.generation)
 
     def _published(self, head: Head, added: Sequence[SegmentInfo]) -> None:
         old = {part.id for part in self._parts()}

@@ -150,6 +150,45 @@ def test_a_loader_rebuilds_the_same_tree(local: Local, tmp_path: Path) -> None:
     local.run(compare)
 
 
+def test_a_row_noted_in_many_generations_is_given_once_in_the_order_of_keys(local: Local) -> None:
+    async def body(store: Store) -> None:
+        for round in range(5):
+            for name in (b"a", b"b", b"c"):
+                if not round:
+                    store.add_name(ROOT_INO, name, store.new_inode(stat.S_IFREG | 0o644, 0, 0, 1).ino, 8)
+            for entry in list(store.entries(ROOT_INO, 0)):
+                store.contents.write(store.edit(entry.ino), 0, os.urandom(CHUNK_SIZE))
+            (await begin_cut(store)).close()
+        cut = await begin_cut(store)
+        keys = [(table, key) for table, key, _ in cut.dirty_rows(0)]
+        assert keys == sorted(set(keys))
+        assert len(list(cut.unlocated())) == 3
+        assert cut.has_changed(cut.generation - 2)
+        assert not cut.has_changed(cut.generation)
+        cut.close()
+
+    local.run(body, upkeep=False)
+
+
+def test_loading_rows_out_of_order_or_twice_keeps_the_last_of_each(local: Local, tmp_path: Path) -> None:
+    loading = Loader(tmp_path / "other", local.volume)
+    rows = [(n * 7919 % 1000).to_bytes(8, "big") for n in range(500)] * 2
+    for number, key in enumerate(rows):
+        loading.put(Table.INODES, key, b"%d" % number)
+        if number % 3 == 0:
+            loading.put(Table.INODES, key, None)
+        if number % 100 == 0:
+            loading.commit()
+    loading.put(Table.INODES, max(rows), b"again")
+    expected = {key: b"%d" % number for number, key in enumerate(rows)}
+    for number in range(len(rows)):
+        if number % 3 == 0 and expected[rows[number]] == b"%d" % number:
+            del expected[rows[number]]
+    expected[max(rows)] = b"again"
+    assert {key: bytes(sealed) for key, sealed in loading.reader(local.master).rows(Table.INODES)} == expected
+    loading.abandon()
+
+
 def test_only_published_tables_are_in_a_checkpoint(local: Local) -> None:
     async def body(store: Store) -> None:
         await store.put_setting("secret-place", b"local")
