@@ -54,7 +54,7 @@ UNCOMMITTED_MAX: Final = 32768
 """Changed records accepted and not yet committed; past it writers wait."""
 
 INODES_MAX: Final = 20000
-"""Inodes kept in memory that are unchanged, some 600 bytes each."""
+"""Inodes kept in memory that are unchanged, some 600 bytes each: of twice as many, so many are left."""
 
 INO_STEP: Final = 1 << 16
 VERSION_STEP: Final = 1 << 32
@@ -339,7 +339,7 @@ class Store(Records):
 
     def _trim_inodes(self) -> None:
         excess = len(self._inodes) - INODES_MAX
-        if excess > 0:
+        if excess > INODES_MAX:
             committed = self.committed
             stale = [i for i, node in self._inodes.items() if node is not None and node.batch <= committed][:excess]
             for ino in stale:

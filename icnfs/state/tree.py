@@ -37,6 +37,10 @@ class Records(ABC):
         """The open batch has changes."""
 
     @abstractmethod
+    def _trim_inodes(self) -> None:
+        """Forget some of the unchanged inodes where too many are kept in memory."""
+
+    @abstractmethod
     async def flush(self) -> int:
         """Everything accepted is durable on return: the number of the batch that holds the last of it."""
 
@@ -55,6 +59,7 @@ class Records(ABC):
             node = self.reader.inode(ino)
             if node is not None:
                 self._inodes[ino] = node
+                self._trim_inodes()  # a listing of millions commits nothing meanwhile
         if node is None:
             raise FsError(errno.ESTALE)
         return node

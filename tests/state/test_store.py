@@ -365,3 +365,23 @@ def test_settings_are_kept(local: Local) -> None:
 
     local.run(put)
     local.run(look)
+
+
+def test_looking_at_many_inodes_keeps_few_in_memory_though_nothing_is_committed(
+    local: Local, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("icnfs.state.store.INODES_MAX", 100)
+
+    async def body(store: Store) -> None:
+        inos = [new_file(store) for _ in range(1000)]
+        await store.flush()
+        for _ in range(2):
+            for ino in inos:
+                assert store.inode(ino).ino == ino
+        changed = store.edit(inos[0])
+        for ino in inos:
+            store.inode(ino)
+        assert store.inode(inos[0]) is changed
+        assert len(store._inodes) <= 200
+
+    local.run(body, upkeep=False)
