@@ -29,7 +29,9 @@ TICK: Final = 1.0
 
 REAP_STEP: Final = 512
 EVICT_STEP: Final = 512
-"""Rows that one commit reaps, and versions that one looks at: a few milliseconds of the committer's time."""
+SWEEP_STEP: Final = 2048
+"""Rows that one commit reaps, versions that one looks at, notes that one reads: a few milliseconds of the committer's
+time.  Notes of dead versions that providers still hold add up to millions."""
 
 FOLD_DEADLINE: Final = 20.0
 """Seconds that a fold may wait for a provider."""
@@ -84,16 +86,10 @@ class Upkeep:
 
     async def _sweep(self) -> None:
         """Erase the dead versions that the last mount left, and drop the notes that nothing keeps."""
-
-        def work(writer: Writer, _: int) -> int:
-            reader = writer.reader
-            for key, _sealed in reader.rows(Table.GARBAGE):
-                version = U64.unpack(key)[0]
-                if reader.has_chunk(version) or reader.raw(Table.LOCATIONS, key) is None:
-                    writer.doomed.append(version)
-            return len(writer.doomed)
-
-        swept = await self._store.task(work)
+        swept, at = 0, b"\0"
+        while at:
+            count, at = await self._store.task(partial(_sweep, at))
+            swept += count
         if swept:
             log.info("erasing %d chunk versions that the last mount had left", swept)
 
@@ -193,6 +189,20 @@ class Upkeep:
 
 def _is_safe(segment: SegmentInfo | None, judge: Callable[[SegmentInfo], bool]) -> bool:
     return segment is not None and judge(segment)
+
+
+def _sweep(at: bytes, writer: Writer, _: int) -> tuple[int, bytes]:
+    """One step from note `at` on: (versions doomed, the note to go on at or nothing)."""
+    reader = writer.reader
+    count = 0
+    for looked, (key, _sealed) in enumerate(reader.rows(Table.GARBAGE, at)):
+        if looked == SWEEP_STEP:
+            return count, key
+        version = U64.unpack(key)[0]
+        if reader.has_chunk(version) or reader.raw(Table.LOCATIONS, key) is None:
+            writer.doomed.append(version)
+            count += 1
+    return count, b""
 
 
 def _reap(cut: Cut, writer: Writer, generation: int) -> bool:

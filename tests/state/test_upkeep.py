@@ -90,19 +90,21 @@ def test_a_disk_below_its_reserve_takes_no_more_data(local: Local) -> None:
     local.run(body, budget=Budget(reserve=1 << 60))
 
 
-def test_what_a_crash_left_unnamed_is_swept(local: Local) -> None:
+def test_what_a_crash_left_unnamed_is_swept_in_steps(local: Local, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("icnfs.state.upkeep.SWEEP_STEP", 2)
+
     async def leave(store: Store) -> None:
         await fill(store, 1)
-        version = store.new_version() + 3
+        left.extend(store.new_version() + 3 for _ in range(7))
         with store.env.data.begin(write=True, db=store.env.data_db) as txn:
-            txn.put(U64.pack(version), b"left over")
-        left.append(version)
+            for version in left:
+                txn.put(U64.pack(version), b"left over")
         monkey = store.close_batch
         store.close_batch = lambda **_: store.batch.number - 1  # type: ignore[method-assign]
         assert monkey is not None
 
     async def look(store: Store) -> None:
-        await until(store, lambda: not store.reader.has_chunk(left[0]))
+        await until(store, lambda: not any(store.reader.has_chunk(version) for version in left))
         assert store.data_usage()[0] >= CHUNK_SIZE
 
     left: list[int] = []
