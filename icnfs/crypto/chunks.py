@@ -18,6 +18,7 @@ from __future__ import annotations
 from functools import lru_cache
 from hashlib import blake2b
 from os import urandom
+from struct import Struct
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from cryptography.exceptions import InvalidTag
@@ -40,6 +41,7 @@ CHUNK_KEYS_CACHED: Final = 4096
 
 _INFO: Final = b"icnfs/1/chunk\0"
 _COUNTER: Final = 2**32
+_PART: Final = Struct(">QII")
 
 
 class _ChunkKey(NamedTuple):
@@ -101,15 +103,33 @@ class ChunkSealer:
 
         The range must lie in the chunk (ValueError).  Raises DamagedError as `open` does, for these blocks.
         """
+        if not 0 <= start <= end <= self.plain_size(len(sealed)):
+            raise ValueError(f"bytes {start} to {end} do not lie in a chunk of {len(sealed)} when sealed")
+        return self.open_part(file_key, key_id, salt_id, version, tag, sealed, start, end)
+
+    def open_part(
+        self,
+        file_key: bytes,
+        key_id: int,
+        salt_id: int,
+        version: int,
+        tag: bytes,
+        sealed: bytes | memoryview,
+        start: int,
+        end: int,
+    ) -> bytes:
+        """As `open_range`, of what there is from `start` (0 or more) to `end`: nothing past the chunk's end."""
         total = self._checked_size(tag, sealed, version)
-        if not 0 <= start <= end <= total:
-            raise ValueError(f"bytes {start} to {end} do not lie in a chunk of {total}")
-        if start == end:
+        if end > total:
+            end = total
+        if start >= end:
             return b""
-        first = start // BLOCK_SIZE * BLOCK_SIZE
-        last = min(-(-end // BLOCK_SIZE) * BLOCK_SIZE, total)
+        first = start - start % BLOCK_SIZE
+        last = end + -end % BLOCK_SIZE
+        if last > total:
+            last = total
         plain = self._open_blocks(self._key(file_key, key_id, salt_id), version, sealed, total, first, last)
-        return plain if (first, last) == (start, end) else plain[start - first : end - first]
+        return plain if last - first == end - start else plain[start - first : end - first]
 
     @staticmethod
     def sealed_size(plain_len: int) -> int:
@@ -148,7 +168,9 @@ class ChunkSealer:
         for start in range(first, last, BLOCK_SIZE):
             block = start // BLOCK_SIZE
             tag_at = NONCE_SIZE + TAG_SIZE * block
-            stop = min(start + BLOCK_SIZE, last)
+            stop = start + BLOCK_SIZE
+            if stop > last:
+                stop = last
             text = b"".join((view[body + start : body + stop], view[tag_at : tag_at + TAG_SIZE]))
             try:
                 ad = _associated(key.place, version, block, total)
@@ -159,10 +181,12 @@ class ChunkSealer:
 
 
 def _associated(place: bytes, version: int, block: int, total: int) -> bytes:
-    return b"".join((place, version.to_bytes(8, "big"), block.to_bytes(4, "big"), total.to_bytes(4, "big")))
+    return place + _PART.pack(version, block, total)
 
 
 def _block_nonce(nonce: bytes, block: int) -> bytes:
+    if not block:
+        return nonce
     return nonce[:8] + ((int.from_bytes(nonce[8:], "big") + block) % _COUNTER).to_bytes(4, "big")
 
 

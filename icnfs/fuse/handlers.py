@@ -105,10 +105,13 @@ def entry_of(inode: Inode) -> EntryAttributes:
     entry.entry_timeout = entry.attr_timeout = CACHE_SECONDS
     entry.st_mode = inode.mode
     entry.st_nlink = inode.nlink
-    entry.st_uid = inode.uid
-    entry.st_gid = inode.gid
-    entry.st_rdev = inode.rdev
-    entry.st_size = inode.size
+    if inode.uid or inode.gid:  # these are 0 until set
+        entry.st_uid = inode.uid
+        entry.st_gid = inode.gid
+    if inode.rdev:
+        entry.st_rdev = inode.rdev
+    if inode.size:
+        entry.st_size = inode.size
     entry.st_blksize = CHUNK_SIZE
     entry.st_blocks = inode.blocks
     entry.st_atime_ns = inode.atime
@@ -323,11 +326,12 @@ class Handlers(pyfuse3.Operations):
     @_answers
     def readdir(self, fh: int, start_id: int, token: ReaddirToken) -> None:
         """Entries until the kernel's buffer is full; each one that it takes is a reference, save '.' and '..'."""
+        fits, remember = pyfuse3.readdir_reply, self.fs.remember
         for name, inode, cookie in self.fs.readdir(fh, start_id):
-            if not pyfuse3.readdir_reply(token, name, entry_of(inode), cookie):
+            if not fits(token, name, entry_of(inode), cookie):
                 return
             if name not in (b".", b".."):
-                self.fs.remember(inode.ino)
+                remember(inode.ino)
 
     @_answers
     def releasedir(self, fh: int) -> None:

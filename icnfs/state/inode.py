@@ -37,7 +37,7 @@ HAS_XATTRS: Final = 1
 
 
 class Inode:
-    """One state of one inode.  `batch` is the number of the batch that made it, 0 when read from LMDB."""
+    """One state of one inode.  `batch` is the number of the batch that made it, 0 as read from LMDB."""
 
     __slots__ = (
         "atime",
@@ -78,9 +78,11 @@ class Inode:
     @property
     def blocks(self) -> int:
         """st_blocks: 512-byte units that the contents take; holes take none."""
-        if not stat.S_ISREG(self.mode):
-            return 8 if stat.S_ISDIR(self.mode) else 0
-        return (min(self.count * CHUNK_SIZE, self.size) + 511) >> 9
+        kind = self.mode & 0o170000
+        if kind == 0o100000:
+            held = self.count * CHUNK_SIZE
+            return ((held if held < self.size else self.size) + 511) >> 9
+        return 8 if kind == 0o040000 else 0
 
     @property
     def is_dir(self) -> bool:

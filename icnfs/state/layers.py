@@ -31,6 +31,12 @@ WARM_MAX: Final = 128
 KEYS_MAX: Final = 8192
 """File keys kept unwrapped."""
 
+COMMITTED_MAX: Final = 1024
+"""Chunks of which is remembered what the snapshot holds, some 400 bytes each."""
+
+Committed = tuple[ChunkRecord | None, list[Patch]]
+"""A chunk in the snapshot: sealed, and the patches upon it."""
+
 
 class ColdSource(Protocol):
     """Where chunks come from that the local state does not hold."""
@@ -58,12 +64,29 @@ class Layers:
         self._fetching: dict[int, trio.Event] = {}
         self._tombs: dict[int, list[Cut]] = {}
         self._keys: dict[int, bytes] = {}
+        self._committed: dict[tuple[int, int], Committed] = {}
+        self._snapshot: object = None
         self.fetches = 0
         """Chunks asked of the source so far."""
         for ino, first, bound in store.reader.tombstones():
             self._tombs.setdefault(ino, []).append(Cut(ino, first, bound))
 
     # --- reading ----------------------------------------------------------------------------------------------------
+
+    def at_hand(self, node: Inode, offset: int, size: int) -> bytes | None:
+        """What `read` would give, where that lies in one chunk and need not be fetched; else None."""
+        if offset + size > node.size:
+            size = node.size - offset
+            if size <= 0:
+                return b""
+        index, start = divmod(offset, CHUNK_SIZE)
+        end = start + size
+        if end > CHUNK_SIZE:
+            return None
+        try:
+            return self._piece(node.ino, index, start, end)
+        except ColdError:
+            return None
 
     async def read(self, node: Inode, offset: int, size: int, deadline: float) -> bytes:
         """Up to `size` bytes from `offset`, fewer at the end only.  `deadline` bounds fetching from the providers."""
@@ -124,7 +147,8 @@ class Layers:
         if hot is None and not patches:
             if record is None:
                 return bytes(end - start)
-            return self._plain(record, start, end).ljust(end - start, b"\0")
+            plain = self._plain(record, start, end)
+            return plain if len(plain) == end - start else plain.ljust(end - start, b"\0")
         return self._current(record, patches, hot)[start:end].ljust(end - start, b"\0")
 
     def _current(self, record: ChunkRecord | None, patches: list[Patch], hot: HotChunk | None) -> bytes:
@@ -152,13 +176,9 @@ class Layers:
 
     def _open(self, record: ChunkRecord, sealed: bytes | memoryview, start: int, end: int) -> bytes:
         """Plain bytes of a sealed chunk, as far as it reaches."""
-        chunks = self._store.chunks
-        end = min(end, chunks.plain_size(len(sealed)))
-        if start >= end:
-            return b""
-        file_key = self._key(record.key_id)
-        return chunks.open_range(
-            file_key, record.key_id, record.salt_id, record.version, record.tag, sealed, start, end
+        key_id = record.key_id
+        return self._store.chunks.open_part(
+            self._key(key_id), key_id, record.salt_id, record.version, record.tag, sealed, start, end
         )
 
     async def _fetch(self, record: ChunkRecord, deadline: float) -> None:
@@ -220,16 +240,32 @@ class Layers:
         return not tombs or not any(index >= cut.first and version <= cut.bound for cut in tombs)
 
     def _record(self, ino: int, index: int) -> ChunkRecord | None:
-        record = self._store.overlay.chunks.get((ino, index)) or self._store.reader.chunk(ino, index)
+        record = self._store.overlay.chunks.get((ino, index)) or self._beneath(ino, index)[0]
         return record if record is not None and self._alive(ino, index, record.version) else None
 
     def _patches(self, ino: int, index: int, record: ChunkRecord | None) -> list[Patch]:
-        patches = self._store.reader.patches(ino, index)
-        patches += self._store.overlay.patches.get((ino, index), ())
+        patches = self._beneath(ino, index)[1]
+        above = self._store.overlay.patches.get((ino, index))
+        if above:
+            patches = patches + above
         if not patches:
-            return patches
-        above = 0 if record is None else record.version
-        return [p for p in patches if p.version > above and self._alive(ino, index, p.version)]
+            return []
+        sealed = 0 if record is None else record.version
+        return [p for p in patches if p.version > sealed and self._alive(ino, index, p.version)]
+
+    def _beneath(self, ino: int, index: int) -> Committed:
+        """What the snapshot holds; remembered while it lasts, save patches, which may be large."""
+        reader, known = self._store.reader, self._committed
+        if reader.meta is not self._snapshot or len(known) >= COMMITTED_MAX:
+            known.clear()
+            self._snapshot = reader.meta
+        place = ino, index
+        beneath = known.get(place)
+        if beneath is None:
+            beneath = reader.chunk(ino, index), reader.patches(ino, index)
+            if not beneath[1]:
+                known[place] = beneath
+        return beneath
 
     def _exists(self, ino: int, index: int) -> bool:
         record = self._record(ino, index)

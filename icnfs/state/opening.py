@@ -77,7 +77,7 @@ def _replay(journal: Journal, reader: Reader, records: RecordSealer, salts: Salt
         raise LocalDiskError(f"{env.root}: the local disk takes no more ({error}); free some space there") from None
     log.info("took %d batches from the journal", len(batches))
     reader.meta.abort()
-    reader.meta = env.meta.begin(buffers=True)
+    reader.meta = env.meta.begin()
 
 
 SALT_USE: Final = "salts"

@@ -37,7 +37,10 @@ from icnfs.state.inode import Inode
 
 
 class Reader:
-    """Reads of one state of the tables; `meta` and `data` are the transactions it reads through."""
+    """Reads of one state of the tables; `meta` and `data` are the transactions it reads through.
+
+    Records are small: `meta` is to give them as bytes, which are quicker cut up than memoryviews.
+    """
 
     def __init__(self, env: Environments, sealer: RecordSealer, meta: lmdb.Transaction, data: lmdb.Transaction) -> None:
         self.env = env
@@ -90,17 +93,25 @@ class Reader:
 
     def entries(self, parent: int, cookie: int) -> Iterator[Entry]:
         """Entries of a directory whose cookies are at least `cookie`, in order of cookies."""
-        for key, sealed in self.rows(Table.NAMES, PAIR.pack(parent, cookie), U64.pack(parent)):
-            yield unpack_entry(U64.unpack_from(key, 8)[0], self._sealer.open(Table.NAMES, key, sealed))
+        unseal, number = self._sealer.open, U64.unpack_from
+        prefix = U64.pack(parent)
+        with self.meta.cursor(self._dbs[Table.NAMES]) as cursor:
+            if not cursor.set_range(PAIR.pack(parent, cookie)):
+                return
+            for key, sealed in cursor:
+                key = bytes(key)
+                if not key.startswith(prefix):
+                    return
+                yield unpack_entry(number(key, 8)[0], unseal(Table.NAMES, key, sealed))
 
     def named(self, parent: int, first: int, name: bytes) -> list[Entry]:
         """Entries at the cookies of one hash, whose first is `first`, up to the one of that name."""
         found: list[Entry] = []
         cursor = self._cursor(Table.NAMES)
-        if not cursor.set_range(PAIR.pack(parent, first)):
-            return found
+        more = cursor.set_range(PAIR.pack(parent, first))
         last = PAIR.pack(parent, first + RANKS - 1)
-        for key, sealed in cursor:
+        while more:
+            key, sealed = cursor.item()
             key = bytes(key)
             if key > last:
                 break  # before it is opened: one that is damaged harms no name but its own
@@ -108,6 +119,7 @@ class Reader:
             found.append(entry)
             if entry.name == name:
                 break
+            more = cursor.next()
         return found
 
     def xattrs(self, ino: int) -> dict[bytes, bytes]:
@@ -128,6 +140,9 @@ class Reader:
     def patches(self, ino: int, index: int) -> list[Patch]:
         """The committed patches of one chunk, oldest first."""
         prefix = PAIR.pack(ino, index)
+        cursor = self._cursor(Table.PATCHES)
+        if not cursor.set_range(prefix) or bytes(cursor.key()[:16]) != prefix:
+            return []
         return [
             unpack_patch(U64.unpack_from(key, 16)[0], self._sealer.open(Table.PATCHES, key, sealed))
             for key, sealed in self.rows(Table.PATCHES, prefix, prefix)

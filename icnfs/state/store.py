@@ -76,7 +76,7 @@ class Store(Records):
         self.records = RecordSealer(master, self.volume, self.salts)
         self.chunks = ChunkSealer(self.volume, self.salts)
         self.names = NameHash(master)
-        self.reader = Reader(env, self.records, env.meta.begin(buffers=True), env.data.begin(buffers=True))
+        self.reader = Reader(env, self.records, env.meta.begin(), env.data.begin(buffers=True))
         self.beneath = Beneath(self.reader, self.names)
         load_salts(self.reader, self.records, self.salts)
         self._journal = open_journal(self.reader, self.records, self.salts)
@@ -312,7 +312,7 @@ class Store(Records):
         reader.data.abort()
         reader.data = self.env.data.begin(buffers=True)
         reader.meta.abort()
-        reader.meta = self.env.meta.begin(buffers=True)
+        reader.meta = self.env.meta.begin()
         for batch in done.batches:
             self._closed.popleft()
             self.overlay.drop(batch, [*self._closed, self.batch])

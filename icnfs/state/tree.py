@@ -74,8 +74,10 @@ class Records(ABC):
         node = self.inode(ino)
         batch = self.batch
         if node.batch != batch.number:
-            node = node.copy(batch.number)
-            self._inodes[ino] = node
+            if node.batch:
+                node = self._inodes[ino] = node.copy(batch.number)
+            else:
+                node.batch = batch.number  # as it was read: no batch has it
             batch.inodes[ino] = node
             self.touch()
         return node
@@ -154,25 +156,10 @@ class Records(ABC):
         self.touch()
 
     def entries(self, parent: int, cookie: int) -> Iterator[Entry]:
-        """Entries with cookies of at least `cookie`, in order: two sorted streams merged.  Valid until an await."""
+        """Entries with cookies of at least `cookie`, in order.  Valid until an await."""
+        beneath = self.reader.entries(parent, cookie)
         changed = self.overlay.names.get(parent)
-        if not changed:
-            yield from self.reader.entries(parent, cookie)
-            return
-        pending = changed.since(cookie)
-        ahead = next(pending, None)
-        for entry in self.reader.entries(parent, cookie):
-            while ahead is not None and ahead[0] < entry.cookie:
-                if ahead[1] is not None:
-                    yield ahead[1]
-                ahead = next(pending, None)
-            if ahead is not None and ahead[0] == entry.cookie:
-                continue
-            yield entry
-        while ahead is not None:
-            if ahead[1] is not None:
-                yield ahead[1]
-            ahead = next(pending, None)
+        return beneath if changed is None else _merged(beneath, changed.since(cookie))
 
     # --- attributes and settings --------------------------------------------------------------------------------------
 
@@ -201,3 +188,20 @@ class Records(ABC):
         self.overlay.settings[name] = document
         self.touch()
         await self.flush()
+
+
+def _merged(beneath: Iterator[Entry], changed: Iterator[tuple[int, Entry | None]]) -> Iterator[Entry]:
+    """Both streams are sorted; where they meet, `changed` counts."""
+    ahead = next(changed, None)
+    for entry in beneath:
+        while ahead is not None and ahead[0] < entry.cookie:
+            if ahead[1] is not None:
+                yield ahead[1]
+            ahead = next(changed, None)
+        if ahead is not None and ahead[0] == entry.cookie:
+            continue
+        yield entry
+    while ahead is not None:
+        if ahead[1] is not None:
+            yield ahead[1]
+        ahead = next(changed, None)

@@ -58,10 +58,14 @@ class Files(Tree):
         node = store.inode(handle.ino)
         if self._atime is not Atime.NEVER and not handle.flags & os.O_NOATIME:
             self._accessed(node)
-        fetches = store.contents.fetches
-        deadline = trio.current_time() + self._read_deadline
-        data = await store.contents.read(store.inode(handle.ino), offset, size, deadline)
-        handle.cold = store.contents.fetches != fetches
+        contents = store.contents
+        node = store.inode(handle.ino)
+        data = contents.at_hand(node, offset, size)
+        handle.cold = False
+        if data is None:
+            fetches = contents.fetches
+            data = await contents.read(node, offset, size, trio.current_time() + self._read_deadline)
+            handle.cold = contents.fetches != fetches
         handle.streak = handle.streak + 1 if offset == handle.expected else 0
         handle.expected = offset + len(data)
         if handle.cold and handle.streak > 1:

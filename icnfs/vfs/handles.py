@@ -84,7 +84,8 @@ class Handles:
     def __init__(self) -> None:
         self._handles: dict[int, Handle] = {}
         self._opens: dict[int, int] = {}
-        self._references = References()
+        self.references = References()
+        """The kernel's."""
         self._next = 1
 
     def open(self, ino: int, flags: int, keep_cache: bool = False) -> Handle:
@@ -112,14 +113,6 @@ class Handles:
             del self._opens[handle.ino]
         return handle.ino
 
-    def remember(self, ino: int) -> None:
-        """The kernel was given one more reference."""
-        self._references.add(ino)
-
-    def forget(self, ino: int, count: int) -> None:
-        """The kernel gave `count` references back."""
-        self._references.drop(ino, count)
-
     def in_use(self, ino: int) -> bool:
         """Whether anybody could still ask for the inode."""
-        return ino in self._references or ino in self._opens
+        return ino in self.references or ino in self._opens

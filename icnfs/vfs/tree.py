@@ -242,9 +242,9 @@ class Tree:
 
     def remember(self, ino: int) -> None:
         """The kernel was given one reference to the inode."""
-        self._handles.remember(ino)
+        self._handles.references.add(ino)
 
     def forget(self, ino: int, count: int) -> None:
         """The kernel gave `count` references back."""
-        self._handles.forget(ino, count)
+        self._handles.references.drop(ino, count)
         self._perhaps_drop(ino)
