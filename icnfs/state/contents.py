@@ -232,27 +232,33 @@ class Contents(Layers):
                 self._dirty[hot] = None
         node.count = count
         if keep * CHUNK_SIZE < old_size:
-            self._cut(node.ino, keep)
+            self._cut(node.ino, keep, old_size)
 
     def drop(self, node: Inode) -> None:
         """The inode goes, and its contents with it."""
         if node.count:
-            self._drop_hot(node.ino, 0)
+            self._drop_hot(node.ino, 0, node.size)
             self._store.batch.cuts.append(Cut(node.ino, 0, self._store.new_version()))
         if node.key_id:
             self._keys.pop(node.key_id, None)
             self._store.batch.keys[node.key_id] = None
             self._store.overlay.keys[node.key_id] = None
 
-    def _cut(self, ino: int, first: int) -> None:
-        self._drop_hot(ino, first)
+    def _cut(self, ino: int, first: int, size: int) -> None:
+        self._drop_hot(ino, first, size)
         cut = Cut(ino, first, self._store.new_version())
         self._tombs.setdefault(ino, []).append(cut)
         self._store.batch.cuts.append(cut)
 
-    def _drop_hot(self, ino: int, first: int) -> None:
-        for hot in [h for (i, index), h in self._hot.items() if i == ino and index >= first]:
-            self._forget_hot(hot)
+    def _drop_hot(self, ino: int, first: int, size: int) -> None:
+        """Hot chunks from `first` on go; all lie below `size`.  Thousands are hot while small files are written."""
+        last = -(-size // CHUNK_SIZE)
+        if last - first < len(self._hot):
+            places = [(ino, index) for index in range(first, last) if (ino, index) in self._hot]
+        else:
+            places = [(i, index) for i, index in self._hot if i == ino and index >= first]
+        for place in places:
+            self._forget_hot(self._hot[place])
 
     def reaped(self, cut: Cut) -> None:
         """Nothing is left of what `cut` killed."""

@@ -229,6 +229,15 @@ def unlink(b: Bench) -> Request:
     return lambda i: finish(b.handlers.unlink(b.folder, name(i), CTX))
 
 
+def unlink_new(b: Bench) -> Request:
+    """Files whose contents were written a moment ago."""
+    for i in range(FILES):
+        handle, node = b.vfs.create(b.folder, name(i + FILES), 0o644, os.O_WRONLY, 0, 0)
+        b.store.contents.write(b.store.edit(node.ino), 0, DATA)
+        b.vfs.release(handle.fh)
+    return lambda i: finish(b.handlers.unlink(b.folder, name(i + FILES), CTX))
+
+
 def rename(b: Bench) -> Request:
     b.warm()
     return lambda i: finish(b.handlers.rename(b.folder, name(i), b.folder, name(i + FILES), 0, CTX))
@@ -318,6 +327,7 @@ FIGURES: Final[dict[str, tuple[Callable[[Bench], Request], Callable[[Any], bool]
     "mknod": (mknod, lambda entry: entry.st_ino > 0),
     "mkdir": (mkdir, lambda entry: entry.st_nlink == 2),
     "unlink": (unlink, lambda code: code is None),
+    "unlink, new": (unlink_new, lambda code: code is None),
     "rename": (rename, lambda code: code is None),
     "rename, over": (rename_over, lambda code: code is None),
     "open, release": (open_release, lambda code: code is None),
