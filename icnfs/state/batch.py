@@ -70,14 +70,45 @@ class Batch:
     lingering: list[Cut] = field(default_factory=list)
     """Set by the committer: cuts too large to carry out at once, left as tombstones."""
 
-    def fits_journal(self) -> bool:
-        """Whether the journal may make it durable: it names no sealed chunk (`journal`, invariant 2)."""
-        return self.awaited and not self.chunks and not self.dead
-
     @property
     def changes(self) -> int:
         """Records that committing will write, about."""
         return len(self.inodes) + len(self.names) + len(self.chunks) + len(self.patches) + len(self.keys)
+
+
+def merge(batches: Sequence[Batch]) -> Batch:
+    """One batch that leaves what `batches`, consecutive and of one generation, leave one after the other.
+
+    It is what the open batch would have become without being closed in between: a record is written once, and what was
+    made and went again leaves nothing.  Afterwards each of `batches` has the merged one's `lingering` cuts.
+    """
+    last = batches[-1]
+    merged = Batch(last.number, last.generation, counters=last.counters, next_generation=last.next_generation)
+    for batch in batches:
+        for place, record in batch.chunks.items():
+            old = merged.chunks.get(place)
+            if old is not None:
+                merged.dead.append(old)
+            merged.chunks[place] = record
+        merged.inodes.update(batch.inodes)
+        merged.names.update(batch.names)
+        merged.xattrs.update(batch.xattrs)
+        merged.patches += batch.patches
+        merged.cuts += batch.cuts
+        merged.keys.update(batch.keys)
+        merged.orphans.update(batch.orphans)
+        merged.settings.update(batch.settings)
+        merged.dead += batch.dead
+        batch.lingering = merged.lingering
+    if merged.chunks:
+        merged.patches = [patch for patch in merged.patches if not _is_folded(patch, merged.chunks)]
+    return merged
+
+
+def _is_folded(patch: tuple[int, int, Patch], chunks: dict[tuple[int, int], ChunkRecord]) -> bool:
+    ino, index, change = patch
+    record = chunks.get((ino, index))
+    return record is not None and change.version < record.version
 
 
 K = TypeVar("K")

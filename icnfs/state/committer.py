@@ -5,8 +5,9 @@ is committed and, where a batch is in the group, made durable; then all batches 
 commit.  So what `meta` names always lies in `data`, concurrent fsyncs share a commit, and an fsync waits for no more
 bulk data than ACCEPTED_MAX.
 
-A batch that somebody waits for, and nothing else with it, goes to the `journal` instead, if it can: it is durable then,
-and is applied with those that follow, at the latest SETTLE_SECONDS after the last of them.
+A batch that somebody waits for goes to the `journal` instead, with the few chunks that were sealed for it: it is
+durable then, and LMDB follows when no more work has come for SETTLE_SECONDS or the journal holds enough, with all of
+them merged into one batch.  Few sealed chunks are held for the batch that will name them.
 
 Invariants:
 
@@ -22,18 +23,19 @@ import logging
 import queue
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from errno import EIO
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import lmdb
 
 from icnfs.crypto.sealing import ChunkSealer, RecordSealer, Salts
 from icnfs.errors import IcnfsError, LocalDiskError
-from icnfs.format.records import U64, ChunkRecord, Table
+from icnfs.format.records import U64, Table
+from icnfs.limits import KIB, MIB
 from icnfs.state.apply import Writer
-from icnfs.state.batch import Batch, Counters
+from icnfs.state.batch import Batch
 from icnfs.state.env import Environments
+from icnfs.state.jobs import CacheJob, Done, Job, Last, SealJob, Task, lasting, merged
 from icnfs.state.journal import Journal
 
 log = logging.getLogger(__name__)
@@ -50,65 +52,20 @@ which the request loop renews its snapshots."""
 _NO_VERSION: Final = U64.pack(0)
 
 SETTLE_SECONDS: Final = 0.05
-SETTLE_BATCHES: Final = 128
-"""LMDB takes over what the journal holds after so long without work, or when it holds so many batches."""
+SETTLE_BATCHES: Final = 512
+SETTLE_BYTES: Final = 2 * MIB
+"""LMDB takes over what the journal holds after so long without work, or when it holds so many batches or bytes: a
+quarter of ACCEPTED_MAX, for what LMDB lacks counts as accepted."""
+
+HOLD_MAX: Final = 256 * KIB
+"""Plain bytes of chunks that may wait for the batch that names them, and go to the journal with it; sealing an entry
+holds the interpreter lock for 0.1 ms then."""
 
 IDLE_SECONDS: Final = 0.5
 """After so long without work the data of dead versions is erased."""
 
 DOOMED_MAX: Final = 4096
 """Erasures are put off to the next idle moment, but no more than so many."""
-
-
-@dataclass(slots=True, eq=False)
-class SealJob:
-    """Seal `plain` as `record` (whose salt, length and tag this fills in) and put it into `data`."""
-
-    record: ChunkRecord
-    file_key: bytes
-    plain: bytes | memoryview | bytearray
-
-
-@dataclass(slots=True, eq=False)
-class CacheJob:
-    """Put a sealed chunk that came from the providers into `data`, unless it died meanwhile."""
-
-    version: int
-    sealed: bytes
-
-
-@dataclass(slots=True, eq=False)
-class Task:
-    """A change of its own to `meta`, committed like a batch; where `work` raises an `IcnfsError`, nothing changes."""
-
-    work: Callable[[Writer], Any]
-    done: Callable[[Any], None]
-    committed: Callable[[], None] = lambda: None
-    """Called in the committer's thread once the change is durable, before anything else is done there."""
-    result: Any = None
-    error: IcnfsError | None = None
-
-
-class Last(NamedTuple):
-    """What the last commit's counters say."""
-
-    counters: Counters
-    batch: int
-    generation: int
-    dirty_bytes: int
-
-
-Job = SealJob | CacheJob | Batch | Task
-
-
-@dataclass(slots=True)
-class Done:
-    """What one group of work made durable."""
-
-    sealed: list[SealJob] = field(default_factory=list)
-    cached: list[CacheJob] = field(default_factory=list)
-    batches: list[Batch] = field(default_factory=list)
-    tasks: list[Task] = field(default_factory=list)
 
 
 class _TaskFailedError(Exception):
@@ -160,12 +117,15 @@ class Committer:
         self._on_failure = on_failure
         self._on_durable = on_durable
         self._journal = journal
-        self._journaled: list[Batch] = []
+        self._journaled: list[Batch | SealJob] = []
+        self._journaled_batches = 0
+        self._held: list[SealJob] = []
         self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._kick = threading.Event()
         self._doomed: list[int] = []
         self._forgotten: list[int] = []
         self._unsynced = False
+        self._unsynced_seals = False
         self._sync_failed = False
         self._failing = False
         self._turns = 0
@@ -197,7 +157,7 @@ class Committer:
             try:
                 jobs = self._take()
                 if jobs is None:
-                    if self._journaled:
+                    if self._journaled or self._held:
                         self._commit([])
                     self._erase_doomed()
                     return
@@ -234,26 +194,33 @@ class Committer:
         return self._queue.get()
 
     def _commit(self, jobs: list[Job]) -> None:
-        if jobs and self._put_journal(jobs):
+        """Make `jobs` durable; none: let LMDB take over what the journal holds."""
+        seals = [j for j in jobs if isinstance(j, SealJob)]
+        for job in seals:
+            self._seal(job)
+        if jobs and (self._hold(jobs, seals) or self._put_journal(jobs, seals)):
             return
-        jobs = [*self._journaled, *jobs]
+        earlier, self._held = self._held, []
+        jobs = [*self._journaled, *earlier, *jobs]
         done = Done(
             [j for j in jobs if isinstance(j, SealJob)],
             [j for j in jobs if isinstance(j, CacheJob)],
             [j for j in jobs if isinstance(j, Batch)],
             [j for j in jobs if isinstance(j, Task)],
         )
-        ordered = [j for j in jobs if isinstance(j, Batch | Task)]
-        if done.sealed or done.cached or len(self._doomed) > DOOMED_MAX:
-            self._insist(lambda: self._put_data(done), in_data=True)
-            if done.sealed and not ordered:
-                self._post(lambda: self._on_done(Done(done.sealed, done.cached)))
-                return
+        ordered = merged([j for j in jobs if isinstance(j, Batch | Task)])
+        new = lasting(done.sealed, ordered)
+        if new or done.cached or len(self._doomed) > DOOMED_MAX:
+            self._insist(lambda: self._put_data(new, done.cached), in_data=True)
+        if not ordered and done.sealed:
+            self._post(lambda: self._on_done(Done(done.sealed, done.cached)))
+            return
         if ordered:
-            if done.sealed or self._unsynced:
+            if self._unsynced:
                 self._insist(self._sync)
             self._insist(lambda: self._put_meta(ordered))
             self._journaled.clear()
+            self._journaled_batches = 0
             if self._journal is not None:
                 self._journal.reset()
             for task in done.tasks:
@@ -262,23 +229,47 @@ class Committer:
         self.commits += 1
         self._post(lambda: self._on_done(done))
 
-    def _put_journal(self, jobs: list[Job]) -> bool:
+    def _seal(self, job: SealJob) -> None:
+        record = job.record
+        job.sealed, record.tag = self._chunks.seal(job.file_key, record.key_id, record.version, job.plain)
+        record.salt_id = self._salts.current
+        record.length = len(job.sealed)
+
+    def _hold(self, jobs: list[Job], seals: list[SealJob]) -> bool:
+        """Keep sealed chunks, where there is nothing else and they are few, for the batch that will name them."""
+        if len(seals) != len(jobs) or self._journal is None or not self._is_small(seals):
+            return False
+        self._held += seals
+        return True
+
+    def _is_small(self, seals: list[SealJob]) -> bool:
+        return sum(len(job.plain) for job in (*self._held, *seals)) <= HOLD_MAX
+
+    def _put_journal(self, jobs: list[Job], seals: list[SealJob]) -> bool:
         """Make a group of awaited batches durable by the journal alone; false where LMDB must."""
-        if self._journal is None or self._failing or len(self._journaled) >= SETTLE_BATCHES:
+        batches = [job for job in jobs if isinstance(job, Batch) and job.awaited]
+        if self._journal is None or self._failing or len(batches) + len(seals) != len(jobs):
             return False
-        batches = [job for job in jobs if isinstance(job, Batch) and job.fits_journal()]
-        if len(batches) != len(jobs):
+        if not self._is_small(seals):
             return False
+        if self._unsynced_seals:
+            self._insist(self._sync)
+        seals = self._held + seals
         try:
-            if not self._journal.append(batches):
+            if not self._journal.append(batches, [(job.record.version, job.sealed) for job in seals]):
                 return False
         except OSError as error:
             log.warning("the journal is given up until the next mount: %s", error)
             self._journal = None
             return False
+        self._held = []
+        self._journaled += seals
         self._journaled += batches
+        self._journaled_batches += len(batches)
         number = batches[-1].number
         self._post(lambda: self._on_durable(number))
+        if self._journaled_batches >= SETTLE_BATCHES or self._journal.used >= SETTLE_BYTES:
+            self._commit([])
         return True
 
     def _sync(self) -> None:
@@ -290,7 +281,7 @@ class Committer:
                 _write_nothing(txn)
         self._sync_failed = True
         self._env.sync_data()
-        self._sync_failed = self._unsynced = False
+        self._sync_failed = self._unsynced = self._unsynced_seals = False
 
     def _insist(self, step: Callable[[], None], *, in_data: bool = False) -> None:
         """Run `step` until it succeeds; report a disk that takes nothing, and again when it takes something.
@@ -347,13 +338,13 @@ class Committer:
             log.error("%s", failure)
             self._post(lambda: self._on_failure(failure))
 
-    def _put_data(self, done: Done) -> None:
+    def _put_data(self, sealed: list[SealJob], cached: list[CacheJob]) -> None:
         try:
-            self._write_data(done.sealed, self._alive(done.cached))
+            self._write_data(sealed, self._alive(cached))
         except lmdb.Error:
-            if not done.cached:
+            if not cached:
                 raise
-            self._write_data(done.sealed, [])  # what was only to be cached can be fetched again
+            self._write_data(sealed, [])  # what was only to be cached can be fetched again
 
     def _alive(self, cached: list[CacheJob]) -> list[CacheJob]:
         if not cached:
@@ -364,15 +355,13 @@ class Committer:
     def _write_data(self, sealed_jobs: list[SealJob], cached: list[CacheJob]) -> None:
         with self._env.data.begin(write=True, db=self._env.data_db) as txn:
             for job in sealed_jobs:
-                record = job.record
-                sealed, record.tag = self._chunks.seal(job.file_key, record.key_id, record.version, job.plain)
-                record.salt_id = self._salts.current
-                record.length = len(sealed)
-                txn.put(U64.pack(record.version), sealed, append=False)
+                txn.put(U64.pack(job.record.version), job.sealed)
             for kept in cached:
                 txn.put(U64.pack(kept.version), kept.sealed)
             self._erase(txn)
         self._erased()
+        if sealed_jobs:
+            self._unsynced_seals = True
 
     def _put_meta(self, ordered: list[Batch | Task]) -> None:
         while True:

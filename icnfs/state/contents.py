@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Final
 from icnfs.format.records import ChunkRecord, Patch
 from icnfs.limits import CHUNK_SIZE, PATCH_LIMIT
 from icnfs.state.batch import Batch, Cut
-from icnfs.state.committer import Done, SealJob
 from icnfs.state.hot import OP_COST, HotChunk, apply
 from icnfs.state.inode import Inode
+from icnfs.state.jobs import Done, SealJob
 from icnfs.state.layers import ColdError, Layers
 
 if TYPE_CHECKING:
@@ -153,11 +153,16 @@ class Contents(Layers):
     # --- capturing --------------------------------------------------------------------------------------------------
 
     def capture(self, batch: Batch, *, urgent: bool) -> None:
-        """Put what changed into `batch`, which is about to close.  Urgent: as patches where they are small."""
+        """Put what changed into `batch`, which is about to close.  Urgent: as patches where they are small.
+
+        A chunk in memory is sealed anew only when its patches outweigh it: each sealing costs the whole of it, and
+        until then patches cost at most as much again to read.
+        """
         for hot in list(self._dirty):
             buffer = hot.buffer
             weight = hot.dirty_bytes + hot.patch_bytes
-            if buffer and (weight > PATCH_LIMIT or (not urgent and len(buffer) <= PATCH_LIMIT)):
+            large = hot.dirty_bytes > PATCH_LIMIT or weight > hot.patch_limit
+            if buffer and (large or (not urgent and len(buffer) <= PATCH_LIMIT)):
                 self._hot_bytes -= hot.dirty_bytes
                 hot.clean()
                 hot.patch_bytes = 0
@@ -181,7 +186,7 @@ class Contents(Layers):
             self._patch_bytes += len(data) + OP_COST
         if hot.buffer is None:
             del self._hot[place]
-        if hot.patch_bytes > PATCH_LIMIT:
+        if hot.patch_bytes > hot.patch_limit:
             self.to_fold.add(place)
             store.want_upkeep()
 

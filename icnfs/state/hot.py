@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Final
 
 from icnfs.format.records import CUT, DATA
+from icnfs.limits import PATCH_LIMIT
 
 Op = tuple[int, int, bytes]
 """(kind, offset, data) of a patch to be."""
@@ -37,6 +38,11 @@ class HotChunk:
     @property
     def changed(self) -> bool:
         return bool(self.dirty or self.ops or self.cut_at is not None)
+
+    @property
+    def patch_limit(self) -> int:
+        """Bytes of patches beyond which it is sealed whole."""
+        return PATCH_LIMIT if self.buffer is None else max(PATCH_LIMIT, len(self.buffer))
 
     def write(self, offset: int, data: bytes | memoryview) -> None:
         """Put `data` at `offset`; the caller keeps it inside the chunk."""

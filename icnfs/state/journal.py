@@ -7,6 +7,8 @@ SETTLE_SECONDS, many batches in one commit, and then the journal begins again fr
     entry    magic "icnJ" (4), batch number (8), sealed length (4), sealed batch; zeros up to a multiple of 512
     seal     as a record of table 255 whose key is the batch number (8); plain: a msgpack array, see `_Wire`
 
+A few sealed chunks may go with a batch, for a small file's fsync would else flush `data` as well as `meta`.
+
 Numbers are big-endian.  Entries stand one behind the other from the start of the file, their numbers following one
 another, all sealed under the newest salt that LMDB has; the first that does not fit ends the journal.  What an earlier
 pass or mount left behind never fits: its numbers are lower, or its salt is older.  Each mount draws its salt before its
@@ -15,7 +17,8 @@ first batch, so nothing is applied over what another mount did since, though tha
 Invariants (kept by the committer):
 
 1. An entry is written only when every earlier batch is in LMDB or in the journal before it.
-2. A batch in the journal names no sealed chunk, so it waits for nothing in `data`.
+2. What a batch in the journal names is durable with it: each sealed chunk lies in its entry or one before, or had been
+   made durable in `data`.
 3. Nothing is overwritten before LMDB has it durably.
 """
 
@@ -25,7 +28,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from struct import Struct
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -34,9 +37,11 @@ from icnfs.errors import FormatError
 from icnfs.format.records import (
     U32,
     U64,
+    pack_chunk,
     pack_entry,
     pack_patch,
     pack_xattrs,
+    unpack_chunk,
     unpack_entry,
     unpack_patch,
     unpack_xattrs,
@@ -57,8 +62,19 @@ _MAGIC: Final = b"icnJ"
 _SECTOR: Final = 512
 
 
+Sealed = tuple[int, bytes]
+"""(version, sealed chunk)."""
+
+
+class Entry(NamedTuple):
+    """What one entry of the journal holds."""
+
+    batch: Batch
+    sealed: list[Sealed]
+
+
 class _Wire(msgspec.Struct, frozen=True, array_like=True):
-    """A batch without chunks; each list holds keys and plain records, None for one that goes."""
+    """A batch; each list holds keys and plain records, None for one that goes.  The last three fields are younger."""
 
     generation: int
     next_generation: int
@@ -71,6 +87,9 @@ class _Wire(msgspec.Struct, frozen=True, array_like=True):
     keys: list[tuple[int, bytes | None]]
     orphans: list[tuple[int, bool]]
     settings: list[tuple[str, bytes | None]]
+    chunks: list[tuple[int, int, bytes]] = []
+    dead: list[bytes] = []
+    sealed: list[tuple[int, bytes]] = []
 
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
@@ -104,9 +123,17 @@ class Journal:
         finally:
             os.close(folder)
 
-    def append(self, batches: Sequence[Batch]) -> bool:
-        """Make `batches` durable; false when there is no room until `reset`.  Raises OSError."""
-        blob = b"".join(self._entry(batch) for batch in batches)
+    @property
+    def used(self) -> int:
+        """Bytes written since `reset`."""
+        return self._at
+
+    def append(self, batches: Sequence[Batch], sealed: Sequence[Sealed] = ()) -> bool:
+        """Make `batches`, at least one, durable together with the `sealed` chunks; false when there is no room until
+        `reset`.  Raises OSError."""
+        blob = self._entry(batches[0], sealed)
+        if len(batches) > 1:
+            blob = b"".join((blob, *(self._entry(batch, ()) for batch in batches[1:])))
         if self._at + len(blob) > SIZE:
             return False
         if os.pwrite(self._fd, blob, self._at) != len(blob):
@@ -119,25 +146,25 @@ class Journal:
         """LMDB has all of it."""
         self._at = 0
 
-    def _entry(self, batch: Batch) -> bytes:
-        sealed = self._records.seal(TABLE, U64.pack(batch.number), encode(batch))
+    def _entry(self, batch: Batch, chunks: Sequence[Sealed]) -> bytes:
+        sealed = self._records.seal(TABLE, U64.pack(batch.number), encode(batch, chunks))
         size = _HEADER.size + len(sealed)
         return b"".join((_HEADER.pack(_MAGIC, batch.number, len(sealed)), sealed, bytes(-size % _SECTOR)))
 
-    def read(self, after: int, salt: int) -> list[Batch]:
+    def read(self, after: int, salt: int) -> list[Entry]:
         """The entries beyond batch `after`, which LMDB has, sealed under its newest `salt`.  Raises OSError."""
         data = os.pread(self._fd, os.fstat(self._fd).st_size, 0)
-        batches: list[Batch] = []
+        entries: list[Entry] = []
         for number, sealed in _entries(data):
-            if U32.unpack_from(sealed)[0] != salt or (batches and number != batches[-1].number + 1):
+            if U32.unpack_from(sealed)[0] != salt or (entries and number != entries[-1].batch.number + 1):
                 break
             try:
-                batch = decode(number, self._records.open(TABLE, U64.pack(number), sealed))
+                entry = decode(number, self._records.open(TABLE, U64.pack(number), sealed))
             except FormatError:
                 break
-            batches.append(batch)
-        kept = [batch for batch in batches if batch.number > after]
-        if not kept or kept[0].number != after + 1:
+            entries.append(entry)
+        kept = [entry for entry in entries if entry.batch.number > after]
+        if not kept or kept[0].batch.number != after + 1:
             return []
         return kept
 
@@ -163,8 +190,8 @@ def _entries(data: bytes) -> Iterator[tuple[int, bytes]]:
         at = end + -end % _SECTOR
 
 
-def encode(batch: Batch) -> bytes:
-    """The plain entry of a batch that names no sealed chunk."""
+def encode(batch: Batch, sealed: Sequence[Sealed] = ()) -> bytes:
+    """The plain entry of a batch and the `sealed` chunks that become durable with it."""
     counters = batch.counters
     return _ENCODER.encode(
         _Wire(
@@ -186,12 +213,15 @@ def encode(batch: Batch) -> bytes:
             list(batch.keys.items()),
             list(batch.orphans.items()),
             list(batch.settings.items()),
+            [(ino, index, pack_chunk(record)) for (ino, index), record in batch.chunks.items()],
+            [pack_chunk(record) for record in batch.dead],
+            list(sealed),
         )
     )
 
 
-def decode(number: int, plain: bytes) -> Batch:
-    """Total: a batch, or `FormatError`."""
+def decode(number: int, plain: bytes) -> Entry:
+    """Total: an entry, or `FormatError`."""
     try:
         wire = _DECODER.decode(plain)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
@@ -207,4 +237,6 @@ def decode(number: int, plain: bytes) -> Batch:
     batch.keys = dict(wire.keys)
     batch.orphans = dict(wire.orphans)
     batch.settings = dict(wire.settings)
-    return batch
+    batch.chunks = {(ino, index): unpack_chunk(plain) for ino, index, plain in wire.chunks}
+    batch.dead = [unpack_chunk(plain) for plain in wire.dead]
+    return Entry(batch, wire.sealed)

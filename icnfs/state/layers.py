@@ -16,9 +16,9 @@ from icnfs.errors import DamagedError, FormatError, IcnfsError
 from icnfs.format.records import U64, ChunkRecord, Location, Patch, Table
 from icnfs.limits import CHUNK_SIZE
 from icnfs.state.batch import Cut
-from icnfs.state.committer import CacheJob
 from icnfs.state.hot import HotChunk, apply
 from icnfs.state.inode import Inode
+from icnfs.state.jobs import CacheJob
 
 if TYPE_CHECKING:
     from icnfs.state.store import Store

@@ -10,7 +10,7 @@ import lmdb
 
 from icnfs.crypto.sealing import RecordSealer, Salts
 from icnfs.errors import LocalDiskError
-from icnfs.format.records import U32, Table
+from icnfs.format.records import U32, U64, Table
 from icnfs.state.apply import Writer, unpack_counters
 from icnfs.state.env import IDENTITY, Environments
 from icnfs.state.journal import NAME, Journal
@@ -60,22 +60,28 @@ def _replay(journal: Journal, reader: Reader, records: RecordSealer, salts: Salt
     env = reader.env
     _, number, _, dirty_bytes = unpack_counters(plain)
     try:
-        batches = journal.read(number, salts.newest)
+        entries = journal.read(number, salts.newest)
     except OSError as error:
         raise LocalDiskError(f"{env.root / NAME}: cannot be read: {error}; check the disk", errno.EIO) from None
-    if not batches:
+    if not entries:
         return
     salts.current = salts.newest
+    last = entries[-1].batch
     try:
+        with env.data.begin(write=True, db=env.data_db) as data:
+            for version, sealed in (chunk for entry in entries for chunk in entry.sealed):
+                data.put(U64.pack(version), sealed)
+        env.sync_data()
         with env.data.begin() as data, env.meta.begin(write=True) as meta:
             writer = Writer(env, records, meta, data)
-            for batch in batches:
-                writer.apply(batch)
-            last = batches[-1]
+            for entry in entries:
+                writer.apply(entry.batch)
             writer.put_counters(last.counters, last.number, last.next_generation, dirty_bytes + writer.dirty_change)
     except lmdb.Error as error:
         raise LocalDiskError(f"{env.root}: the local disk takes no more ({error}); free some space there") from None
-    log.info("took %d batches from the journal", len(batches))
+    log.info("took %d batches from the journal", len(entries))
+    reader.data.abort()
+    reader.data = env.data.begin(buffers=True)
     reader.meta.abort()
     reader.meta = env.meta.begin()
 

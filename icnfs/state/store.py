@@ -32,10 +32,11 @@ from icnfs.format.segment import SegmentInfo
 from icnfs.limits import ACCEPTED_MAX
 from icnfs.state.apply import Writer, unpack_counters
 from icnfs.state.batch import Batch, Counters, Overlay
-from icnfs.state.committer import Committer, Done, Last, Task
+from icnfs.state.committer import Committer
 from icnfs.state.contents import Contents
 from icnfs.state.env import Environments, check_identity
 from icnfs.state.inode import Inode
+from icnfs.state.jobs import Done, Last, Task
 from icnfs.state.layers import ColdSource
 from icnfs.state.names import Beneath
 from icnfs.state.opening import load_salts, open_journal, put_salt, read_identity
@@ -313,9 +314,11 @@ class Store(Records):
         reader.data = self.env.data.begin(buffers=True)
         reader.meta.abort()
         reader.meta = self.env.meta.begin()
-        for batch in done.batches:
+        for _ in done.batches:
             self._closed.popleft()
-            self.overlay.drop(batch, [*self._closed, self.batch])
+        later = [*self._closed, self.batch]
+        for batch in done.batches:
+            self.overlay.drop(batch, later)
             self.committed = batch.number
             self.durable = max(self.durable, batch.number)
             for ino, node in batch.inodes.items():

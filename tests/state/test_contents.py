@@ -318,7 +318,7 @@ def test_a_damaged_local_copy_is_replaced_by_the_providers(local: Local) -> None
         version = next(iter(shelf.chunks))
         bad = bytearray(shelf.chunks[version])
         bad[50000] ^= 1
-        from icnfs.state.committer import CacheJob
+        from icnfs.state.jobs import CacheJob
 
         store.committer.submit(CacheJob(version, bytes(bad)))
         await until(store, lambda: store.reader.has_chunk(version))

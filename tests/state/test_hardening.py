@@ -17,8 +17,9 @@ from icnfs.format.records import PAIR, U64, Location, Table, pack_location
 from icnfs.format.segment import SegmentInfo, ShareInfo
 from icnfs.limits import ACCEPTED_MAX, CHUNK_SIZE, MIB
 from icnfs.state.apply import Writer
-from icnfs.state.committer import CacheJob, Committer, Job
+from icnfs.state.committer import Committer
 from icnfs.state.cut import PublishCut, begin_cut, finish_publish
+from icnfs.state.jobs import CacheJob, Job, SealJob
 from icnfs.state.loader import ROOT_INO
 from icnfs.state.store import Store
 from icnfs.state.upkeep import Budget, Upkeep
@@ -60,10 +61,10 @@ class NoRoom:
         self.full = True
         real = store.committer._put_data
 
-        def put_data(done: object) -> None:
+        def put_data(sealed: list[SealJob], cached: list[CacheJob]) -> None:
             if self.full:
                 raise OSError(errno.ENOSPC, "No space left on device")
-            real(done)  # type: ignore[arg-type]
+            real(sealed, cached)
 
         monkeypatch.setattr(store.committer, "_put_data", put_data)
         monkeypatch.setattr(store.env, "give_up_reserve", lambda: False)

@@ -5,7 +5,9 @@ import shutil
 import stat
 import threading
 import time
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import lmdb
 import pytest
@@ -15,17 +17,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from icnfs.errors import FormatError, LocalDiskError
-from icnfs.format.records import CUT, DATA, Entry, Patch
+from icnfs.format.records import CUT, DATA, ChunkRecord, Entry, Patch, Table
 from icnfs.limits import CHUNK_SIZE
 from icnfs.state import journal
 from icnfs.state.apply import Writer
 from icnfs.state.batch import Batch, Counters, Cut
-from icnfs.state.committer import Task
 from icnfs.state.inode import Inode
+from icnfs.state.jobs import Task
 from icnfs.state.journal import Journal
 from icnfs.state.loader import ROOT_INO
 from icnfs.state.store import Store
-from tests.state.local import Local, deadline
+from tests.state.local import Local, deadline, until
 
 
 @pytest.fixture(autouse=True)
@@ -183,16 +185,104 @@ def test_a_journal_that_fails_is_given_up_and_nothing_is_lost(local: Local, monk
     local.run(body, upkeep=False)
 
 
-def test_a_chunk_that_was_sealed_goes_by_lmdb(local: Local) -> None:
+def test_chunks_go_with_the_batch_that_names_them_or_before_it(local: Local, tmp_path: Path) -> None:
+    """Few by the journal; many by `data`, which is flushed before the journal names them."""
+    copies: list[Local] = []
+    data = [os.urandom(size) for size in (CHUNK_SIZE, 2 * CHUNK_SIZE, 40_000, 7 * CHUNK_SIZE, 50_000)]
+
     async def body(store: Store) -> None:
-        make(store, b"big", os.urandom(2 * CHUNK_SIZE))
-        await store.persist()
-        assert store.committed == store.durable
+        synced: list[int] = []
+        real = store.env.sync_data
+        monkeypatch.setattr(store.env, "sync_data", lambda: (synced.append(store.durable), real()))
+        for i, content in enumerate(data):
+            make(store, b"%d" % i, content)
+            await store.persist()
+            assert synced == [4] * (i >= 3)
+            copies.append(crash(local, tmp_path / f"copy {i}"))
+        assert store.contents.accepted_bytes == 50_000
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        local.run(body, upkeep=False)
+    for i, copy in enumerate(copies):
+
+        async def look(store: Store, i: int = i) -> None:
+            for j, expected in enumerate(data):
+                assert await content(store, b"%d" % j) == (expected if j <= i else None)
+            assert store.dirty_bytes >= sum(map(len, data[: i + 1]))
+
+        copy.run(look, upkeep=False)
+        copy.run(look, upkeep=False)
+
+
+def test_chunks_that_lie_in_data_are_flushed_before_the_journal_names_them(
+    local: Local, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body(store: Store) -> None:
+        order: list[str] = []
+        sync, append = store.env.sync_data, Journal.append
+
+        def appended(*given: Any) -> bool:
+            order.append("journal")
+            return append(*given)
+
+        monkeypatch.setattr(store.env, "sync_data", lambda: (order.append("data"), sync()))
+        monkeypatch.setattr(Journal, "append", appended)
+        make(store, b"big", os.urandom(9 * CHUNK_SIZE))
+        await until(store, lambda: not store.contents.accepted_bytes)
+        for name in (b"one", b"two"):
+            make(store, name, b"small")
+            await store.persist()
+        assert order == ["data", "journal", "journal"]
+        assert store.committed < store.durable
+
+    local.run(body, upkeep=False)
+
+
+def test_what_was_overwritten_in_the_journal_never_reaches_lmdb(local: Local, tmp_path: Path) -> None:
+    copies: list[Local] = []
+
+    async def body(store: Store) -> None:
+        node = store.new_inode(stat.S_IFREG | 0o644, 0, 0, 1)
+        store.add_name(ROOT_INO, b"f", node.ino, 8)
+        for i in range(6):
+            store.contents.write(store.edit(node.ino), 0, bytes([i]) * CHUNK_SIZE)
+            store.contents.write(store.edit(node.ino), 8192 * i, b"p" * 4096)
+            await store.persist()
+        copies.append(crash(local, tmp_path / "copy"))
+        before = store.env.data.info()["last_pgno"]
+        await store.flush()
+        assert store.reader.data.stat(store.env.data_db)["entries"] == 1
+        assert store.env.data.info()["last_pgno"] - before < 2 * CHUNK_SIZE // 4096
+        assert not store.reader.count(Table.GARBAGE)
+        await look(store)
+
+    async def look(store: Store) -> None:
+        expected = bytearray(b"\5" * CHUNK_SIZE)
+        expected[8192 * 5 : 8192 * 5 + 4096] = b"p" * 4096
+        assert await content(store, b"f") == bytes(expected)
+        assert store.dirty_bytes - store.contents.accepted_bytes in range(CHUNK_SIZE, CHUNK_SIZE + 8192)
+
+    local.run(body, upkeep=False)
+    local.run(look)
+    copies[0].run(look)
+
+
+def test_a_journal_that_holds_enough_is_taken_over_at_once(local: Local, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("icnfs.state.committer.SETTLE_BATCHES", 8)
+
+    async def body(store: Store) -> None:
+        for i in range(30):
+            make(store, b"%d" % i, b"x")
+            await store.persist()
+            assert store.durable - store.committed <= 16
+        await store.flush()
+        assert len(list(store.entries(ROOT_INO, 0))) == 30
 
     local.run(body, upkeep=False)
 
 
 u63 = st.integers(0, 2**63 - 1)
+u32 = st.integers(0, 2**32 - 1)
 small = st.binary(max_size=40)
 names = st.binary(min_size=1, max_size=20).filter(lambda n: not set(n) & {0, 47} and n not in (b".", b".."))
 
@@ -209,6 +299,9 @@ def batches(draw: st.DrawFn) -> Batch:
     batch.xattrs = draw(st.dictionaries(u63, st.none() | st.dictionaries(names, small, min_size=1), max_size=2))
     patches = st.tuples(u63, u63, st.builds(Patch, u63, st.just(DATA), st.integers(0, 99), small))
     batch.patches = [*draw(st.lists(patches, max_size=3)), (1, 2, Patch(3, CUT, 4, b""))]
+    records = st.builds(ChunkRecord, u63, u63, u32, u32, st.binary(min_size=16, max_size=16))
+    batch.chunks = draw(st.dictionaries(st.tuples(u63, u63), records, max_size=2))
+    batch.dead = draw(st.lists(records, max_size=2))
     batch.cuts = draw(st.lists(st.builds(Cut, u63, u63, u63), max_size=2))
     batch.keys = draw(st.dictionaries(u63, st.none() | st.binary(min_size=32, max_size=32), max_size=2))
     batch.orphans = draw(st.dictionaries(u63, st.booleans(), max_size=2))
@@ -216,12 +309,13 @@ def batches(draw: st.DrawFn) -> Batch:
     return batch
 
 
-@given(batches())
-def test_a_batch_comes_back_as_it_was(batch: Batch) -> None:
-    back = journal.decode(batch.number, journal.encode(batch))
-    for field in ("generation", "next_generation", "counters", "names", "xattrs", "patches", "cuts", "keys"):
-        assert getattr(back, field) == getattr(batch, field)
-    assert (back.orphans, back.settings) == (batch.orphans, batch.settings)
+@given(batches(), st.lists(st.tuples(u63, small), max_size=2))
+def test_a_batch_comes_back_as_it_was(batch: Batch, chunks: list[journal.Sealed]) -> None:
+    back, sealed = journal.decode(batch.number, journal.encode(batch, chunks))
+    assert sealed == chunks
+    for field in fields(Batch):
+        if field.name not in ("inodes", "patch_bytes", "awaited", "touched", "lingering"):
+            assert getattr(back, field.name) == getattr(batch, field.name)
     packed = {ino: node and node.pack() for ino, node in batch.inodes.items()}
     assert {ino: node and node.pack() for ino, node in back.inodes.items()} == packed
 

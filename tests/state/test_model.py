@@ -47,6 +47,7 @@ TIGHT = {
     "icnfs.state.contents.HOT_MAX": 1,
     "icnfs.state.layers.KEYS_MAX": 1,
     "icnfs.state.contents.PATCH_LIMIT": 5000,
+    "icnfs.state.hot.PATCH_LIMIT": 5000,
     "icnfs.state.cut.FORGET_STEP": 3,
     "icnfs.state.store.INODES_MAX": 1,
     "icnfs.state.store.BATCH_SECONDS": 0.002,
