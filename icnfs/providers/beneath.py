@@ -17,6 +17,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
+from icnfs.providers import pace
+
 STALE_AFTER: Final = 24 * 3600
 """Seconds after which a temporary file belongs to nobody: no put lasts so long."""
 
@@ -104,10 +106,7 @@ def replace_file(leaf: str, parent: int, parts: Sequence[bytes | memoryview]) ->
 def _write_new(name: str, parent: int, parts: Sequence[bytes | memoryview]) -> None:
     fd = os.open(name, _CREATE, 0o600, dir_fd=parent)
     try:
-        for part in parts:
-            rest = memoryview(part)
-            while rest:
-                rest = rest[os.write(fd, rest) :]
+        pace.write(fd, parts)
         os.fdatasync(fd)
     finally:
         os.close(fd)

@@ -13,6 +13,7 @@ It runs in the transfer process, and in process in tests, under trio's virtual t
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Final, TypeVar
@@ -42,8 +43,9 @@ AUDIT_SECONDS: Final = 30.0
 AUDITS: Final = 8
 """How long, and how many at once, distrusted shares are checked beside the reads that distrust them."""
 
-CODERS: Final = 2
-"""Threads that code and hash.  They let go of the interpreter lock; more would only take cores from the front."""
+CODERS: Final = max(1, (os.cpu_count() or 1) // 2)
+"""Threads that code and hash, 250 MB/s each, and let go of the interpreter lock.  More take cores from the front: with
+two of them on two cores publishing is no faster, and the requests beside it are slower."""
 
 _T = TypeVar("_T")
 

@@ -290,7 +290,7 @@ def test_a_url_that_cannot_be_used_is_one_clear_error() -> None:
 # --- the process itself -----------------------------------------------------------------------------------------------
 
 
-def test_the_process_has_a_session_of_its_own_no_cores_and_no_secrets(
+def test_the_process_has_a_group_of_its_own_no_cores_and_no_secrets_and_lets_others_go_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ICNFS_PASSPHRASE", "canary-passphrase")
@@ -300,7 +300,10 @@ def test_the_process_has_a_session_of_its_own_no_cores_and_no_secrets(
         async with _client(tmp_path) as client:
             await client.probe("p0")
             process = Path(f"/proc/{client.pid}")
-            assert client.pid is not None and os.getsid(client.pid) == client.pid
+            assert client.pid is not None and os.getpgid(client.pid) == client.pid
+            assert os.getsid(client.pid) == os.getsid(0)  # or it would claim processors as a session does
+            assert os.getpriority(os.PRIO_PROCESS, client.pid) > os.getpriority(os.PRIO_PROCESS, 0)
+            assert os.sched_getscheduler(client.pid) == os.SCHED_BATCH
             assert "canary" not in (process / "environ").read_text()
             assert "canary" not in (process / "cmdline").read_text()
             assert re.search(r"Max core file size +0 +0 ", (process / "limits").read_text())

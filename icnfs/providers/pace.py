@@ -1,0 +1,60 @@
+"""Bulk writes to a disk that somebody else waits for as well.
+
+A share handed to the kernel whole goes to the disk whole, at its fsync, and a small fsync beside it waits behind it:
+behind six shares of 4 MiB for 50 ms.  So bulk goes out in steps of STEP, and of all the steps on one disk one at a
+time.  Measured with six writers on one disk: 99 of 100 small fsyncs beside them took under 6 ms instead of 25 to 125,
+there were four times as many of them, and the shares were stored no later.
+
+Promises: a courtesy, and nothing more: it makes nothing durable, no step waits longer than TURN_SECONDS for its turn,
+and where the system knows no `sync_file_range` bytes are written as they come.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Final
+
+from icnfs.limits import MIB
+
+STEP: Final = MIB
+"""Bytes; smaller steps cost throughput, larger ones the others' patience."""
+
+TURN_SECONDS: Final = 1.0
+
+_OUT_AND_DONE: Final = 7
+"""SYNC_FILE_RANGE_WAIT_BEFORE | WRITE | WAIT_AFTER, sync_file_range(2)."""
+
+_turns: defaultdict[int, threading.Lock] = defaultdict(threading.Lock)
+"""By device: whose step is on its way there."""
+
+_sync_file_range = getattr(ctypes.CDLL(None), "sync_file_range", None)
+
+
+def write(fd: int, parts: Sequence[bytes | memoryview]) -> None:
+    """Write all parts to `fd`, a new file, from its beginning; blocks.  Raises OSError."""
+    turn = _turns[os.fstat(fd).st_dev]
+    at = sent = 0
+    for part in parts:
+        rest = memoryview(part)
+        while rest:
+            done = os.write(fd, rest[: STEP - (at - sent)])
+            rest, at = rest[done:], at + done
+            if at - sent == STEP:
+                _send(fd, sent, turn)
+                sent = at
+
+
+def _send(fd: int, start: int, turn: threading.Lock) -> None:
+    """Have the step from `start` on written now; an error of the disk is for fsync to tell."""
+    if _sync_file_range is None:
+        return
+    mine = turn.acquire(timeout=TURN_SECONDS)
+    try:
+        _sync_file_range(fd, ctypes.c_int64(start), ctypes.c_int64(STEP), _OUT_AND_DONE)
+    finally:
+        if mine:
+            turn.release()
