@@ -1,20 +1,30 @@
-"""The figures: each a fixed piece of work in a directory, answering a rate (higher is better).
+"""The figures: each a fixed piece of work in a directory.
 
-Every step runs on a mount and on the machine's own file system, with the same bytes in the same order; what counts is
-the ratio of the two in one run, for machines differ and their load does too.  Before a step that reads, the kernel's
-caches are dropped where that is allowed.
+Every step runs on each file system that is compared, with the same bytes in the same order; what counts is the ratio in
+one run, for machines differ and their load does too.  Before a step that reads, what is cached is dropped where that is
+allowed: the kernel's caches, and what a mount's processes have mapped of its database (`cold`).
+
+A step answers a rate, higher being better, or seconds, lower being better, as its `Figure` says.  One that writes ends
+with the place's `settle`: nothing, or, to measure how fast what was written is published, a wait for that.
 """
 
 from __future__ import annotations
 
 import os
 import random
+import shutil
+import sqlite3
+import subprocess
+import sysconfig
+import tarfile
+import tempfile
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from tests.bench.cold import drop_caches
 
 MB: Final = 1_000_000
 MIB: Final = 1 << 20
@@ -22,26 +32,39 @@ MIB: Final = 1 << 20
 
 @dataclass(frozen=True)
 class Scale:
-    """How much work: bytes of the big file, number of small files, seconds of a timed step."""
+    """How much work: bytes of the big file, number of small files, seconds of a timed step, random writes, SQLite
+    transactions, files of the tree that is unpacked (None: all)."""
 
     big: int
     small: int
     seconds: float
     random_writes: int
+    transactions: int
+    tree: int | None
 
 
-FULL: Final = Scale(big=512 * MIB, small=4000, seconds=3.0, random_writes=3000)
-QUICK: Final = Scale(big=64 * MIB, small=500, seconds=1.0, random_writes=300)
+FULL: Final = Scale(big=512 * MIB, small=4000, seconds=3.0, random_writes=3000, transactions=200, tree=None)
+QUICK: Final = Scale(big=64 * MIB, small=500, seconds=1.0, random_writes=300, transactions=30, tree=800)
 
 
 class Place:
-    """A directory to work in, with the data that all steps share."""
+    """A directory to work in, with the data that all steps share; `forget` and `settle`: see the module."""
 
-    def __init__(self, root: Path, scale: Scale) -> None:
+    def __init__(
+        self,
+        root: Path,
+        scale: Scale,
+        *,
+        forget: Callable[[], object] = drop_caches,
+        settle: Callable[[], object] = lambda: None,
+    ) -> None:
         self.root = root
         self.scale = scale
+        self.forget = forget
+        self.settle = settle
         self.block = random.Random(7).randbytes(MIB)
         self.big = root / "big"
+        self.tree = root / "tree"
         self.folders = 40
 
     def small(self, number: int) -> Path:
@@ -53,28 +76,25 @@ class Place:
         return self.block[at : at + 4096]
 
 
-def drop_caches() -> bool:
-    """Whether the kernel forgot what it had cached; needs root."""
-    os.sync()
-    with suppress(OSError), open("/proc/sys/vm/drop_caches", "w") as file:
-        file.write("3")
-        return True
-    return False
-
-
 def _rate(amount: float, work: Callable[[], object]) -> float:
     began = time.perf_counter()
     work()
     return amount / (time.perf_counter() - began)
 
 
-def _timed(seconds: float, step: Callable[[], object]) -> float:
+def _seconds(work: Callable[[], object]) -> float:
+    return 1 / _rate(1, work)
+
+
+def _timed(place: Place, step: Callable[[], object], settle: Callable[[], object] = lambda: None) -> float:
     """Steps per second."""
+    seconds = place.scale.seconds
     count, began = 0, time.perf_counter()
-    while (now := time.perf_counter()) < began + seconds:
+    while time.perf_counter() < began + seconds:
         step()
         count += 1
-    return count / (now - began)
+    settle()
+    return count / (time.perf_counter() - began)
 
 
 def sequential_write(place: Place) -> float:
@@ -84,6 +104,7 @@ def sequential_write(place: Place) -> float:
             os.write(fd, place.block[i % 977 :] + place.block[: i % 977])
         os.fsync(fd)
         os.close(fd)
+        place.settle()
 
     return _rate(place.scale.big / MB, work)
 
@@ -97,16 +118,16 @@ def _read_through(path: Path, expected: int) -> None:
 
 
 def sequential_read(place: Place) -> float:
-    drop_caches()
+    place.forget()
     return _rate(place.scale.big / MB, lambda: _read_through(place.big, place.scale.big))
 
 
 def random_read(place: Place) -> float:
-    drop_caches()
+    place.forget()
     chance = random.Random(8)
     fd = os.open(place.big, os.O_RDONLY)
     blocks = place.scale.big // 4096
-    rate = _timed(place.scale.seconds, lambda: os.pread(fd, 4096, chance.randrange(blocks) * 4096))
+    rate = _timed(place, lambda: os.pread(fd, 4096, chance.randrange(blocks) * 4096))
     os.close(fd)
     return rate
 
@@ -120,6 +141,7 @@ def random_write(place: Place) -> float:
         for number in range(place.scale.random_writes):
             os.pwrite(fd, place.data(number), chance.randrange(blocks) * 4096)
         os.fsync(fd)
+        place.settle()
 
     rate = _rate(place.scale.random_writes, work)
     os.close(fd)
@@ -133,7 +155,7 @@ def append_and_fsync(place: Place) -> float:
         os.write(fd, place.block[:4096])
         os.fsync(fd)
 
-    rate = _timed(place.scale.seconds, step)
+    rate = _timed(place, step, place.settle)
     os.close(fd)
     return rate
 
@@ -146,26 +168,25 @@ def small_creation(place: Place) -> float:
             fd = os.open(place.small(number), os.O_CREAT | os.O_WRONLY)
             os.write(fd, place.data(number))
             os.close(fd)
+        place.settle()
 
     return _rate(place.scale.small, work)
 
 
 def metadata_walk(place: Place) -> float:
-    drop_caches()
+    place.forget()
 
-    def work() -> None:
-        seen = 0
-        for folder, _, names in os.walk(place.root):
-            for name in names:
-                os.lstat(os.path.join(folder, name))
-                seen += 1
-        assert seen >= place.scale.small
-
-    return _rate(place.scale.small, work)
+    seen, began = 0, time.perf_counter()
+    for folder, _, names in os.walk(place.root):
+        for name in names:
+            os.lstat(os.path.join(folder, name))
+            seen += 1
+    assert seen >= place.scale.small
+    return seen / (time.perf_counter() - began)
 
 
 def small_read(place: Place) -> float:
-    drop_caches()
+    place.forget()
 
     def work() -> None:
         for number in range(place.scale.small):
@@ -180,29 +201,119 @@ def rename(place: Place) -> float:
             path = place.small(number)
             os.rename(path, path.with_suffix(".r"))
             os.rename(path.with_suffix(".r"), path)
+        place.settle()
 
     return _rate(2 * place.scale.small, work)
 
 
-def removal(place: Place) -> float:
+def archive(files: int | None) -> Path:
+    """A tar archive of the running Python's standard library, or of its first `files` files; made once a machine."""
+    source = Path(sysconfig.get_path("stdlib"))
+    path = Path(tempfile.gettempdir()) / f"icnfs-bench-{os.getuid()}-{source.name}-{files or 'all'}.tar"
+    if path.exists():
+        return path
+    left = files
+
+    def wanted(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
+        nonlocal left
+        if "site-packages" in member.name or "dist-packages" in member.name or left == 0:
+            return None
+        left = left - 1 if left and member.isfile() else left
+        return member
+
+    unfinished = path.with_suffix(f".{os.getpid()}")
+    with tarfile.open(unfinished, mode="w") as tar:
+        tar.add(source, "lib", filter=wanted)
+    unfinished.rename(path)
+    return path
+
+
+def untar(place: Place) -> float:
+    source = archive(place.scale.tree)
+    place.tree.mkdir()
+
     def work() -> None:
-        for number in range(place.scale.small):
-            os.unlink(place.small(number))
+        subprocess.run(["tar", "xf", source, "-C", place.tree], check=True)
+        place.settle()
 
-    return _rate(place.scale.small, work)
+    return _seconds(work)
 
 
-Step = Callable[[Place], float]
-
-STEPS: Final[dict[str, tuple[str, Step]]] = {
-    "sequential write": ("MB/s", sequential_write),
-    "sequential read": ("MB/s", sequential_read),
-    "random read, 4 KiB": ("1/s", random_read),
-    "random write, 4 KiB": ("1/s", random_write),
-    "append 4 KiB and fsync": ("1/s", append_and_fsync),
-    "create 4 KiB files": ("1/s", small_creation),
-    "walk and stat": ("1/s", metadata_walk),
-    "read 4 KiB files": ("1/s", small_read),
-    "rename": ("1/s", rename),
+_GIT: Final = {
+    "GIT_CONFIG_GLOBAL": "/dev/null",
+    "GIT_CONFIG_NOSYSTEM": "1",
+    "GIT_AUTHOR_NAME": "bench",
+    "GIT_AUTHOR_EMAIL": "bench@localhost",
+    "GIT_COMMITTER_NAME": "bench",
+    "GIT_COMMITTER_EMAIL": "bench@localhost",
 }
-"""In the order in which they need each other's files; `removal` comes last of all."""
+
+
+def git(place: Place) -> float:
+    def work() -> None:
+        for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "all"], ["status", "--short"]):
+            subprocess.run(
+                ["git", "-C", place.tree, *command], check=True, env=os.environ | _GIT, stdout=subprocess.DEVNULL
+            )
+        place.settle()
+
+    return _seconds(work)
+
+
+def sqlite(place: Place) -> float:
+    database = sqlite3.connect(place.root / "base")
+    database.execute("create table t (a integer primary key, b blob)")
+
+    def work() -> None:
+        for _ in range(place.scale.transactions):
+            with database:
+                database.execute("insert into t (b) values (?)", (place.block[:200],))
+        place.settle()
+
+    rate = _rate(place.scale.transactions, work)
+    database.close()
+    return rate
+
+
+def removal(place: Place) -> float:
+    """All that the steps made: entries a second."""
+    entries = sum(len(folders) + len(names) for _, folders, names in os.walk(place.root))
+
+    def work() -> None:
+        for path in list(place.root.iterdir()):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+        place.settle()
+
+    return _rate(entries, work)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A step, its unit ("s" where lower is better), and whether it writes."""
+
+    unit: str
+    step: Callable[[Place], float]
+    writes: bool
+
+
+STEPS: Final[dict[str, Figure]] = {
+    "sequential write to fsync": Figure("MB/s", sequential_write, True),
+    "sequential read": Figure("MB/s", sequential_read, False),
+    "random read, 4 KiB": Figure("1/s", random_read, False),
+    "random write, 4 KiB, fsync at the end": Figure("1/s", random_write, True),
+    "append 4 KiB and fsync": Figure("1/s", append_and_fsync, True),
+    "create 4 KiB files": Figure("1/s", small_creation, True),
+    "walk and stat": Figure("1/s", metadata_walk, False),
+    "read 4 KiB files": Figure("1/s", small_read, False),
+    "rename": Figure("1/s", rename, True),
+    "untar the Python library": Figure("s", untar, True),
+    "git init, add, commit, status": Figure("s", git, True),
+    "SQLite transactions": Figure("1/s", sqlite, True),
+}
+"""In the order in which they need each other's files."""
+
+REMOVAL: Final = ("remove the tree", Figure("1/s", removal, True))
+"""Comes last of all."""
