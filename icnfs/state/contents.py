@@ -86,7 +86,7 @@ class Contents(Layers):
             buffer is not None
             and start + size == CHUNK_SIZE
             and len(buffer) == CHUNK_SIZE
-            and hot.dirty_bytes >= CHUNK_SIZE // 2
+            and hot.dirty_bytes + hot.patch_bytes >= CHUNK_SIZE // 2
         ):
             self._forget_hot(hot)
             self._seal(node, index, buffer)
@@ -155,8 +155,8 @@ class Contents(Layers):
     def capture(self, batch: Batch, *, urgent: bool) -> None:
         """Put what changed into `batch`, which is about to close.  Urgent: as patches where they are small.
 
-        A chunk in memory is sealed anew only when its patches outweigh it: each sealing costs the whole of it, and
-        until then patches cost at most as much again to read.
+        A chunk in memory is sealed anew only when its patches outweigh a whole one, or it is full: so one that grows by
+        small appends is sealed once, and its patches never reach LMDB if that comes before the journal is taken over.
         """
         for hot in list(self._dirty):
             buffer = hot.buffer

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Final
 
 from icnfs.format.records import CUT, DATA
-from icnfs.limits import PATCH_LIMIT
+from icnfs.limits import CHUNK_SIZE, PATCH_LIMIT
 
 Op = tuple[int, int, bytes]
 """(kind, offset, data) of a patch to be."""
@@ -41,8 +41,8 @@ class HotChunk:
 
     @property
     def patch_limit(self) -> int:
-        """Bytes of patches beyond which it is sealed whole."""
-        return PATCH_LIMIT if self.buffer is None else max(PATCH_LIMIT, len(self.buffer))
+        """Bytes of patches beyond which it is sealed whole: while it is in memory whole, reading it takes none."""
+        return PATCH_LIMIT if self.buffer is None else CHUNK_SIZE
 
     def write(self, offset: int, data: bytes | memoryview) -> None:
         """Put `data` at `offset`; the caller keeps it inside the chunk."""
