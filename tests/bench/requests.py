@@ -2,7 +2,7 @@
 
     python -m tests.bench.requests [--repeats N] [FIGURE...]
 
-Every figure is a handler called `CALLS` times over a volume of a directory with `FILES` committed files of 4 KiB; the
+Every figure is a handler called `CALLS` times over a volume of a directory with `FILES` committed files of 4 KiB.  The
 store's committer is not running, so nothing else happens in the process and nothing is waited for.
 
 | column | what                                                                    | repeats exactly |
@@ -10,10 +10,11 @@ store's committer is not running, so nothing else happens in the process and not
 | us     | CPU of the thread, the least of the repeats                             | no              |
 | calls  | functions entered, Python's and C's, as a profiler sees them            | yes             |
 | gets   | records looked up and rows passed in LMDB                               | yes             |
-| peak   | bytes allocated at most at a time during one call, what it keeps too     | yes             |
+| peak   | bytes allocated at most at a time during one call, what it keeps too    | yes             |
 | kept   | objects' blocks that are still allocated when the call has returned     | nearly          |
 
-Counts are means over the calls after the first few, which fill caches.
+They are means (peak: the median) over the calls after the first few, which fill caches.  `test_requests` holds those
+that repeat against what they were.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import errno
 import gc
 import os
 import stat
+import statistics
 import sys
 import tempfile
 import time
@@ -31,7 +33,7 @@ from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from unittest.mock import patch
 
 import pyfuse3
@@ -67,15 +69,12 @@ class Fields:
     update_size: bool = False
 
 
-@dataclass(frozen=True)
-class Cost:
-    """One figure: see the module."""
+class Counts(NamedTuple):
+    """Of one request: see the module."""
 
-    us: float
     calls: float
     gets: float
     peak: float
-    kept: float
 
 
 def finish(coro: Coroutine[Any, Any, Any]) -> Any:
@@ -375,7 +374,11 @@ def opened(local: Local) -> Iterator[Store]:
         store.env.close()
 
 
-def _with_request(local: Local, figure: str, work: Callable[[Bench, Request], float]) -> float:
+Work = Callable[[Bench, Request, range], float]
+"""Does the requests of these numbers, and answers something about them."""
+
+
+def _with_request(local: Local, figure: str, work: Work, numbers: range) -> float:
     """Run `work` where a request of that figure may be done, and answer what it does."""
 
     async def main() -> float:
@@ -391,24 +394,21 @@ def _with_request(local: Local, figure: str, work: Callable[[Bench, Request], fl
             gc.collect()
             gc.disable()
             try:
-                return work(bench, request)
+                return work(bench, request, numbers)
             finally:
                 gc.enable()
 
     return trio.run(main)
 
 
-NUMBERS: Final = range(SKIPPED, SKIPPED + CALLS)
-
-
-def _time(bench: Bench, request: Request) -> float:
+def _time(bench: Bench, request: Request, numbers: range) -> float:
     began = time.thread_time_ns()
-    for number in NUMBERS:
+    for number in numbers:
         request(number)
-    return (time.thread_time_ns() - began) / CALLS / 1000
+    return (time.thread_time_ns() - began) / len(numbers) / 1000
 
 
-def _count_calls(bench: Bench, request: Request) -> float:
+def _count_calls(bench: Bench, request: Request, numbers: range) -> float:
     count = 0
 
     def seen(frame: object, event: str, arg: object) -> None:
@@ -418,50 +418,59 @@ def _count_calls(bench: Bench, request: Request) -> float:
 
     sys.setprofile(seen)
     try:
-        for number in NUMBERS:
+        for number in numbers:
             request(number)
     finally:
         sys.setprofile(None)
-    return count / CALLS
+    return count / len(numbers)
 
 
-def _count_gets(bench: Bench, request: Request) -> float:
+def _count_gets(bench: Bench, request: Request, numbers: range) -> float:
     counts = [0]
     reader = bench.store.reader
     reader.meta = CountingTransaction(reader.meta, counts)  # type: ignore[assignment]
     reader.data = CountingTransaction(reader.data, counts)  # type: ignore[assignment]
-    for number in NUMBERS:
+    for number in numbers:
         request(number)
-    return counts[0] / CALLS
+    return counts[0] / len(numbers)
 
 
-def _peak_bytes(bench: Bench, request: Request) -> float:
-    total = 0
+def _peak_bytes(bench: Bench, request: Request, numbers: range) -> float:
+    peaks = []
     tracemalloc.start()
     try:
-        for number in NUMBERS:
+        for number in numbers:
             before = tracemalloc.get_traced_memory()[0]
             tracemalloc.reset_peak()
             request(number)
-            total += tracemalloc.get_traced_memory()[1] - before
+            peaks.append(tracemalloc.get_traced_memory()[1] - before)
     finally:
         tracemalloc.stop()
-    return total / CALLS
+    return statistics.median(peaks)
 
 
-def _kept_blocks(bench: Bench, request: Request) -> float:
+def _kept_blocks(bench: Bench, request: Request, numbers: range) -> float:
     before = sys.getallocatedblocks()
-    for number in NUMBERS:
+    for number in numbers:
         request(number)
-    return (sys.getallocatedblocks() - before) / CALLS
+    return (sys.getallocatedblocks() - before) / len(numbers)
 
 
-def cost(local: Local, figure: str, repeats: int = 1) -> Cost:
-    """All columns of one figure; every count is made on a volume opened anew."""
-    return Cost(
-        min(_with_request(local, figure, _time) for _ in range(repeats)),
-        *(_with_request(local, figure, work) for work in (_count_calls, _count_gets, _peak_bytes, _kept_blocks)),
-    )
+def counts(local: Local, figure: str, calls: int = CALLS) -> Counts:
+    """What repeats exactly; every count is made on a volume opened anew."""
+    numbers = range(SKIPPED, SKIPPED + calls)
+    return Counts(*(_with_request(local, figure, work, numbers) for work in (_count_calls, _count_gets, _peak_bytes)))
+
+
+def cpu(local: Local, figure: str, repeats: int) -> float:
+    """us a request: the least of the repeats."""
+    numbers = range(SKIPPED, SKIPPED + CALLS)
+    return min(_with_request(local, figure, _time, numbers) for _ in range(repeats))
+
+
+def kept(local: Local, figure: str) -> float:
+    """Blocks that a request leaves allocated."""
+    return _with_request(local, figure, _kept_blocks, range(SKIPPED, SKIPPED + CALLS))
 
 
 def main(wanted: Sequence[str] | None = None) -> int:
@@ -473,8 +482,8 @@ def main(wanted: Sequence[str] | None = None) -> int:
         local = make_volume(Path(work) / "state")
         print(f"{'request':16}{'us':>8}{'calls':>8}{'gets':>7}{'peak':>8}{'kept':>7}")
         for figure in given.figures or FIGURES:
-            one = cost(local, figure, given.repeats)
-            print(f"{figure:16}{one.us:8.2f}{one.calls:8.1f}{one.gets:7.2f}{one.peak:8.0f}{one.kept:7.2f}", flush=True)
+            us, of, left = cpu(local, figure, given.repeats), counts(local, figure), kept(local, figure)
+            print(f"{figure:16}{us:8.2f}{of.calls:8.1f}{of.gets:7.2f}{of.peak:8.0f}{left:7.2f}", flush=True)
     return 0
 
 
