@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import secrets
-from collections.abc import Callable, Iterable, Iterator, KeysView, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
@@ -29,7 +29,6 @@ from icnfs.errors import DamagedError, IcnfsError, TooFewProvidersError
 from icnfs.format import run as run_format
 from icnfs.format import segment as segment_format
 from icnfs.format.head import Head, RunInfo
-from icnfs.format.records import Location
 from icnfs.format.segment import ID_SIZE, SegmentInfo, ShareInfo, run_share_len
 from icnfs.limits import SEGMENT_SIZE
 from icnfs.placement import place
@@ -41,6 +40,7 @@ from icnfs.transfer.upload import PutResult
 from icnfs.volume import fence as fences
 from icnfs.volume import pack as packs
 from icnfs.volume import runs
+from icnfs.volume.added import Added, row_size
 from icnfs.volume.fence import Fence
 from icnfs.volume.heads import Heads, Survey
 from icnfs.volume.network import Network
@@ -62,11 +62,11 @@ UPLOADS_AT_ONCE: Final = 3
 class Uploads:
     """Segments that failed attempts of this mount stored, to be named by the next head instead of uploaded again."""
 
-    locations: dict[int, Location] = field(default_factory=dict)
+    packs: dict[bytes, packs.Pack] = field(default_factory=dict)
     segments: dict[bytes, SegmentInfo] = field(default_factory=dict)
 
     def clear(self) -> None:
-        self.locations.clear()
+        self.packs.clear()
         self.segments.clear()
 
 
@@ -99,7 +99,8 @@ class Attempt:
         self._progress = progress
         self._rotation = rotation
         self._run_id = secrets.token_bytes(ID_SIZE)
-        self._wanted: KeysView[int] = {}.keys()
+        self._wanted: set[int] | None = None
+        """Versions that the cut needs; None where nothing else was ever stored."""
         self._corrected: list[SegmentInfo] = []
 
     async def run(
@@ -127,7 +128,7 @@ class Attempt:
         await self._put_head(head, spare)
         documents = {fences.HEAD: fences.encode_base(head)}
         keep = runs.remembered(head.runs)
-        await cuts.finish_publish(self._store, cut, rows, documents, keep, self._corrected)
+        await cuts.finish_publish(self._store, cut, rows.to_commit(), documents, keep, self._corrected)
         self._fence.published(head)
         added = list(self._uploads.segments.values())
         self._uploads.clear()
@@ -135,10 +136,10 @@ class Attempt:
 
     async def _put_small(
         self, pack: packs.Pack, cut: PublishCut, base_runs: Sequence[RunInfo]
-    ) -> tuple[list[Row], RunInfo, Survey]:
+    ) -> tuple[Added, RunInfo, Survey]:
         """The one small pack, the run and the survey, all at once."""
         fd, foretold = await self._foretell(pack, cut)
-        done: list[tuple[list[Row], RunInfo, Survey]] = []
+        done: list[tuple[Added, RunInfo, Survey]] = []
 
         async def rest() -> None:
             done.append(await self._put_run_and_look(cut, base_runs, pack, foretold))
@@ -157,15 +158,15 @@ class Attempt:
         base_runs: Sequence[RunInfo],
         pack: packs.Pack | None = None,
         foretold: SegmentInfo | None = None,
-    ) -> tuple[list[Row], RunInfo, Survey]:
+    ) -> tuple[Added, RunInfo, Survey]:
         survey: list[Survey] = []
         run: list[RunInfo] = []
         segments = dict(self._uploads.segments)
-        places = dict(self._uploads.locations)
+        stored = dict(self._uploads.packs)
         if pack is not None and foretold is not None:
             segments[pack.id] = foretold
-            places.update(pack.places)
-        rows = await trio.to_thread.run_sync(self._added_rows, places, segments)
+            stored[pack.id] = pack
+        rows = Added(self._store, stored.values(), segments.values(), self._wanted)
 
         async def look() -> None:
             survey.append(await self._heads.survey(self._fence.number))
@@ -180,14 +181,14 @@ class Attempt:
 
     def _plan(self, cut: PublishCut) -> list[packs.Pack]:
         """In a thread: packs for what is dirty at the cut and not stored yet; forget stored ones no longer needed."""
-        wanted = dict(cut.unlocated())
-        self._wanted = wanted.keys()
         kept = self._uploads
-        kept.locations = {v: place for v, place in kept.locations.items() if v in wanted}
-        used = {place.segment for place in kept.locations.values()}
-        kept.segments = {id: info for id, info in kept.segments.items() if id in used}
-        planned = packs.plan(((v, size) for v, size in wanted.items() if v not in kept.locations), self._network.k)
-        self._progress.total += sum(place.length for pack in planned for _, place in pack.places)
+        if kept.packs:
+            self._wanted = wanted = {version for version, _ in cut.unlocated()}
+            kept.packs = {id: pack for id, pack in kept.packs.items() if not wanted.isdisjoint(pack.versions)}
+            kept.segments = {id: info for id, info in kept.segments.items() if id in kept.packs}
+        stored = {version for pack in kept.packs.values() for version in pack.versions}
+        planned = packs.plan((chunk for chunk in cut.unlocated() if chunk[0] not in stored), self._network.k)
+        self._progress.total += sum(pack.size for pack in planned)
         return planned
 
     async def _put_packs(self, planned: Iterable[packs.Pack], cut: PublishCut) -> None:
@@ -205,8 +206,8 @@ class Attempt:
         k = self._network.k
         info = await self._put_segment(pack.id, k * pack.share_len, pack.share_len, fd, foretold)
         self._uploads.segments[info.id] = info
-        self._uploads.locations.update(pack.places)
-        self._progress.done += sum(place.length for _, place in pack.places)
+        self._uploads.packs[info.id] = pack
+        self._progress.done += pack.size
 
     async def _foretell(self, pack: packs.Pack, cut: PublishCut) -> tuple[int, SegmentInfo]:
         """A small pack's memfd, and what its segment will be where every share gets stored."""
@@ -265,7 +266,7 @@ class Attempt:
 
     # --- records ------------------------------------------------------------------------------------------------------
 
-    async def _put_run(self, cut: PublishCut, base_runs: Sequence[RunInfo], added: list[Row]) -> RunInfo:
+    async def _put_run(self, cut: PublishCut, base_runs: Sequence[RunInfo], added: Added) -> RunInfo:
         """Upload the run: the cut's rows and those that this publish adds to them."""
         fresh = await trio.to_thread.run_sync(_weigh, cut, base_runs, added)
         since = runs.reach(base_runs, fresh, self._store.dirty_floor)
@@ -287,12 +288,6 @@ class Attempt:
         info = await self._put_segment(part_id(self._run_id, index), size, share_len, fd)
         self._progress.done += size
         return info
-
-    def _added_rows(self, places: dict[int, Location], segments: dict[bytes, SegmentInfo]) -> list[Row]:
-        """In a thread: sealed location and segment rows, by table and key."""
-        rows = [cuts.seal_location(self._store, v, place) for v, place in places.items() if v in self._wanted]
-        rows += [cuts.seal_segment(self._store, info) for info in segments.values()]
-        return sorted(rows)
 
     # --- the head -----------------------------------------------------------------------------------------------------
 
@@ -374,33 +369,32 @@ class _Counted:
             yield row
 
 
-def _merge(rows: Iterator[Row], added: list[Row]) -> Iterator[Row]:
+def _merge(rows: Iterator[Row], added: Iterable[Row]) -> Iterator[Row]:
     """Both, by table and key; an added row stands for one of the cut's with the same key."""
-    at = 0
+    rest = iter(added)
+    ahead = next(rest, None)
     for row in rows:
         place = row[:2]
-        while at < len(added) and added[at][:2] < place:
-            yield added[at]
-            at += 1
-        if at == len(added) or added[at][:2] != place:
+        while ahead is not None and ahead[:2] < place:
+            yield ahead
+            ahead = next(rest, None)
+        if ahead is None or ahead[:2] != place:
             yield row
-    yield from added[at:]
+    if ahead is not None:
+        yield ahead
+    yield from rest
 
 
-def _weigh(cut: PublishCut, base_runs: Sequence[RunInfo], added: list[Row]) -> int:
+def _weigh(cut: PublishCut, base_runs: Sequence[RunInfo], added: Added) -> int:
     """In a thread: bytes that are new since the last run, about; past ABSORB_MAX it does not matter how many."""
-    weight = sum(_row_size(row) for row in added)
+    weight = added.weight()
     if not base_runs:
         return weight
     for row in cut.dirty_rows(base_runs[-1].upto):
-        weight += _row_size(row)
+        weight += row_size(row)
         if weight > runs.ABSORB_MAX:
             break
     return weight
-
-
-def _row_size(row: Row) -> int:
-    return run_format.ROW_OVERHEAD + len(row[1]) + len(row[2] or b"")
 
 
 def _next_part(frames: Iterator[bytes], ahead: bytes, k: int) -> tuple[int, int, bytes]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable, Iterable
+from array import array
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -24,39 +25,66 @@ SMALL: Final = 256 * KIB
 """A payload up to this is coded in the front too, in about 1 ms, so that its roots are known before it is uploaded."""
 
 
-@dataclass(frozen=True)
+CHUNKS_MAX: Final = 1 << 16
+"""Chunks in one pack, however small: what is held of them while it is made takes some 30 MB."""
+
+
+@dataclass(frozen=True, eq=False)
 class Pack:
-    """A segment to be: `places` are (version, its place), `share_len` the bytes of each of the k data shares."""
+    """A segment to be: `share_len` is the bytes of each of the k data shares.
+
+    A publish may hold a million chunks: of each, 17 bytes are kept.
+    """
 
     id: bytes
     share_len: int
-    places: tuple[tuple[int, Location], ...]
+    versions: array[int]
+    shares: bytes
+    offsets: array[int]
+    lengths: array[int]
+
+    def __len__(self) -> int:
+        """How many chunks it holds."""
+        return len(self.versions)
+
+    @property
+    def size(self) -> int:
+        """Bytes of its chunks."""
+        return sum(self.lengths)
+
+    @property
+    def places(self) -> Iterator[tuple[int, Location]]:
+        """(version, its place), in the order in which they were packed."""
+        for version, share, offset, length in zip(self.versions, self.shares, self.offsets, self.lengths, strict=True):
+            yield version, Location(self.id, share, offset, length)
+
+    def ascending(self) -> Iterator[tuple[int, Location]]:
+        """As `places`, by version."""
+        for at in sorted(range(len(self.versions)), key=self.versions.__getitem__):
+            yield self.versions[at], Location(self.id, self.shares[at], self.offsets[at], self.lengths[at])
 
 
 def plan(chunks: Iterable[tuple[int, int]], k: int, target: int = SEGMENT_SIZE) -> list[Pack]:
-    """Packs for (version, sealed bytes) in their order, each closed once it holds `target` bytes."""
+    """Packs for (version, sealed bytes) in their order; one is closed at `target` bytes or CHUNKS_MAX chunks."""
     packs: list[Pack] = []
-    pending: list[tuple[int, int]] = []
-    size = 0
-    for chunk in chunks:
-        pending.append(chunk)
-        size += chunk[1]
-        if size >= target:
-            packs.append(_pack(pending, k))
-            pending, size = [], 0
-    if pending:
-        packs.append(_pack(pending, k))
+    versions, lengths, size = array("Q"), array("I"), 0
+    for version, length in chunks:
+        versions.append(version)
+        lengths.append(length)
+        size += length
+        if size >= target or len(versions) >= CHUNKS_MAX:
+            packs.append(_pack(versions, lengths, k))
+            versions, lengths, size = array("Q"), array("I"), 0
+    if versions:
+        packs.append(_pack(versions, lengths, k))
     return packs
 
 
-def _pack(chunks: list[tuple[int, int]], k: int) -> Pack:
-    segment = secrets.token_bytes(ID_SIZE)
-    layout = lay_out([length for _, length in chunks], k)
-    places = (
-        (version, Location(segment, share, offset, length))
-        for (version, length), (share, offset) in zip(chunks, layout.places, strict=True)
-    )
-    return Pack(segment, layout.share_len, tuple(places))
+def _pack(versions: array[int], lengths: array[int], k: int) -> Pack:
+    layout = lay_out(lengths, k)
+    shares = bytes(share for share, _ in layout.places)
+    offsets = array("I", (offset for _, offset in layout.places))
+    return Pack(secrets.token_bytes(ID_SIZE), layout.share_len, versions, shares, offsets, lengths)
 
 
 def fill(pack: Pack, k: int, read: Callable[[int], bytes | memoryview]) -> int:

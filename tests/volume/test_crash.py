@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
+from functools import partial
 
+import pytest
 import trio
 
 from icnfs.errors import FencedError
 from icnfs.providers.memory import MemoryProvider
+from icnfs.state import cut as cuts
+from icnfs.state.cut import Row
 from icnfs.volume.volume import Volume, open_volume
 from tests.volume.world import Machine, World, get_file, list_files, put_file
 
@@ -65,6 +70,55 @@ def test_cut_off_at_any_put_the_providers_hold_the_old_or_the_new_state(world: W
         if finished:
             break
     assert finished, "the last steps were to let a whole publish through"
+
+
+@pytest.mark.parametrize("reopened", [False, True])
+def test_cut_off_while_many_locations_are_noted_nothing_is_missing_from_the_next_head(
+    world: World, monkeypatch: pytest.MonkeyPatch, reopened: bool
+) -> None:
+    """They are noted in steps after the head; where the mount goes on, it still has what it uploaded."""
+    monkeypatch.setattr("icnfs.state.cut.KEEP_STEP", 3)
+    monkeypatch.setattr("icnfs.volume.added.KEPT_MAX", 0)
+    monkeypatch.setattr("icnfs.volume.pack.CHUNKS_MAX", 2)
+    here = world.machine()
+    key = here.init().recovery_key
+    contents = {b"f%d" % n: os.urandom(40_000) for n in range(10)}
+    take = cuts._take
+
+    async def body(volume: Volume, steps: int) -> bool:
+        left = steps
+        scope = trio.CancelScope()
+
+        async def cut_off(rows: Iterator[Row]) -> list[Row]:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                scope.cancel()
+            return await take(rows)
+
+        for name in list(contents)[steps // 4 :]:
+            contents[name] = os.urandom(40_000)
+            await put_file(volume, name, contents[name])
+        await volume.store.flush()
+        monkeypatch.setattr(cuts, "_take", cut_off)
+        with scope:
+            await volume.publisher.publish()
+        monkeypatch.setattr(cuts, "_take", take)
+        if not reopened:
+            await volume.publisher.publish()
+            assert volume.store.dirty_bytes == 0
+        return scope.cancelled_caught
+
+    async def again(volume: Volume) -> None:
+        await put_file(volume, b"last", b"x")
+        await volume.publisher.publish()
+        assert volume.store.dirty_bytes == 0
+
+    for steps in (1, 3, 4, 9):
+        assert here.run(partial(body, steps=steps)) == (steps < 9)
+        assert published(world, f"after{steps}", key).items() >= contents.items()
+        here.run(again)
+        assert published(world, f"there{steps}", key) == {**contents, b"last": b"x"}
 
 
 def _publish_cut_off(here: Machine, new: dict[bytes, bytes], cutter: Cutter) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from hashlib import shake_128
 
+import pytest
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
@@ -39,7 +40,18 @@ def test_every_chunk_is_found_where_its_location_says(sizes: list[int], k: int, 
 
 def test_a_pack_is_closed_once_it_is_full() -> None:
     planned = packs.plan([(version, 1000) for version in range(100)], 4, 10_000)
-    assert [len(pack.places) for pack in planned] == [10] * 10
+    assert [len(pack) for pack in planned] == [10] * 10
+
+
+def test_a_pack_is_closed_at_so_many_chunks_however_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packs, "CHUNKS_MAX", 7)
+    planned = packs.plan([(version, 1) for version in range(20)], 4)
+    assert [len(pack) for pack in planned] == [7, 7, 6]
+
+
+def test_places_by_version_are_the_same_places() -> None:
+    (pack,) = packs.plan([(version * 7 % 31, 100 + version) for version in range(31)], 4)
+    assert list(pack.ascending()) == sorted(pack.places)
 
 
 def test_foretold_roots_are_those_that_transfer_makes() -> None:
