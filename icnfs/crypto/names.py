@@ -9,6 +9,7 @@ from __future__ import annotations
 import hmac
 from base64 import b32encode
 from hashlib import blake2b
+from struct import Struct
 from typing import Final
 
 from icnfs.crypto.keys import MasterKey
@@ -17,6 +18,7 @@ COOKIE_BITS: Final = 59
 """Bits of a name's hash: with 4 bits of collision rank they make the 63 of a readdir cookie (off_t is signed)."""
 
 _COOKIES: Final = 2**COOKIE_BITS - 1
+_U64: Final = Struct(">Q")
 _PERSON: Final = b"icnfs-name"
 SHARE_NAME_LENGTH: Final = 52
 TOKEN_SIZE: Final = 16
@@ -40,8 +42,9 @@ class NameHash:
         which is half of what keying BLAKE2b anew costs).
         """
         state = self._base.copy()
-        state.update(parent.to_bytes(8, "big") + name)
-        return int.from_bytes(state.digest(), "big") % _COOKIES + 1
+        state.update(_U64.pack(parent) + name)
+        number: int = _U64.unpack(state.digest())[0]
+        return number % _COOKIES + 1
 
     def share_name(self, segment_id: bytes, index: int, provider: str) -> str:
         """The object name of share `index` of a segment at `provider`: 52 characters of `a-z2-7`."""

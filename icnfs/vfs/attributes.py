@@ -5,8 +5,7 @@ from __future__ import annotations
 import errno
 import stat
 import time
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from icnfs.errors import FsError
 from icnfs.limits import FILE_SIZE_MAX, XATTR_SIZE_MAX, XATTRS_MAX
@@ -19,9 +18,8 @@ XATTR_PREFIXES: Final = (b"user.", b"trusted.", b"security.")
 """Namespaces that are kept.  (POSIX ACLs, system.*, are not: see `fuse.handlers`.)"""
 
 
-@dataclass(frozen=True, slots=True)
-class SetAttr:
-    """A setattr request; None leaves a field.  Times in ns."""
+class SetAttr(NamedTuple):
+    """A setattr request; None leaves a field.  Times in ns.  (A frozen dataclass takes four times as long to make.)"""
 
     mode: int | None = None
     uid: int | None = None

@@ -60,9 +60,10 @@ class References:
         if block is None:
             block = self._blocks[at] = array("I", bytes(4 << BLOCK_BITS))
             self._live[at] = 0
-        if not block[ino & BLOCK_MASK]:
+        held = block[ino & BLOCK_MASK]
+        if not held:
             self._live[at] += 1
-        block[ino & BLOCK_MASK] += 1
+        block[ino & BLOCK_MASK] = held + 1
 
     def drop(self, ino: int, count: int) -> None:
         """`count` fewer, but never fewer than none."""
