@@ -32,8 +32,7 @@ from tests.bench import populate
 
 KIB: Final = 1 << 10
 MIB: Final = 1 << 20
-GIB: Final = 1 << 30
-UNITS: Final = {"KiB": KIB, "MiB": MIB, "GiB": GIB}
+UNITS: Final = {"KiB": KIB, "MiB": MIB, "GiB": 1 << 30}
 
 DENSE_MAX: Final = 256 * MIB
 """Files up to this size are written in full; larger ones are sparse."""
@@ -84,6 +83,7 @@ class Bench:
     def __init__(self, work: Path, lock: Path | None) -> None:
         self.work = work
         self._lock = lock
+        self._held = False
         self._began = time.monotonic()
 
     def say(self, line: str) -> None:
@@ -91,14 +91,20 @@ class Bench:
 
     @contextlib.contextmanager
     def turn(self, what: str) -> Iterator[None]:
-        """A timed step."""
-        with contextlib.ExitStack() as stack:
-            if self._lock is not None:
-                held = stack.enter_context(open(self._lock, "ab"))
-                fcntl.flock(held, fcntl.LOCK_EX)
+        """A timed step, or several that take one turn."""
+        if self._held or self._lock is None:
             began = time.perf_counter()
             yield
             self.say(f"  {what}: {time.perf_counter() - began:.2f} s")
+            return
+        with open(self._lock, "ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            self._held = True
+            try:
+                with self.turn(what):
+                    yield
+            finally:
+                self._held = False
 
     def volume(self, name: str) -> Volume:
         """A new volume that publishes at 64 MiB of dirty data and when it is asked to, not by the clock."""
@@ -233,37 +239,43 @@ def many_files(bench: Bench, count: int, size: int) -> Row:
             )
         )
         bench.say(f"  made in process and published: {made:.0f} s")
-        with bench.turn("mount"):
-            row["mount s"] = mount(volume)
-        assert volume.front is not None
-        top = volume.mountpoint / "tree"
-        with Memory(volume.front.pid) as memory:
-            with bench.turn("status"):
-                row["status s"] = status(volume)
-            _rates(bench, row, "icnfs", top, names, fresh)
-            with bench.turn("publish the changes"):
-                publish(volume)
-            with bench.turn("publish one change"):
-                with open(top / "0" / "new0", "ab") as file:
-                    file.write(b"x")
-                row["publish one s"], row["publish one KiB"], row["objects"] = publish(volume)
-        row["front MiB"] = memory.most
+        with bench.turn("mounted"):
+            _mounted(bench, volume, row, names, fresh)
         row["state GB"], row["providers GB"] = held(volume.state_dir), held(*volume.providers.values())
-        volume.umount()
         volume.drop_state()
         with bench.turn("recover and mount"):
             began = time.perf_counter()
             row["recover s"], row["recover MiB"] = recover(volume)
             mount(volume)
             row["recover + mount s"] = time.perf_counter() - began
-        assert top.joinpath("0", "new0").stat().st_size == 1
+        assert (volume.mountpoint / "tree" / "0" / "new0").stat().st_size == 1
         volume.umount()
     shutil.rmtree(volume.root)
     local = bench.work / "local"
     _make_local(local, [populate.name(n) for n in range(count)])
-    _rates(bench, row, "local", local, names, fresh)
+    with bench.turn("local"):
+        _rates(bench, row, "local", local, names, fresh)
     shutil.rmtree(local)
     return row
+
+
+def _mounted(bench: Bench, volume: Volume, row: Row, names: list[str], fresh: list[str]) -> None:
+    """The figures of a mount of a volume of many files, with nothing in the kernel's caches."""
+    with bench.turn("mount"):
+        row["mount s"] = mount(volume)
+    assert volume.front is not None
+    top = volume.mountpoint / "tree"
+    with Memory(volume.front.pid) as memory:
+        row["status s"] = status(volume)
+        _rates(bench, row, "icnfs", top, names, fresh)
+        with bench.turn("publish the changes"):
+            publish(volume)
+        with open(top / "0" / "new0", "ab") as file:
+            file.write(b"x")
+        with bench.turn("publish one change"):
+            row["publish one s"], row["publish one KiB"], row["objects"] = publish(volume)
+    row["front MiB"] = memory.most
+    volume.umount()
 
 
 def _make_local(top: Path, names: list[str]) -> None:
@@ -279,8 +291,7 @@ def _rates(bench: Bench, row: Row, where: str, top: Path, names: list[str], fres
         row[f"look up/s {where}"] = rate(len(names), lambda: look_up(top, names))
     with bench.turn(f"list, {where}"):
         began = time.perf_counter()
-        found = walk(top)
-        row[f"list/s {where}"] = found / (time.perf_counter() - began)
+        row[f"list/s {where}"] = walk(top) / (time.perf_counter() - began)
     with bench.turn(f"create, {where}"):
         row[f"create/s {where}"] = rate(len(fresh), lambda: create(top, fresh))
     with bench.turn(f"unlink, {where}"):
@@ -303,14 +314,15 @@ def many_entries(bench: Bench, counts: list[int], rows: list[Row]) -> None:
             names = [str(n) for n in random.Random(5).sample(range(count), min(SAMPLE, count))]
             fresh = [f"new{n}" for n in range(len(names))]
             row: Row = {"entries": count}
-            with Memory(volume.front.pid) as memory:
+            with bench.turn("mounted"), Memory(volume.front.pid) as memory:
                 _rates(bench, row, "icnfs", volume.mountpoint / str(count), names, fresh)
                 with bench.turn("publish"):
                     row["publish s"] = publish(volume)[0]
             row["front MiB"] = memory.most
             local = bench.work / "local"
             _make_local(local, [str(n) for n in range(count)])
-            _rates(bench, row, "local", local, names, fresh)
+            with bench.turn("local"):
+                _rates(bench, row, "local", local, names, fresh)
             shutil.rmtree(local)
             rows.append(row)
         largest = volume.mountpoint / str(max(counts))
@@ -365,11 +377,10 @@ def _one_size(bench: Bench, volume: Volume, size: int, kind: str, amount: int) -
         mount(volume)
         _write_islands(local, size, min(amount, 100_000))
     assert volume.front is not None
-    with Memory(volume.front.pid) as memory:
+    with bench.turn("mounted"), Memory(volume.front.pid) as memory:
         with bench.turn("publish"):
             row["publish s"], row["publish KiB"], _ = publish(volume)
-        with bench.turn("look up and read the end"):
-            row["read end ms"] = 1000 * seconds(lambda: _read_end(big, size))
+        row["read end ms"] = 1000 * seconds(lambda: _read_end(big, size))
         small.write_bytes(b"x")
         with bench.turn(f"unlink {kind}"):
             row["unlink ms"] = 1000 * seconds(big.unlink)
