@@ -57,8 +57,8 @@ def test_every_figure_comes_out(tmp_path: Path) -> None:
 def test_what_a_process_has_mapped_is_cold_too(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(bytes(4 << 20))
-    code = "import mmap, sys; f = open(sys.argv[1], 'r+b'); m = mmap.mmap(f.fileno(), 0); sum(m[::4096]); print(flush=True);"
-    command = [sys.executable, "-c", code + "input()", path]
+    code = "import mmap, sys; f = open(sys.argv[1], 'r+b'); m = mmap.mmap(f.fileno(), 0); sum(m[::4096]);"
+    command = [sys.executable, "-c", code + "print(flush=True); input()", path]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin and process.stdout
         process.stdout.readline()
