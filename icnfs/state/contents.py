@@ -274,8 +274,15 @@ class Contents(Layers):
                 del self._tombs[cut.ino]
 
     def _count(self, ino: int, below: int) -> int:
-        """Chunks of a sparse file with indexes below `below`, which come from an index scan."""
-        return sum(1 for index in self.indexes(ino) if index < below)
+        """Chunks of a sparse file with indexes below `below`, of which there may be a million: none is opened."""
+        if ino in self._tombs:
+            return sum(1 for index in self.indexes(ino) if index < below)
+        reader, overlay = self._store.reader, self._store.overlay
+        others = {index for places in (self._hot, overlay.chunks) for i, index in places if i == ino}
+        others.update(index for (i, index), patches in overlay.patches.items() if i == ino and patches)
+        others.update(reader.patched_in(ino))
+        unsealed = sum(1 for index in others if index < below and not reader.has_record(ino, index))
+        return reader.count_chunks(ino, below) + unsealed
 
     # --- folding ----------------------------------------------------------------------------------------------------
 

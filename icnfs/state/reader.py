@@ -137,6 +137,26 @@ class Reader:
         for key, sealed in self.rows(Table.CHUNKS, PAIR.pack(ino, first), U64.pack(ino)):
             yield U64.unpack_from(key, 8)[0], unpack_chunk(self._sealer.open(Table.CHUNKS, key, sealed))
 
+    def has_record(self, ino: int, index: int) -> bool:
+        """Whether there is a record of a sealed chunk."""
+        return self.meta.get(PAIR.pack(ino, index), db=self._dbs[Table.CHUNKS]) is not None
+
+    def count_chunks(self, ino: int, below: int) -> int:
+        """How many records of sealed chunks with indexes below `below` an inode has."""
+        count, end = 0, PAIR.pack(ino, below)
+        with self.meta.cursor(self._dbs[Table.CHUNKS]) as cursor:
+            if cursor.set_range(PAIR.pack(ino, 0)):
+                for key in cursor.iternext(keys=True, values=False):
+                    if bytes(key) >= end:
+                        break
+                    count += 1
+        return count
+
+    def patched_in(self, ino: int) -> Iterator[int]:
+        """Indexes of an inode's chunks with committed patches, one for each patch."""
+        for key, _ in self.rows(Table.PATCHES, prefix=U64.pack(ino)):
+            yield U64.unpack_from(key, 8)[0]
+
     def patches(self, ino: int, index: int) -> list[Patch]:
         """The committed patches of one chunk, oldest first."""
         prefix = PAIR.pack(ino, index)
