@@ -19,7 +19,7 @@ XATTR_PREFIXES: Final = (b"user.", b"trusted.", b"security.")
 
 
 class SetAttr(NamedTuple):
-    """A setattr request; None leaves a field.  Times in ns.  (A frozen dataclass takes four times as long to make.)"""
+    """A setattr request; None leaves a field.  Times in ns.  (A frozen dataclass takes twice as long to make.)"""
 
     mode: int | None = None
     uid: int | None = None
