@@ -70,6 +70,9 @@ MESSAGE_MAX: Final = 180 * KIB
 INLINE_MAX: Final = 160 * KIB
 """Bulk bytes up to this ride inside a message (a sealed chunk does); larger ones cross in a memfd."""
 
+IN_PLACE_MAX: Final = MIB
+"""Bulk bytes up to this are copied into or out of a memfd where they are, in about 0.2 ms; a thread takes more."""
+
 READS_PER_PROVIDER: Final = 16
 WRITES_PER_PROVIDER: Final = 4
 """Requests in flight at one provider.  Each provider has its own, so one that hangs holds up nobody else."""

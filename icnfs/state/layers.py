@@ -28,6 +28,9 @@ log = logging.getLogger(__name__)
 WARM_MAX: Final = 128
 """Sealed chunks kept from the providers until `data` has them: at most 16 MiB."""
 
+OPENED_MAX: Final = 64
+"""Plain chunks kept from the check of what providers gave, for the read that follows: at most 8 MiB."""
+
 KEYS_MAX: Final = 8192
 """File keys kept unwrapped."""
 
@@ -61,6 +64,7 @@ class Layers:
         self._hot: dict[tuple[int, int], HotChunk] = {}
         self._inflight: dict[int, bytes | memoryview | bytearray] = {}
         self._warm: dict[int, bytes] = {}
+        self._opened: dict[int, bytes] = {}
         self._fetching: dict[int, trio.Event] = {}
         self._tombs: dict[int, list[Cut]] = {}
         self._keys: dict[int, bytes] = {}
@@ -163,6 +167,9 @@ class Layers:
         plain = self._inflight.get(version)
         if plain is not None:
             return bytes(plain[start:end])
+        opened = self._opened.get(version)
+        if opened is not None:
+            return opened[start:end]
         sealed = self._store.reader.sealed_chunk(version)
         if sealed is not None:
             try:
@@ -211,9 +218,14 @@ class Layers:
 
         def check(sealed: bytes) -> bool:
             try:
-                self._store.chunks.open(file_key, record.key_id, record.salt_id, record.version, record.tag, sealed)
+                plain = self._store.chunks.open(
+                    file_key, record.key_id, record.salt_id, record.version, record.tag, sealed
+                )
             except FormatError:
                 return False
+            while len(self._opened) >= OPENED_MAX:
+                self._opened.pop(next(iter(self._opened)))
+            self._opened[record.version] = plain
             return True
 
         return check

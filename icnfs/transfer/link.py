@@ -23,6 +23,7 @@ import trio
 
 import icnfs
 from icnfs.errors import FormatError
+from icnfs.limits import IN_PLACE_MAX
 from icnfs.providers.open import ProviderSpec
 from icnfs.transfer import bulk
 from icnfs.transfer.messages import (
@@ -273,7 +274,7 @@ async def _bytes_of(waiting: _Waiting) -> bytes:
     if waiting.fd is None:
         raise FormatError("transfer answered with bytes beside the message, and sent none")
     view = bulk.view(waiting.fd, answer.size)
-    return await trio.to_thread.run_sync(bytes, view)
+    return bytes(view) if answer.size <= IN_PLACE_MAX else await trio.to_thread.run_sync(bytes, view)
 
 
 def _close(fd: int | None) -> None:

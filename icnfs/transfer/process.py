@@ -23,7 +23,7 @@ import trio
 from icnfs.crypto.hardening import drop_secrets_from_environment, forbid_core_dumps
 from icnfs.errors import ConfigError, FormatError, IcnfsError
 from icnfs.format import segment as segment_format
-from icnfs.limits import INLINE_MAX
+from icnfs.limits import IN_PLACE_MAX, INLINE_MAX
 from icnfs.process import tune
 from icnfs.providers.open import open_provider
 from icnfs.transfer import bulk
@@ -203,6 +203,8 @@ class Session:
         size = sum(map(len, pieces))
         if size <= INLINE_MAX:
             self._send(Data(call, size, b"".join(pieces)))
+        elif size <= IN_PLACE_MAX:
+            self._send(Data(call, size, None), bulk.holding(pieces, "answer"))
         else:
             self._send(Data(call, size, None), await trio.to_thread.run_sync(bulk.holding, pieces, "answer"))
 

@@ -35,34 +35,60 @@ class ProviderSource:
         Raises `TooFewProvidersError` or `ProviderAwayError` where it cannot be had in time, and `DamagedError` where
         what all the shares say is not the chunk that its record names.
         """
+        with trio.move_on_at(deadline):
+            sealed = self._ahead.held(location)
+            if sealed is not None and check(sealed):
+                return sealed
+            segment = self._segment(version, location)
+            if sealed is None:
+                sealed = await self._first(segment, location, deadline)
+                if check(sealed):
+                    return sealed
+            self._ahead.drop(location)
+            return await self._undamaged(version, segment, location, check, deadline)
+        holder = self._segment(version, location).shares[location.share].provider
+        raise ProviderAwayError(holder, "neither it nor the others answered in time; try again")
+
+    def _segment(self, version: int, location: Location) -> SegmentInfo:
         segment = self._segment_of(location.segment)
         if segment is None or location.share >= segment.k or location.offset + location.length > segment.share_len:
             raise DamagedError(f"version {version} of a chunk is said to lie where nothing can be")
-        sealed = self._ahead.held(location)
-        if sealed is not None and check(sealed):
-            return sealed
-        with trio.move_on_at(deadline):
-            sealed = await self._first(segment, location, deadline)
-            if check(sealed):
-                return sealed
-            self._ahead.drop(location)
-            holder = segment.shares[location.share].provider
-            log.warning("provider %s: a share of segment %s is bad", holder, segment.id.hex())
-            sealed = await self._range(segment, location, frozenset({location.share}), deadline)
-            if check(sealed):
-                return sealed
-            raise DamagedError(f"version {version} of a chunk is not what any of its shares say it is")
-        raise ProviderAwayError(
-            segment.shares[location.share].provider, "neither it nor the others answered in time; try again"
-        )
+        return segment
 
     async def _first(self, segment: SegmentInfo, location: Location, deadline: float) -> bytes:
         """The range as its provider gives it, with what lies around it where that is likely to be wanted."""
-        window = self._ahead.window(location, segment.share_len)
-        data = await self._range(segment, window, frozenset(), deadline)
-        self._ahead.keep(location, window, data)
-        start = location.offset - window.offset
+        self._ahead.want(location)
+        try:
+            await trio.lowlevel.checkpoint()  # what begins at the same time has its say
+            coming = self._ahead.coming(location)
+            wanted = self._ahead.window(location, segment.share_len) if coming is None else location
+        finally:
+            self._ahead.satisfied(location)
+        if coming is not None:
+            await coming.come.wait()
+            if (sealed := self._ahead.held(location)) is not None:
+                return sealed  # else the window failed, and may fail again where this range alone does not
+        if wanted == location:
+            return await self._range(segment, location, frozenset(), deadline)
+        window = self._ahead.ask(wanted)
+        try:
+            data = await self._range(segment, wanted, frozenset(), deadline)
+            self._ahead.keep(window, data)
+        finally:
+            self._ahead.give_up(window)
+        start = location.offset - wanted.offset
         return data[start : start + location.length]
+
+    async def _undamaged(
+        self, version: int, segment: SegmentInfo, location: Location, check: Callable[[bytes], bool], deadline: float
+    ) -> bytes:
+        """The range without the share that gave wrong bytes: rebuilt from k others."""
+        holder = segment.shares[location.share].provider
+        log.warning("provider %s: a share of segment %s is bad", holder, segment.id.hex())
+        sealed = await self._range(segment, location, frozenset({location.share}), deadline)
+        if check(sealed):
+            return sealed
+        raise DamagedError(f"version {version} of a chunk is not what any of its shares say it is")
 
     async def _range(
         self, segment: SegmentInfo, location: Location, distrust: frozenset[int], deadline: float

@@ -7,14 +7,17 @@ import random
 from pathlib import Path
 
 import pytest
+import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
+from icnfs.errors import ProviderAwayError, TooFewProvidersError
 from icnfs.format.records import Location
 from icnfs.limits import KIB
-from icnfs.volume.ahead import AHEAD, HELD, Ahead
+from icnfs.state import loader
+from icnfs.volume.ahead import FOLLOWED, HELD, WIDE, Ahead
 from icnfs.volume.volume import Volume
-from tests.volume.world import World, flip, get_file, list_files, put_file
+from tests.volume.world import BOUND, World, files_of, flip, get_file, list_files, put_file
 
 FILES = 200
 SEGMENT = bytes(16)
@@ -71,20 +74,44 @@ def test_small_cold_files_are_right_with_damage_anywhere_in_what_was_read_ahead(
     there.run(read)
 
 
-def test_one_small_file_here_and_there_reads_nothing_ahead() -> None:
-    ahead = Ahead()
-    for at in (0, 10 * AHEAD, 3 * AHEAD, 9 * AHEAD, AHEAD):
-        location = Location(SEGMENT, 0, at, 100)
-        assert ahead.window(location, 20 * AHEAD) == location
-        ahead.keep(location, location, bytes(100))
+def _read(ahead: Ahead, location: Location, share: bytes) -> tuple[bytes, bool]:
+    """What a reader gets, and whether it had to ask."""
+    held = ahead.held(location)
+    if held is not None:
+        return held, False
+    wanted = ahead.window(location, len(share))
+    assert 0 <= wanted.offset <= location.offset
+    assert location.offset + location.length <= wanted.offset + wanted.length <= len(share)
+    if wanted != location:
+        ahead.keep(ahead.ask(wanted), share[wanted.offset : wanted.offset + wanted.length])
+    return share[location.offset : location.offset + location.length], True
 
 
-def test_large_ranges_are_left_alone() -> None:
+@pytest.mark.parametrize("length", [100, 128 * KIB])
+def test_ranges_here_and_there_read_nothing_ahead(length: int) -> None:
     ahead = Ahead()
-    first = Location(SEGMENT, 0, 0, 100 * KIB)
-    ahead.keep(first, first, bytes(100 * KIB))
-    following = Location(SEGMENT, 0, 100 * KIB, 100 * KIB)
-    assert ahead.window(following, 20 * AHEAD) == following
+    for at in (0, 10 * WIDE, 3 * WIDE, 9 * WIDE, 6 * WIDE):
+        location = Location(SEGMENT, 0, at, length)
+        assert ahead.window(location, 20 * WIDE) == location
+
+
+def test_a_reader_of_large_ranges_that_follow_each_other_asks_for_eight_at_a_time() -> None:
+    share = random.Random(3).randbytes(32 * 128 * KIB)
+    ahead = Ahead()
+    asked = 0
+    for at in range(0, len(share), 128 * KIB):
+        data, new = _read(ahead, Location(SEGMENT, 0, at, 128 * KIB), share)
+        assert data == share[at : at + 128 * KIB]
+        asked += new
+    assert asked == 1 + 1 + 4  # the first alone, then two, then the 29 that are left
+
+
+def test_reading_backwards_asks_for_what_is_read_only() -> None:
+    share = bytes(16 * 128 * KIB)
+    ahead = Ahead()
+    for at in reversed(range(0, len(share), 128 * KIB)):
+        location = Location(SEGMENT, 0, at, 128 * KIB)
+        assert ahead.window(location, len(share)) == location
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 999), st.integers(1, 50)), max_size=60))
@@ -92,22 +119,55 @@ def test_what_is_held_is_what_lies_there(reads: list[tuple[int, int, int]]) -> N
     shares = [random.Random(i).randbytes(1050) for i in range(3)]
     ahead = Ahead()
     for share, offset, length in reads:
-        location = Location(SEGMENT, share, offset, length)
-        held = ahead.held(location)
-        if held is None:
-            window = ahead.window(location, 1050)
-            assert 0 <= window.offset <= offset
-            assert offset + length <= window.offset + window.length <= 1050
-            ahead.keep(location, window, shares[share][window.offset : window.offset + window.length])
-            held = ahead.held(location) or shares[share][offset : offset + length]
-        assert held == shares[share][offset : offset + length]
+        data, _ = _read(ahead, Location(SEGMENT, share, offset, length), shares[share])
+        assert data == shares[share][offset : offset + length]
 
 
 def test_only_so_much_is_held() -> None:
     ahead = Ahead()
-    for _ in range(20 * HELD):
-        location = Location(os.urandom(16), 0, 0, 10)
-        ahead.keep(location, location, bytes(10))
-        ahead.keep(location, location._replace(length=100), bytes(100))
-    assert len(ahead._ranges) == HELD
-    assert len(ahead._last) == 8 * HELD
+    for _ in range(FOLLOWED + 50):
+        window = Location(os.urandom(16), 0, 0, WIDE // 4)
+        ahead.window(window, WIDE)
+        ahead.keep(ahead.ask(window), bytes(WIDE // 4))
+        assert ahead.held_bytes == sum(map(len, ahead._ranges.values())) <= HELD
+    assert len(ahead._places) == FOLLOWED
+    for key, offset in tuple(ahead._ranges):
+        ahead.drop(Location(key[0], key[1], offset, 1))
+    assert ahead.held_bytes == 0 and not ahead._starts and not ahead._coming
+
+
+def test_what_lies_in_a_window_on_its_way_is_not_asked_for_again_and_not_lost_when_it_fails(world: World) -> None:
+    """Eight chunks of one share at once: the first alone, the second with all that follow."""
+    large = random.Random(5).randbytes(32 * 128 * KIB)
+
+    async def write(volume: Volume) -> None:
+        await put_file(volume, b"large", large)
+        await volume.sync()
+
+    here = world.machine()
+    key = here.init().recovery_key
+    here.run(write)
+    there = world.machine("there")
+    there.recover(key)
+
+    async def read(volume: Volume) -> int:
+        ino = files_of(volume).lookup(loader.ROOT_INO, b"large").ino
+        world.calls.clear()
+        await volume.store.contents.warm_up(ino, 0, 31, trio.current_time() + BOUND)
+        asked = world.calls.count("fetch")
+        assert await get_file(volume, b"large") == large
+        assert world.calls.count("fetch") == asked
+        return asked
+
+    assert there.run(read) <= 4 * 3 + 4
+    elsewhere = world.machine("elsewhere")
+    elsewhere.recover(key)
+    world.away("ada", "bee", "cat")
+
+    async def fail(volume: Volume) -> None:
+        with pytest.raises((TooFewProvidersError, ProviderAwayError)):
+            await get_file(volume, b"large")
+        world.away()
+        assert await get_file(volume, b"large") == large
+
+    elsewhere.run(fail)
