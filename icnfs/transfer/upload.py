@@ -4,6 +4,9 @@ The proof comes before the first upload: the data is rebuilt from the parity tha
 memory or a bad coder is found while the contents are still at hand.  Coding, proof and hashing go over the segment
 together, COLUMN bytes of each share at a time, while those lie in the processor's cache; nothing is copied after.  No
 share's failure stops another; each is reported by index, and the caller decides whether what was stored is enough.
+
+Memory of a segment from its order to its answer: the payload (shared with the front, which asks for UPLOADS_AT_ONCE of
+them) and n - k parity shares; 24 MiB for 16 MiB coded 4-of-6.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ import trio.testing
 import icnfs
 from icnfs.errors import ConfigError, FormatError, ObjectMissingError, ProviderAwayError, ProviderRefusedError
 from icnfs.format.segment import SegmentInfo, ShareInfo
-from icnfs.limits import INLINE_MAX
+from icnfs.limits import INLINE_MAX, MIB
 from icnfs.providers.open import ProviderSpec
 from icnfs.transfer import bulk, link
 from icnfs.transfer.client import Deadlines, TransferClient
@@ -312,6 +312,34 @@ def test_the_process_has_a_group_of_its_own_no_cores_and_no_secrets_and_lets_oth
                 os.kill(client.pid, number)
             await client.probe("p0")
             assert client.restarts == 0
+
+    trio.run(main)
+
+
+def test_storing_many_segments_takes_no_more_memory_than_three_at_once(tmp_path: Path) -> None:
+    size = 16 * MIB
+    names = tuple(f"shares/aa/{index}" for index in range(N))
+    providers = tuple(f"p{index}" for index in range(N))
+
+    async def main() -> None:
+        async with _client(tmp_path) as client:
+
+            async def store(number: int, limiter: trio.CapacityLimiter) -> None:
+                async with limiter:
+                    with bulk.closing(bulk.create("test")) as fd:
+                        os.truncate(fd, size)
+                        os.pwrite(fd, os.urandom(MIB), 0)
+                        id = number.to_bytes(16, "big")
+                        result = await client.put_segment(id, K, N, size // K, size, names, providers, fd)
+                        assert not result.errors
+
+            async with trio.open_nursery() as nursery:
+                limiter = trio.CapacityLimiter(3)
+                for number in range(10):
+                    nursery.start_soon(store, number, limiter)
+            status = Path(f"/proc/{client.pid}/status").read_text()
+            peak = re.search(r"VmHWM:\s+(\d+) kB", status)
+            assert peak is not None and int(peak[1]) < 180 * 1024
 
     trio.run(main)
 
