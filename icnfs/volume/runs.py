@@ -2,7 +2,8 @@
 
 Runs are merged as they grow: the next run reaches back over the runs before it while they are small beside it, so of
 runs below ABSORB_MAX there are never more than a dozen or two; and once what follows the checkpoint weighs half of it,
-the next run is a checkpoint.  So publishing costs what changed, times a small constant.  Pure.
+the next large run is a checkpoint, and once it weighs as much, the next run of any size.  So publishing costs what
+changed, times a small constant, and a small change does not pay for what a large one left behind.  Pure.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ ABSORB_RATIO: Final = 2
 ABSORB_MAX: Final = 32 * MIB
 """Bytes that one publish rewrites at most, a checkpoint apart."""
 
+LARGE_SHARE: Final = 64
+"""A publish is large when what is new is at least this part of the checkpoint."""
+
 
 def reach(runs: Sequence[RunInfo], fresh: int, floor: int) -> int:
     """From which generation on (exclusive) the next run holds changes, when `fresh` bytes are new; 0: a checkpoint.
@@ -33,7 +37,9 @@ def reach(runs: Sequence[RunInfo], fresh: int, floor: int) -> int:
     while kept and _is_taken_in(runs[kept - 1], total, floor):
         kept -= 1
         total += runs[kept].size
-    if kept == 0 or total + sum(run.size for run in runs[1:kept]) > runs[0].size // 2:
+    whole = runs[0].size
+    most = whole // 2 if fresh >= whole // LARGE_SHARE else whole
+    if kept == 0 or total + sum(run.size for run in runs[1:kept]) > most:
         return 0
     return runs[kept - 1].upto
 

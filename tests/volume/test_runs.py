@@ -58,3 +58,14 @@ def test_a_small_change_to_a_large_volume_is_a_small_run() -> None:
     state, size = publish(state, 2, 1000, 1000 * MIB)
     assert size == 1000
     assert len(state) == 2
+
+
+def test_a_small_change_does_not_pay_for_the_checkpoint_that_a_large_one_left_due() -> None:
+    state = (
+        RunInfo(bytes(16), 0, 1, 0, 1000 * MIB, ()),
+        RunInfo(bytes(16), 1, 2, 0, 499 * MIB, ()),
+    )
+    assert publish(state, 3, 2 * MIB, 1500 * MIB)[1] == 2 * MIB
+    assert publish(state, 3, 20 * MIB, 1500 * MIB)[1] == 1500 * MIB, "a large one makes it"
+    state = (state[0], RunInfo(bytes(16), 1, 2, 0, 999 * MIB, ()))
+    assert publish(state, 3, 2 * MIB, 2000 * MIB)[1] == 2000 * MIB, "it is not put off for ever"
