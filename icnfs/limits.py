@@ -37,7 +37,8 @@ FILE_SIZE_MAX: Final = 2**63 - 1 - CHUNK_SIZE
 """The largest offset a file may reach: off_t less a chunk, so that index arithmetic never overflows."""
 
 PATCH_LIMIT: Final = 32 * KIB
-"""A chunk whose patches pass this is folded: sealed anew as a whole."""
+"""A change above this seals the whole chunk, and a chunk whose patches pass it is folded; one that is in memory may
+have a whole chunk of them (`state.hot`)."""
 
 ACCEPTED_MAX: Final = 8 * MIB
 """Bytes accepted from writers and not yet in the data environment; past it writers wait."""
