@@ -7,7 +7,8 @@ and `ClosedResourceError` are all that it asks for.
 As shipped, a fair lock hands the device from worker to worker, two turns of trio's scheduler for every request.  Here
 the running worker takes the device again; the others stay parked until it really waits.  Promises:
 
-1. A request whose handler does not wait costs no scheduler turn, save every 64th, so that other tasks never starve.
+1. A request whose handler does not wait costs no scheduler turn, save every 64th, or one a millisecond, so that other
+   tasks never starve.
 2. Whenever a worker waits in a handler, or ends, and nobody holds the device, one parked worker is woken.  The trap
    is seen as it passes, in the generator that drives each worker, so no handler can forget to say so.
 3. A handler that waits longer than the deadline is cancelled.  The deadline is armed at its first wait only: a cancel
@@ -42,6 +43,7 @@ import types
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from time import monotonic
 from typing import Any, Final
 
 import pyfuse3
@@ -51,7 +53,10 @@ from icnfs.fuse.negotiate import Negotiation
 from icnfs.fuse.wakeups import BURST, Wakeups
 
 YIELD_EVERY: Final = 64
-"""Requests taken in a row before other tasks get a turn (about 2 ms of work)."""
+YIELD_SECONDS: Final = 0.001
+"""Requests taken in a row before other tasks get a turn, or fewer where they take so long; looked at each eighth."""
+
+LOOK_EVERY: Final = 8
 
 SPINS: Final = 50
 """Looks, of 0.4 us each, before the loop sleeps: a program that asks one thing after another asks again within that."""
@@ -191,6 +196,7 @@ class Device:
         self._poll = select.poll()
         self._taken = 0
         self._in_a_row = 0
+        self._turn_ends = 0.0
         self._closing = False
         self._negotiation: Negotiation | None = None
 
@@ -221,11 +227,13 @@ class Device:
                 raise trio.ClosedResourceError
             self._in_a_row = 0
             await trio.lowlevel.wait_readable(fd)
+            self._turn_ends = monotonic() + YIELD_SECONDS
             return
         self._in_a_row += 1
-        if self._in_a_row == YIELD_EVERY:
+        if self._in_a_row % LOOK_EVERY == 0 and (self._in_a_row >= YIELD_EVERY or monotonic() >= self._turn_ends):
             self._in_a_row = 0
             await trio.lowlevel.checkpoint()
+            self._turn_ends = monotonic() + YIELD_SECONDS
 
     async def _negotiate(self, fd: int) -> bool:
         """The first request is INIT: whether it is there, to be read from `fd`, and what follows is not yet."""
