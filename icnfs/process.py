@@ -1,4 +1,4 @@
-"""What the processes of a mount ask of Python and of the C library, for speed alone.
+"""What the processes of a mount ask of Python, the C library and the scheduler, for speed alone.
 
 Measured on 2 cores, requests answered by a file system that does nothing:
 
@@ -10,7 +10,10 @@ Measured on 2 cores, requests answered by a file system that does nothing:
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
+from contextlib import suppress
+from pathlib import Path
 from typing import Final
 
 from icnfs.limits import MIB
@@ -20,6 +23,14 @@ SWITCH_INTERVAL: Final = 0.0001
 
 KEPT: Final = 64 * MIB
 """Free memory at the end of the heap that is kept rather than given back."""
+
+AHEAD: Final = -10
+"""The niceness of a mount process: programs wait for it, and get nothing done meanwhile."""
+
+BEHIND: Final = 10
+"""The niceness of a transfer process: what it uploads is safe on this machine already.  A tenth of a processor that
+others want as well, all of one that nobody wants.  With SCHED_IDLE, and so idle disk priority, requests became slower:
+whoever holds a lock of the file system then waits for its turn."""
 
 _LARGEST: Final = 32 * MIB
 """glibc takes no higher bound for what comes from the heap (mallopt(3))."""
@@ -37,3 +48,17 @@ def tune() -> None:
         mallopt(_M_MMAP_THRESHOLD, _LARGEST)
         mallopt(_M_TRIM_THRESHOLD, KEPT)
         mallopt(_M_TOP_PAD, 4 * MIB)
+
+
+def take_place(niceness: int) -> None:
+    """Run this process at `niceness`, and its session, where that is its own; as far as this user may.
+
+    To be called before there are threads, which inherit it.  Where the kernel shares processors out by session
+    (sched(7), "The autogroup feature"), a niceness alone counts within the session only.
+    """
+    with suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, 0, niceness)
+    session = os.getsid(0)
+    if session == os.getpid() or not Path(f"/proc/{session}").exists():
+        with suppress(OSError):
+            Path("/proc/self/autogroup").write_text(f"{niceness}\n", encoding="ascii")

@@ -60,6 +60,7 @@ class Job:
 def run(job: Job, live: Callable[[], None]) -> End:
     """Mount, call `live` when the mount answers, and return when it is gone; raises IcnfsError."""
     process.tune()
+    process.take_place(process.AHEAD)
     forbid_core_dumps()
     drop_secrets_from_environment()
     try:

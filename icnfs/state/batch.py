@@ -132,31 +132,34 @@ class Overlay:
             names = self.names[parent] = ChangedNames()
         names.put(cookie, entry)
 
-    def drop(self, batch: Batch, later: Sequence[Batch]) -> None:
-        """Forget what `batch` changed, unless one of the `later` batches changed it again.
+    def drop(self, done: Sequence[Batch], later: Sequence[Batch]) -> None:
+        """Forget what the batches in `done` changed, unless one of the `later` batches changed it again.
 
         What the overlay shows does not tell: a name removed, made and removed again is None each time.
         """
-        for place in batch.names:
-            parent, cookie = place
-            names = self.names.get(parent)
-            if names is not None and cookie in names and not any(place in b.names for b in later):
-                names.forget(cookie)
-                if not names:
-                    del self.names[parent]
-        _drop(self.xattrs, batch.xattrs, [b.xattrs for b in later])
-        _drop(self.chunks, batch.chunks, [b.chunks for b in later])
-        _drop(self.keys, batch.keys, [b.keys for b in later])
-        _drop(self.settings, batch.settings, [b.settings for b in later])
-        for ino, index, patch in batch.patches:
-            patches = self.patches.get((ino, index))
-            if patches is not None:
-                patches.remove(patch)
-                if not patches:
-                    del self.patches[ino, index]
+        names_later = [b.names for b in later]
+        _drop(self.xattrs, [b.xattrs for b in done], [b.xattrs for b in later])
+        _drop(self.chunks, [b.chunks for b in done], [b.chunks for b in later])
+        _drop(self.keys, [b.keys for b in done], [b.keys for b in later])
+        _drop(self.settings, [b.settings for b in done], [b.settings for b in later])
+        for batch in done:
+            for place in batch.names:
+                parent, cookie = place
+                names = self.names.get(parent)
+                if names is not None and cookie in names and not any(place in changed for changed in names_later):
+                    names.forget(cookie)
+                    if not names:
+                        del self.names[parent]
+            for ino, index, patch in batch.patches:
+                patches = self.patches.get((ino, index))
+                if patches is not None:
+                    patches.remove(patch)
+                    if not patches:
+                        del self.patches[ino, index]
 
 
-def _drop(overlay: dict[K, V], changes: dict[K, V], later: list[dict[K, V]]) -> None:
-    for key in changes:
-        if key in overlay and not any(key in changed for changed in later):
-            del overlay[key]
+def _drop(overlay: dict[K, V], done: list[dict[K, V]], later: list[dict[K, V]]) -> None:
+    for changes in done:
+        for key in changes:
+            if key in overlay and not any(key in changed for changed in later):
+                del overlay[key]

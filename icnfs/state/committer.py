@@ -52,7 +52,7 @@ which the request loop renews its snapshots."""
 _NO_VERSION: Final = U64.pack(0)
 
 SETTLE_SECONDS: Final = 0.05
-SETTLE_BATCHES: Final = 512
+SETTLE_BATCHES: Final = 256
 SETTLE_BYTES: Final = 2 * MIB
 """LMDB takes over what the journal holds after so long without work, or when it holds so many batches or bytes: a
 quarter of ACCEPTED_MAX, for what LMDB lacks counts as accepted."""

@@ -6,6 +6,7 @@ is synchronous, so a request's changes are atomic; only reading, and folding wha
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from icnfs.format.records import ChunkRecord, Patch
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 HOT_MAX: Final = 256
 """Unchanged hot chunks kept: at most 32 MiB, so that appending and rewriting find their chunk whole."""
+
+PATCHED_STEP: Final = 64
+"""Chunks with patches looked up at a time."""
 
 
 class Contents(Layers):
@@ -307,8 +311,17 @@ class Contents(Layers):
                 self._seal(self._store.edit(ino), index, plain)
             return
 
-    def patched(self) -> list[tuple[int, int]]:
-        """(inode, index) of the chunks with patches that count."""
-        places = dict.fromkeys(self._store.reader.patched())
-        places.update(dict.fromkeys(p for p, patches in self._store.overlay.patches.items() if patches))
-        return [p for p in places if self._patches(*p, self._record(*p))]
+    def patched(self) -> Iterator[tuple[int, int]]:
+        """(inode, index) of the chunks that may have patches that count, see `is_patched`; some perhaps twice.
+
+        To be consumed at leisure: chunks patched meanwhile may or may not be among them.
+        """
+        places = self._store.reader.patched((0, 0), PATCHED_STEP)
+        while places:
+            yield from places
+            places = self._store.reader.patched(places[-1], PATCHED_STEP)
+        yield from list(self._store.overlay.patches)
+
+    def is_patched(self, ino: int, index: int) -> bool:
+        """Whether the chunk has patches that count."""
+        return bool(self._patches(ino, index, self._record(ino, index)))

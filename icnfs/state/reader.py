@@ -8,6 +8,7 @@ a time.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 import lmdb
 
@@ -34,6 +35,9 @@ from icnfs.format.records import (
 from icnfs.format.segment import SegmentInfo
 from icnfs.state.env import IDENTITY, Environments
 from icnfs.state.inode import Inode
+
+_NO_LATER: Final = U64.pack(2**64 - 1)
+"""After any version that a key names."""
 
 
 class Reader:
@@ -168,13 +172,15 @@ class Reader:
             for key, sealed in self.rows(Table.PATCHES, prefix, prefix)
         ]
 
-    def patched(self) -> Iterator[tuple[int, int]]:
-        """(inode, index) of every chunk with committed patches."""
-        last = None
-        for key, _ in self.rows(Table.PATCHES):
-            if key[:16] != last:
-                last = key[:16]
-                yield PAIR.unpack(last)
+    def patched(self, after: tuple[int, int], most: int) -> list[tuple[int, int]]:
+        """(inode, index) of the chunks with committed patches, in order: the first `most` that come after `after`."""
+        places: list[tuple[int, int]] = []
+        with self.meta.cursor(self._dbs[Table.PATCHES]) as cursor:
+            place = PAIR.pack(*after)
+            while len(places) < most and cursor.set_range(place + _NO_LATER):
+                place = bytes(cursor.key()[:16])
+                places.append(PAIR.unpack(place))
+        return places
 
     def tombstones(self) -> Iterator[tuple[int, int, int]]:
         """(inode, first index, version bound) of every tombstone."""

@@ -316,9 +316,8 @@ class Store(Records):
         reader.meta = self.env.meta.begin()
         for _ in done.batches:
             self._closed.popleft()
-        later = [*self._closed, self.batch]
+        self.overlay.drop(done.batches, [*self._closed, self.batch])
         for batch in done.batches:
-            self.overlay.drop(batch, later)
             self.committed = batch.number
             self.durable = max(self.durable, batch.number)
             for ino, node in batch.inodes.items():

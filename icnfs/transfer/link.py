@@ -94,7 +94,7 @@ def spawn() -> tuple[Wire, subprocess.Popen[bytes]]:
                 pass_fds=[theirs.fileno()],
                 cwd="/",
                 env=_environment(),
-                process_group=0,
+                start_new_session=True,
             )
         except BaseException:
             ours.close()

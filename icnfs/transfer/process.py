@@ -27,7 +27,7 @@ from icnfs.crypto.hardening import drop_secrets_from_environment, forbid_core_du
 from icnfs.errors import ConfigError, FormatError, IcnfsError
 from icnfs.format import segment as segment_format
 from icnfs.limits import IN_PLACE_MAX, INLINE_MAX
-from icnfs.process import tune
+from icnfs.process import BEHIND, take_place, tune
 from icnfs.providers.open import open_provider
 from icnfs.transfer import bulk
 from icnfs.transfer.engine import Engine, open_engine
@@ -63,11 +63,6 @@ log = logging.getLogger(__name__)
 
 PUSH_SECONDS: Final = 0.25
 """How long a provider's change of state may take to reach the front."""
-
-NICENESS: Final = 10
-"""A tenth of a processor that the front wants as well; all of one that nobody wants.  With it, and SCHED_BATCH, twice
-as many fsyncs and creates beside a publish.  SCHED_IDLE, and so idle disk priority, made both slower: whoever holds
-a lock of the file system then waits for its turn."""
 
 _PR_SET_PDEATHSIG: Final = 1  # prctl(2)
 
@@ -298,9 +293,9 @@ def _harden() -> None:
 
 
 def _stand_back() -> None:
-    """The front's requests come first: what is uploaded here is safe on this machine already."""
+    """The front's requests come first, and all that people run."""
+    take_place(BEHIND)
     with suppress(OSError):  # a sandbox may forbid it
-        os.setpriority(os.PRIO_PROCESS, 0, NICENESS)
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 

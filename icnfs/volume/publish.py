@@ -45,6 +45,9 @@ RETRY_MOST: Final = 60.0
 FOLD_SECONDS: Final = 5.0
 """What folding patches may take before a cut; those not folded by then are published as patches."""
 
+TURN_SECONDS: Final = 0.001
+"""Folding lets requests have their turn after so long."""
+
 LOST_STEP: Final = 1024
 """Segments whose shares are noted as lost in one commit."""
 
@@ -229,9 +232,16 @@ class Publisher:
         """Fold what patches there are, as far as that goes quickly and there is room."""
         store = self._store
         deadline = trio.current_time() + FOLD_SECONDS
+        turn = 0.0
         for ino, index in store.contents.patched():
-            if store.read_only or store.full or store.failure is not None or trio.current_time() >= deadline:
+            now = trio.current_time()
+            if store.read_only or store.full or store.failure is not None or now >= deadline:
                 return
+            if now >= turn:
+                await trio.lowlevel.checkpoint()
+                turn = trio.current_time() + TURN_SECONDS
+            if not store.contents.is_patched(ino, index):
+                continue
             try:
                 if store.congested:
                     await store.wait_room(growing=False)

@@ -257,7 +257,7 @@ class Machine:
         check_accounts(self.store)
 
     async def do_fold(self, one: int, two: int, offset: int, size: int) -> None:
-        for place in self.store.contents.patched():
+        for place in filter(lambda place: self.store.contents.is_patched(*place), self.store.contents.patched()):
             await self.store.contents.fold(*place, deadline())
 
     async def do_read(self, one: int, two: int, offset: int, size: int) -> None:
