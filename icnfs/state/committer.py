@@ -61,6 +61,9 @@ HOLD_MAX: Final = 256 * KIB
 """Plain bytes of chunks that may wait for the batch that names them, and go to the journal with it; sealing an entry
 holds the interpreter lock for 0.1 ms then."""
 
+GROUP_BYTES: Final = 2 * MIB
+"""Of bulk data, what goes into one commit: a quarter of ACCEPTED_MAX, so that more is accepted while it is written."""
+
 IDLE_SECONDS: Final = 0.5
 """After so long without work the data of dead versions is erased."""
 
@@ -173,9 +176,13 @@ class Committer:
         """The next group of work, at least one job; None when all is done."""
         job = self._next()
         jobs: list[Job] = []
+        left = GROUP_BYTES
         with contextlib.suppress(queue.Empty):
             while job is not None:
                 jobs.append(job)
+                left -= len(job.plain) if isinstance(job, SealJob) else 0
+                if left <= 0:
+                    return jobs
                 job = self._queue.get_nowait()
             if jobs:
                 self._queue.put(None)
