@@ -13,6 +13,8 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.seaweed import Seaweed, serving
+
 FUSE_DEVICE = "/dev/fuse"
 
 # A shared machine makes single examples slow now and then; pytest-timeout bounds the whole test.
@@ -26,6 +28,13 @@ def small_reserves() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("icnfs.state.env.RESERVE", 1 << 20)
         yield
+
+
+@pytest.fixture(scope="session")
+def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seaweed]:
+    """A real S3 server, one for each worker; tests keep to a prefix of their own."""
+    with serving(tmp_path_factory.mktemp("seaweed")) as server:
+        yield server
 
 
 def missing_fuse() -> str | None:

@@ -18,11 +18,12 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
-EVERYBODY = {"errors", "limits", "process"}
+EVERYBODY = {"errors", "limits", "private", "process"}
 
 BELOW: dict[str, set[str]] = {
     "errors": set(),
     "limits": set(),
+    "private": {"errors", "limits"},
     "process": {"limits"},
     "crypto": set(),
     "erasure": set(),

@@ -35,6 +35,9 @@ PROVIDER: Final[dict[str, Key]] = {
     "site": Key(values.read_text, None, '"Helsinki"'),
     "eur_per_tb_month": Key(values.number_of(0, 1e6, "EUR"), 0.0, "5.5"),
     "eur_per_tb_read": Key(values.number_of(0, 1e6, "EUR"), 0.0, "0"),
+    "credentials": Key(values.read_path, None, '"example.keys"'),
+    "profile": Key(values.read_profile, None, '"example"'),
+    "credential": Key(values.read_credential, None, '"icnfs-example"'),
 }
 """Keys of each `[provider.NAME]`."""
 

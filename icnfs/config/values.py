@@ -44,6 +44,7 @@ LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 _SIZE: Final = re.compile(r"([0-9]{1,19}(?:\.[0-9]{1,9})?) ?([A-Za-z]{1,3})")
 _CODE: Final = re.compile(r"([0-9]{1,4})-of-([0-9]{1,4})")
 _CREDENTIAL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
+_PROFILE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._@:/+-]{0,126}[A-Za-z0-9]|[A-Za-z0-9]")
 
 
 class BadValueError(ValueError):
@@ -181,6 +182,13 @@ def read_credential(value: object) -> str:
     """A systemd credential's name: a file's name, so no slash (systemd.exec(5))."""
     if not isinstance(value, str) or _CREDENTIAL.fullmatch(value) is None:
         raise BadValueError(f"{show(value)} names no credential; write the name that LoadCredential= gives it")
+    return value
+
+
+def read_profile(value: object) -> str:
+    """The name of a section of the shared credentials file."""
+    if not isinstance(value, str) or _PROFILE.fullmatch(value) is None:
+        raise BadValueError(f"{show(value)} names no profile; write the name of a section of ~/.aws/credentials")
     return value
 
 

@@ -54,7 +54,17 @@ class VolumeConfig:
 
     def specs(self, *, create: bool = False) -> list[ProviderSpec]:
         """What opens the providers, in the TOML's order; `create` makes their places (for `init` alone)."""
-        return [ProviderSpec(facts.name, facts.url, create) for facts in self.providers.values()]
+        return [
+            ProviderSpec(
+                facts.name,
+                facts.url,
+                create,
+                credentials=str(facts.credentials or ""),
+                profile=facts.profile or "",
+                credential=facts.credential or "",
+            )
+            for facts in self.providers.values()
+        ]
 
 
 def load(name: str, path: Path | None = None) -> VolumeConfig:
@@ -160,7 +170,20 @@ class _Reader:
         facts = self._table(f"provider.{name}", PROVIDER, table)
         if facts["site"] is None:
             facts["site"] = name
+        facts["credentials"] = self._beside(facts["credentials"])
+        self._check_keys(name, facts)
         return ProviderFacts(name=name, **facts)
+
+    def _check_keys(self, name: str, facts: Mapping[str, Any]) -> None:
+        """A bucket has keys at one place; a directory has none."""
+        named = [key for key in ("credentials", "profile", "credential") if facts[key] is not None]
+        wanted = parse_url(facts["url"]).s3 is not None
+        if wanted and not named:
+            raise self.error(f"provider.{name}", 'a bucket needs keys; add a line such as credentials = "FILE"')
+        if len(named) > 1:
+            raise self.error(f"provider.{name}.{named[1]}", f"its keys are in {named[0]} already; leave one of the two")
+        if named and not wanted:
+            raise self.error(f"provider.{name}.{named[0]}", "a directory needs no keys; remove it")
 
     def _table(self, name: str, keys: Mapping[str, Key], table: object) -> dict[str, Any]:
         """All of `keys`, as written in `table` or by default."""
@@ -195,17 +218,20 @@ class _Reader:
 
     def _check_places(self, providers: Iterable[ProviderFacts]) -> None:
         """No two providers may share a place, or lie one within the other: their objects would mix."""
-        seen: dict[Path, str] = {}
+        seen: dict[tuple[str, Path], str] = {}
         for facts in providers:
-            path = parse_url(facts.url).path
-            for other, owner in seen.items():
+            place = parse_url(facts.url)
+            path = place.path
+            for (realm, other), owner in seen.items():
+                if realm != place.realm:
+                    continue
                 if path == other:
                     what = f"the same place as provider.{owner}.url; give each provider a place of its own"
                     raise self.error(f"provider.{facts.name}.url", what)
                 if path in other.parents or other in path.parents:
                     what = f"lies within, or around, provider.{owner}.url; give each provider a place of its own"
                     raise self.error(f"provider.{facts.name}.url", what)
-            seen[path] = facts.name
+            seen[place.realm, path] = facts.name
 
     def _check_enough(self, config: VolumeConfig) -> None:
         """There must be a choice of providers that the code, `safe` and the policy all allow."""

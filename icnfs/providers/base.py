@@ -128,8 +128,8 @@ class Provider(ABC):
 
         Atomic: at every instant, and after every crash on either side, a reader finds the old object (or none) or the
         new one, whole.  Durable when it returns.  Idempotent.  It keeps no reference to a buffer past the call, not
-        even when cancelled; to `Pieces` it may.  `name` may not lie below another object, nor above one
-        (`ProviderRefusedError`).
+        even when cancelled; to `Pieces` it may.  No caller puts a `name` below another object, or above one: a kind
+        that cannot hold both refuses the second (`ProviderRefusedError`), and none loses the first.
         """
 
     @abstractmethod

@@ -6,6 +6,7 @@ Placement chooses by them and `status` shows them; no provider's code reads them
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,3 +26,7 @@ class ProviderFacts:
     site: str
     eur_per_tb_month: float = 0.0
     eur_per_tb_read: float = 0.0
+    credentials: Path | None = None
+    profile: str | None = None
+    credential: str | None = None
+    """Where its keys are, never what: at most one is not None."""

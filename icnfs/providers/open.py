@@ -11,21 +11,31 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
-from urllib.parse import SplitResult, parse_qsl, unquote_to_bytes, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote_to_bytes, urlencode, urlsplit
 
 from icnfs.providers.base import Provider
 from icnfs.providers.directory import DirectoryProvider
 from icnfs.providers.faults import FaultPlan, Faults
+from icnfs.providers.s3 import S3Provider
+from icnfs.providers.s3keys import KeySource
+from icnfs.providers.s3place import KEYS as S3_KEYS
+from icnfs.providers.s3place import S3Place
+from icnfs.providers.s3place import parse as parse_s3
 
 
 @dataclass(frozen=True, slots=True)
 class ProviderSpec:
-    """All that is needed to open a provider, and all that the transfer process is told of one."""
+    """All that is needed to open a provider, and all that the transfer process is told of one: no secret, only where
+    it is."""
 
     name: str
     url: str
     create: bool = False
     """Make the place where it is missing: `init` alone may."""
+    credentials: str = ""
+    profile: str = ""
+    credential: str = ""
+    """Where its keys are, as `s3keys` says: at most one is not empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +44,19 @@ class Place:
 
     scheme: str
     path: Path
+    """Of a bucket: its name, and the prefix below."""
     faults: FaultPlan | None = None
+    s3: S3Place | None = None
+
+    @property
+    def realm(self) -> str:
+        """What `path` lies in: two places in different realms have nothing to do with each other."""
+        return self.scheme if self.s3 is None else self.s3.origin
 
     @property
     def identity(self) -> str:
         """The same string for two urls of one place."""
-        return f"{self.scheme}:{self.path}"
+        return f"{self.realm}:{self.path}"
 
 
 def parse_url(url: str) -> Place:
@@ -50,8 +67,9 @@ def parse_url(url: str) -> Place:
         return Place("file", _absolute(url.encode()))
     parts = _split(url)
     if parts.scheme not in _KINDS:
-        known = ", ".join(f"{scheme}:///PATH" for scheme in _KINDS)
-        raise ValueError(f"is of no known kind; write {known} or an absolute path")
+        raise ValueError(f"is of no known kind; write {FORMS} or an absolute path")
+    if parts.scheme == "s3":
+        return _parse_s3(parts)
     if parts.netloc not in ("", "localhost"):
         raise ValueError(f"names a host; a directory of this machine is {parts.scheme}:///PATH, with three slashes")
     if parts.fragment:
@@ -64,6 +82,23 @@ def open_provider(spec: ProviderSpec) -> Provider:
     place = parse_url(spec.url)
     provider = _KINDS[place.scheme](spec, place)
     return provider if place.faults is None else Faults(provider, place.faults)
+
+
+def _parse_s3(parts: SplitResult) -> Place:
+    if parts.fragment:
+        raise ValueError('has a "#"; remove it')
+    query: dict[str, str] = {}
+    for key, text in parse_qsl(parts.query, keep_blank_values=True, max_num_fields=32):
+        if key in query:
+            raise ValueError(f"has the query {key[:20]!r} twice; write it once")
+        query[key] = text
+    faults = {key: text for key, text in query.items() if key not in S3_KEYS}
+    if unknown := faults.keys() - {field.name for field in dataclasses.fields(FaultPlan)}:
+        secret = any(word in key for key in unknown for word in ("key", "secret", "token", "password"))
+        remedy = "keys belong into a file: credentials = FILE" if secret else f"there are {', '.join(S3_KEYS)}"
+        raise ValueError(f"has the query {min(unknown)[:20]!r}, which is unknown; {remedy}")
+    place = parse_s3(parts, query)
+    return Place("s3", place.path, _parse_faults(urlencode(faults)), place)
 
 
 def _split(url: str) -> SplitResult:
@@ -103,4 +138,11 @@ def _open_directory(spec: ProviderSpec, place: Place) -> Provider:
     return DirectoryProvider(spec.name, place.path, create=spec.create)
 
 
-_KINDS: Final[dict[str, Callable[[ProviderSpec, Place], Provider]]] = {"file": _open_directory}
+def _open_s3(spec: ProviderSpec, place: Place) -> Provider:
+    assert place.s3 is not None
+    return S3Provider(spec.name, place.s3, KeySource(spec.name, spec.credentials, spec.profile, spec.credential))
+
+
+FORMS: Final = "file:///PATH, s3://BUCKET/PREFIX?endpoint=https://HOST"
+
+_KINDS: Final[dict[str, Callable[[ProviderSpec, Place], Provider]]] = {"file": _open_directory, "s3": _open_s3}

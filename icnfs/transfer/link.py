@@ -55,8 +55,11 @@ SILENCE_SECONDS: Final = 30.0
 FAREWELL_SECONDS: Final = 2.0
 """How long a process may take to end when its socket has closed, before it is killed."""
 
-_ENVIRONMENT: Final = frozenset({"PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR"})
-"""What of the environment is handed on: nothing that could hold a secret."""
+_ENVIRONMENT: Final = frozenset(
+    {"PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR"}
+    | {"HOME", "AWS_SHARED_CREDENTIALS_FILE", "CREDENTIALS_DIRECTORY"}
+)
+"""What of the environment is handed on: nothing that could hold a secret, but where providers' keys may be."""
 
 
 class LinkLostError(Exception):
