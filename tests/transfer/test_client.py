@@ -290,7 +290,7 @@ def test_a_url_that_cannot_be_used_is_one_clear_error() -> None:
 # --- the process itself -----------------------------------------------------------------------------------------------
 
 
-def test_the_process_has_a_group_of_its_own_no_cores_and_no_secrets_and_lets_others_go_first(
+def test_the_process_has_a_session_of_its_own_no_cores_and_no_secrets(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ICNFS_PASSPHRASE", "canary-passphrase")
