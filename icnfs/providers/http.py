@@ -183,17 +183,12 @@ class HttpClient:
             if connection.sock is not None:
                 call.hold(connection.sock)
             with contextlib.suppress(BrokenPipeError):  # it may have answered before it had read everything
-                connection.request(
-                    question.method, question.target, body=iter(question.body), headers=dict(question.headers)
-                )
-            response = connection.getresponse()
-            headers = {key.lower(): value for key, value in response.getheaders()}
-            wanted = most(response.status, headers)
-            body = response.read(wanted + 1)
-            if response.length and len(body) <= wanted:
-                raise http.client.IncompleteRead(body, response.length)
-            keep = len(body) <= wanted and not response.will_close and response.isclosed()
-            return Answer(response.status, headers, body[:wanted] if len(body) > wanted else body, len(body) <= wanted)
+                body = iter(question.body) if question.body else None  # an empty one would be sent in chunks
+                connection.request(question.method, question.target, body=body, headers=dict(question.headers))
+            with contextlib.closing(connection.getresponse()) as response:
+                answer = _read(response, most)
+                keep = answer.whole and not response.will_close and response.isclosed()
+            return answer
         finally:
             call.hold(None)
             connection.call = _Call()
@@ -227,3 +222,13 @@ class HttpClient:
                 self._context = ssl.create_default_context(cafile=self.origin.ca)
                 self._context.set_alpn_protocols(["http/1.1"])
             return self._context
+
+
+def _read(response: http.client.HTTPResponse, most: Callable[[int, Mapping[str, str]], int]) -> Answer:
+    headers = {key.lower(): value for key, value in response.getheaders()}
+    wanted = most(response.status, headers)
+    body = response.read(wanted + 1)
+    whole = len(body) <= wanted
+    if whole and response.length:
+        raise http.client.IncompleteRead(body, response.length)
+    return Answer(response.status, headers, body if whole else body[:wanted], whole)

@@ -138,7 +138,7 @@ def failure(provider: str, doing: str, error: OSError | http.client.HTTPExceptio
         return ProviderAwayError(provider, f"{doing}: {reason}; is it https that the endpoint speaks?")
     if isinstance(error, http.client.IncompleteRead):
         return ProviderAwayError(provider, f"{doing}: it broke off in the middle of its answer")
-    if isinstance(error, http.client.RemoteDisconnected):
+    if isinstance(error, ConnectionResetError | BrokenPipeError):  # RemoteDisconnected among them
         return ProviderAwayError(provider, f"{doing}: it closed the connection without an answer")
     if isinstance(error, http.client.HTTPException):
         return ProviderLiesError(provider, f"{doing}: what it answered is not HTTP; correct the endpoint")

@@ -36,6 +36,8 @@ class Hostile:
 
     answer: Answer
     tls: ssl.SSLContext | None = None
+    drip: bool = False
+    """After the answer a byte now and then, for ever."""
     requests: list[Request] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -78,6 +80,9 @@ class Hostile:
                         time.sleep(0.02)
                 else:
                     connection.sendall(answer)
+                while self.drip and not self._over.is_set():
+                    connection.sendall(b"x")
+                    time.sleep(0.02)
 
 
 def _alive(connection: socket.socket) -> bool:
@@ -105,8 +110,8 @@ def _read(connection: socket.socket) -> Request | None:
 
 
 @contextlib.contextmanager
-def hostile(answer: Answer, tls: ssl.SSLContext | None = None) -> Iterator[Hostile]:
-    server = Hostile(answer, tls)
+def hostile(answer: Answer, tls: ssl.SSLContext | None = None, *, drip: bool = False) -> Iterator[Hostile]:
+    server = Hostile(answer, tls, drip)
     try:
         yield server
     finally:

@@ -1,0 +1,483 @@
+"""What a bucket, or something that poses as one, can answer: each becomes the one right error, soon, asked once."""
+
+from __future__ import annotations
+
+import email.utils
+import logging
+import os
+import ssl
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+import trio
+
+from icnfs.errors import (
+    ObjectMissingError,
+    ProviderAwayError,
+    ProviderError,
+    ProviderFullError,
+    ProviderLiesError,
+    ProviderRefusedError,
+)
+from icnfs.limits import OBJECT_MAX
+from icnfs.providers import http
+from icnfs.providers.base import Pieces, list_all
+from icnfs.providers.open import ProviderSpec, open_provider, parse_url
+from icnfs.providers.s3 import S3Provider
+from tests.providers.hostile import Answer, Hostile, Request, hostile, reply
+from tests.seaweed import ACCESS_KEY, READER_KEY, SECRET_KEY, Seaweed, certify, request, write_keys
+
+Calls = dict[str, Callable[[S3Provider], Awaitable[object]]]
+
+CALLS: Calls = {
+    "put": lambda p: p.put("a/b", b"data"),
+    "get": lambda p: p.get("a/b", 0, 4),
+    "whole": lambda p: p.get("a/b"),
+    "size": lambda p: p.size("a/b"),
+    "delete": lambda p: p.delete("a/b"),
+    "list": lambda p: p.list("a/"),
+    "probe": lambda p: p.probe(),
+}
+
+HTML = b"<html><body>Please log in</body></html>"
+ETAG = 'ETag: "e"'
+NOW = f"Date: {email.utils.formatdate(usegmt=True)}"
+HOUR_AGO = f"Date: {email.utils.formatdate(time.time() - 3600, usegmt=True)}"
+
+
+def error(code: str) -> bytes:
+    return f'<?xml version="1.0"?><Error><Code>{code}</Code><Message>{SECRET_KEY}</Message></Error>'.encode()
+
+
+def listing(*keys: str, more: bool = False, extra: str = "") -> bytes:
+    contents = "".join(f"<Contents><Key>{key}</Key><Size>1</Size></Contents>" for key in keys)
+    truncated = f"<IsTruncated>{str(more).lower()}</IsTruncated>"
+    space = 'xmlns="http://s3.amazonaws.com/doc/2006-03-01/"'
+    return f'<?xml version="1.0"?>{extra}<ListBucketResult {space}>{truncated}{contents}</ListBucketResult>'.encode()
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> Path:
+    return write_keys(tmp_path / "keys")
+
+
+def provider_of(url: str, keys: Path, more: str = "") -> S3Provider:
+    made = open_provider(ProviderSpec("alpha", f"s3://bucket/p?endpoint={url}{more}", credentials=str(keys)))
+    assert isinstance(made, S3Provider)
+    return made
+
+
+def ask(provider: S3Provider, call: Callable[[S3Provider], Awaitable[object]], seconds: float = 5.0) -> object:
+    async def main() -> object:
+        with trio.fail_after(seconds):
+            try:
+                return await call(provider)
+            finally:
+                await provider.close()
+
+    return trio.run(main)
+
+
+def meets(answer: Answer, keys: Path, call: str, kind: type[ProviderError], match: str, most: int = 1) -> None:
+    """`call` ends in `kind`, after `most` requests at most, in words that hold no secret."""
+    with hostile(answer) as server:
+        with pytest.raises(kind, match=match) as caught:
+            ask(provider_of(server.url, keys), CALLS[call])
+        assert type(caught.value) is kind
+        assert str(caught.value).startswith("provider alpha: ")
+        assert SECRET_KEY not in str(caught.value) and "\n" not in str(caught.value)
+        assert len(server.requests) <= most
+
+
+EVERY = list(CALLS)
+ANSWERS: list[tuple[bytes, list[str], type[ProviderError], str]] = [
+    (reply(500, error("InternalError")), EVERY, ProviderAwayError, "500"),
+    (reply(502, HTML, "Content-Type: text/html"), EVERY, ProviderAwayError, "502"),
+    (reply(503, error("SlowDown")), EVERY, ProviderAwayError, "503"),
+    (reply(429, b""), EVERY, ProviderAwayError, "429"),
+    (reply(403, error("AccessDenied"), NOW), EVERY, ProviderRefusedError, "allow these keys"),
+    (reply(403, error("AccessDenied"), HOUR_AGO), EVERY, ProviderRefusedError, "36[0-9]{2} s ahead"),
+    (reply(403, error("RequestTimeTooSkewed")), ["put", "list"], ProviderRefusedError, "clock"),
+    (reply(403, error("InvalidAccessKeyId")), ["put", "list"], ProviderRefusedError, "not known there"),
+    (reply(403, error("SignatureDoesNotMatch")), ["put", "get"], ProviderRefusedError, "correct the secret key"),
+    (reply(400, error("ExpiredToken")), ["put", "get"], ProviderRefusedError, "token has expired"),
+    (reply(403, error("QuotaExceeded")), ["put"], ProviderFullError, "raise the quota"),
+    (reply(507, error("XMinioStorageFull")), ["put"], ProviderFullError, "free space"),
+    (reply(405, error("MethodNotAllowed")), ["put", "delete"], ProviderRefusedError, "read-only or locked"),
+    (reply(400, error("InvalidRequest")), ["put"], ProviderRefusedError, "400 InvalidRequest"),
+    (reply(404, error("NoSuchBucket")), EVERY, ProviderRefusedError, "make the bucket"),
+    (reply(404, error("NoSuchKey")), ["get", "whole", "size"], ObjectMissingError, "no such object"),
+    (reply(404, HTML, "Content-Type: text/html"), EVERY, ProviderLiesError, "web page"),
+    (reply(404, b"nothing here"), EVERY, ProviderLiesError, "does not speak S3"),
+    (reply(200, HTML, "Content-Type: text/html; charset=utf-8"), EVERY, ProviderLiesError, "web page"),
+    (reply(200, HTML, "Content-Type: text/html", ETAG), EVERY, ProviderLiesError, "web page"),
+    (reply(200, HTML), ["put", "list", "probe", "get"], ProviderLiesError, "S3|range"),
+    (reply(301, error("PermanentRedirect"), "x-amz-bucket-region: eu-9"), EVERY, ProviderRefusedError, "region eu-9"),
+    (reply(307, b"", "Location: http://127.0.0.1:1/x"), EVERY, ProviderRefusedError, "points elsewhere"),
+    (reply(302, b"", "Location: file:///etc/passwd"), EVERY, ProviderRefusedError, "points elsewhere"),
+    (
+        reply(400, error("AuthorizationHeaderMalformed")[:-8] + b"<Region>eu-7</Region></Error>"),
+        ["put", "list"],
+        ProviderRefusedError,
+        "correct the region in the url .to region eu-7.",
+    ),
+    (b"", EVERY, ProviderAwayError, "closed the connection"),
+    (b"SSH-2.0-OpenSSH_9.2\r\n", EVERY, ProviderLiesError, "not HTTP"),
+    (b"HTTP/1.1 200 OK\r\nX: " + b"y" * 70_000 + b"\r\n\r\n", EVERY, ProviderLiesError, "not HTTP"),
+    (reply(200, listing()[:-20], length=len(listing())), ["list", "probe"], ProviderAwayError, "broke off"),
+    (reply(200, b"ha", ETAG, length=4), ["whole"], ProviderAwayError, "broke off"),
+    (reply(206, b"ha", "Content-Range: bytes 0-3/9", length=4), ["get"], ProviderAwayError, "broke off"),
+    (reply(206, b"ha", "Content-Range: bytes 0-3/9"), ["get"], ProviderLiesError, "another length"),
+    (reply(206, b"halves", "Content-Range: bytes 0-3/9"), ["get"], ProviderLiesError, "another length"),
+    (reply(206, b"half", "Content-Range: bytes 1-4/9"), ["get"], ProviderLiesError, "another range"),
+    (reply(206, b"hal", "Content-Range: bytes 0-2/9"), ["get"], ProviderLiesError, "another range"),
+    (reply(206, b"hal", "Content-Range: bytes 0-2/3"), ["get"], ProviderLiesError, "cut short: it ends at 3"),
+    (reply(206, b"half"), ["get"], ProviderLiesError, "another range"),
+    (reply(200, b"whole object", ETAG), ["get"], ProviderLiesError, "does not answer the range"),
+    (reply(200, b"", ETAG, length=OBJECT_MAX + 1), ["whole"], ProviderLiesError, "longer than any object"),
+    (reply(204, b""), ["whole", "put", "list"], ProviderLiesError, "does not speak S3"),
+]
+
+
+@pytest.mark.parametrize(
+    ("answer", "call", "kind", "match"),
+    [(answer, call, kind, match) for answer, calls, kind, match in ANSWERS for call in calls],
+)
+def test_bad_answer_is_the_right_error_and_asked_for_once(
+    answer: bytes, call: str, kind: type[ProviderError], match: str, keys: Path
+) -> None:
+    meets(lambda _: answer, keys, call, kind, match, most=2 if call == "size" else 1)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"\x00\xff\xfe garbage",
+        HTML,
+        error("InternalError"),
+        b"<ListBucketResult/>",
+        listing().replace(b"false", b"perhaps"),
+        listing("p/a/b").replace(b"Key>", b"Name>"),
+        listing(extra='<!DOCTYPE l [<!ENTITY a "b">]>'),
+        listing("p/a/b", extra="").replace(b"?>", b' encoding="klingon"?>', 1),
+        listing("p/a/2", "p/a/1"),
+        listing("p/a/1", "p/a/1"),
+        listing("p/x/1"),
+        listing("other/a/1"),
+        listing("../../etc"),
+        listing(more=True),
+    ],
+)
+def test_listing_that_is_none_is_a_lie_and_never_empty(body: bytes, keys: Path) -> None:
+    meets(lambda _: reply(200, body, "Content-Type: application/xml"), keys, "list", ProviderLiesError, "listing")
+
+
+def test_listing_that_never_ends_ends(keys: Path) -> None:
+    def answer(asked: Request) -> bytes:
+        last = asked.target.partition("start-after=p%2Fa%2F")[2].partition("&")[0]
+        return reply(200, listing(f"p/a/{int(last or 0) + 1:09}", more=True))
+
+    meets(answer, keys, "list", ProviderLiesError, "does not move on|not icnfs's", most=100)
+
+    def strange(asked: Request) -> bytes:
+        last = asked.target.partition("start-after=p%2Fa%2FX")[2].partition("&")[0]
+        return reply(200, listing(f"p/a/X{int(last or 0) + 1:09}", more=True))
+
+    meets(strange, keys, "list", ProviderLiesError, "a prefix of its own", most=100)
+
+
+def test_what_is_not_ours_is_not_listed(keys: Path) -> None:
+    body = listing("p/a/.hidden", "p/a/B", "p/a/a b", "p/a/b", "p/a/c/")
+    with hostile(lambda _: reply(200, body)) as server:
+        assert ask(provider_of(server.url, keys), CALLS["list"]) == ["a/b"]
+
+
+def test_nobody_answers(keys: Path) -> None:
+    with hostile(lambda _: b"") as server:
+        url = server.url
+    with pytest.raises(ProviderAwayError, match="refused"):
+        ask(provider_of(url, keys), CALLS["probe"])
+
+
+@pytest.mark.parametrize("call", EVERY)
+def test_request_says_how_long_its_body_is_or_has_none(call: str, keys: Path) -> None:
+    with hostile(lambda _: reply(500)) as server, pytest.raises(ProviderAwayError):
+        ask(provider_of(server.url, keys), CALLS[call])
+    assert "transfer-encoding" not in server.requests[0].headers
+    assert (server.requests[0].headers.get("content-length"), server.requests[0].body) == (
+        ("4", b"data") if call == "put" else (None, b"")
+    )
+
+
+@pytest.mark.parametrize("call", EVERY)
+def test_cancelled_call_lets_go_of_a_server_that_hangs(call: str, keys: Path) -> None:
+    async def main(server: Hostile) -> None:
+        provider = provider_of(server.url, keys)
+        begun = trio.current_time()
+        with trio.move_on_after(0.2) as scope:
+            await CALLS[call](provider)
+        assert scope.cancelled_caught and trio.current_time() < begun + 1
+        with trio.fail_after(2):  # its thread ends, and so does the connection
+            while provider._http._limiter.borrowed_tokens:
+                await trio.sleep(0.01)
+
+    with hostile(lambda _: None) as server:
+        trio.run(main, server)
+
+
+def test_cancelled_read_stops_a_body_that_drips(keys: Path) -> None:
+    head = reply(200, b"", ETAG, length=1 << 20)
+
+    async def main(server: Hostile) -> None:
+        provider = provider_of(server.url, keys)
+        with trio.move_on_after(0.3) as scope:
+            await provider.get("a/b")
+        assert scope.cancelled_caught
+        with trio.fail_after(2):
+            while provider._http._limiter.borrowed_tokens:
+                await trio.sleep(0.01)
+
+    with hostile(lambda _: head, drip=True) as server:
+        trio.run(main, server)
+
+
+def test_server_that_stalls_ends_by_itself(keys: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "STALL_SECONDS", 0.2)
+    meets(lambda _: None, keys, "get", ProviderAwayError, "does not answer")
+
+
+def test_connection_that_was_closed_while_idle_is_replaced(keys: Path) -> None:
+    """An answer that promises to keep the connection, and a server that closes it all the same."""
+    kept = reply(200, listing(), ETAG).replace(b"Connection: close\r\n", b"")
+
+    async def main(server: Hostile) -> None:
+        provider = provider_of(server.url, keys)
+        for _ in range(3):
+            assert await provider.list("a/") == []
+            await trio.sleep(0.05)
+        assert len(server.requests) == 3
+        await provider.close()
+
+    with hostile(lambda _: kept) as server:
+        trio.run(main, server)
+
+
+# --- keys -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("", "empty"),
+        ("access_key = 'a'", "no secret_key"),
+        ("[x\naccess_key", "neither TOML nor an ini file"),
+        ("[a]\naccess_key=a\n[b]\naccess_key=b", "more than one section"),
+        ("access_key = 3\nsecret_key = 'x'", "is no key"),
+        ("access_key = 'a'\nsecret_key = 'ü'", "is no key"),
+        ("access_key = 'a'\nsecret_key = \"x\\ny\"", "control characters"),
+    ],
+)
+def test_keys_that_cannot_be_read_are_refused(text: str, match: str, tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.touch(mode=0o600)
+    path.write_text(text)
+    with hostile(lambda _: b"") as server, pytest.raises(ProviderRefusedError, match=match) as caught:
+        ask(provider_of(server.url, path), CALLS["probe"])
+    assert "provider.alpha.credentials" in str(caught.value) and not server.requests
+
+
+def test_keys_that_others_can_read_are_refused(keys: Path) -> None:
+    keys.chmod(0o640)
+    with hostile(lambda _: b"") as server, pytest.raises(ProviderRefusedError, match="run chmod 600"):
+        ask(provider_of(server.url, keys), CALLS["probe"])
+
+
+FORMS = [
+    f"access_key = '{ACCESS_KEY}'\nsecret_key = '{SECRET_KEY}'\nsession_token = 'tok'",
+    f"# mine\n[s3]\naccess_key = '{ACCESS_KEY}'\nsecret_key = '{SECRET_KEY}'\nsession_token = 'tok'",
+    f"access_key={ACCESS_KEY}\nsecret_key = {SECRET_KEY}\nsession_token: tok\n",
+    f"[default]\naws_access_key_id={ACCESS_KEY}\naws_secret_access_key={SECRET_KEY}\naws_session_token=tok",
+]
+
+
+@pytest.mark.parametrize("text", FORMS)
+@pytest.mark.parametrize("way", ["credentials", "profile", "credential"])
+def test_keys_come_from_a_file_a_profile_or_systemd(
+    way: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    if way == "profile" and "aws_" not in text:
+        return
+    path = tmp_path / "named"
+    path.touch(mode=0o600)
+    path.write_text(text)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(path))
+    named = {"credentials": str(path), "profile": "default", "credential": "named"}[way]
+    caplog.set_level(logging.INFO)
+    with hostile(lambda _: reply(200, listing())) as server:
+        spec = ProviderSpec("alpha", f"s3://bucket?endpoint={server.url}", **{way: named})  # type: ignore[arg-type]
+        provider = open_provider(spec)
+        assert isinstance(provider, S3Provider)
+        ask(provider, CALLS["probe"])
+        headers = server.requests[0].headers
+    assert f"Credential={ACCESS_KEY}/" in headers["authorization"] and headers["x-amz-security-token"] == "tok"
+    shown = repr(provider._keys.get()) + repr(provider) + repr(spec) + caplog.text + str(headers)
+    assert SECRET_KEY not in shown
+
+
+def test_refused_keys_are_read_again(keys: Path) -> None:
+    def answer(asked: Request) -> bytes:
+        fresh = "Credential=NEW/" in asked.headers["authorization"]
+        return reply(200, listing()) if fresh else reply(403, error("ExpiredToken"))
+
+    async def main(provider: S3Provider) -> None:
+        with pytest.raises(ProviderRefusedError):
+            await provider.probe()
+        write_keys(keys, "NEW")
+        await provider.probe()
+
+    with hostile(answer) as server:
+        trio.run(main, provider_of(server.url, keys))
+
+
+# --- TLS ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("days", "host", "ours", "match"),
+    [
+        (2, "127.0.0.1", False, "not known here; name that with ca="),
+        (-1, "127.0.0.1", True, "has expired"),
+        (40, "127.0.0.1", True, "not valid yet"),
+        (2, "elsewhere.example", True, "another host's"),
+    ],
+)
+def test_certificate_that_does_not_hold_is_refused(
+    days: int, host: str, ours: bool, match: str, tmp_path: Path, keys: Path
+) -> None:
+    ca, certificate, key = certify(tmp_path / "tls", days=days, host=host)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    with hostile(lambda _: reply(200, listing()), tls=context) as server:
+        with pytest.raises(ProviderRefusedError, match=match):
+            ask(provider_of(server.url, keys, f"&ca={ca}" if ours else ""), CALLS["probe"])
+        assert not server.requests
+
+
+def test_file_of_authorities_that_is_missing_is_named(tmp_path: Path, keys: Path) -> None:
+    with pytest.raises(ProviderRefusedError, match=r"no\.pem: No such file or directory; correct ca="):
+        ask(provider_of("https://localhost:1", keys, f"&ca={tmp_path}/no.pem"), CALLS["probe"])
+
+
+def test_https_where_http_is_spoken(seaweed: Seaweed, keys: Path) -> None:
+    with pytest.raises(ProviderAwayError, match="is it https that the endpoint speaks"):
+        ask(provider_of(seaweed.http.replace("http:", "https:"), keys), CALLS["probe"])
+
+
+# --- the real server ------------------------------------------------------------------------------------------------
+
+
+def real(server: Seaweed, keys: Path | None = None, bucket: str = "beta", prefix: str = "s3") -> S3Provider:
+    made = open_provider(ProviderSpec("alpha", server.url(bucket, prefix), credentials=str(keys or server.keys)))
+    assert isinstance(made, S3Provider)
+    return made
+
+
+def test_object_is_made_once(seaweed: Seaweed) -> None:
+    async def main() -> None:
+        provider = real(seaweed, prefix="once")
+        won = []
+
+        async def make(i: int) -> None:
+            if await provider.put_new("heads/1", bytes([i]) * 1000):
+                won.append(i)
+
+        async with trio.open_nursery() as nursery:
+            for i in range(8):
+                nursery.start_soon(make, i)
+        assert await provider.get("heads/1") == bytes(won) * 1000
+        await provider.close()
+
+    trio.run(main)
+
+
+def test_pieces_are_stored_as_they_lie(seaweed: Seaweed) -> None:
+    async def main() -> None:
+        provider = real(seaweed)
+        await provider.put("pieces", Pieces(b"one", memoryview(b"-two-"), b"", b"three"))
+        assert await provider.get("pieces") == b"one-two-three"
+        assert request(seaweed.http, "GET", "/beta/s3/pieces") == (200, b"one-two-three")
+        await provider.close()
+
+    trio.run(main)
+
+
+def test_keys_that_may_only_read(seaweed: Seaweed) -> None:
+    reader = real(seaweed, seaweed.root / "reader-keys")
+    with pytest.raises(ProviderRefusedError, match="403 AccessDenied; allow these keys"):
+        ask(reader, CALLS["put"])
+    assert READER_KEY
+
+
+@pytest.mark.parametrize(
+    ("access", "secret", "match"),
+    [("NOBODY", SECRET_KEY, "access key is not known"), (ACCESS_KEY, "wrong", "correct the secret key")],
+)
+def test_wrong_keys(seaweed: Seaweed, access: str, secret: str, match: str, tmp_path: Path) -> None:
+    with pytest.raises(ProviderRefusedError, match=match):
+        ask(real(seaweed, write_keys(tmp_path / "wrong", access, secret)), CALLS["probe"])
+
+
+@pytest.mark.parametrize("call", EVERY)
+def test_missing_bucket_is_not_a_missing_object(seaweed: Seaweed, call: str) -> None:
+    if call == "put":
+        return  # SeaweedFS makes the bucket for an admin
+    with pytest.raises(ProviderRefusedError, match="make the bucket"):
+        ask(real(seaweed, bucket="nowhere"), CALLS[call])
+
+
+def test_versioned_bucket_is_warned_of_once(keys: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def main(provider: S3Provider) -> None:
+        await provider.delete("a")
+        await provider.delete("b")
+
+    with hostile(lambda _: reply(204, b"", "x-amz-delete-marker: true")) as server:
+        trio.run(main, provider_of(server.url, keys))
+    assert caplog.text.count("keeps what is deleted") == 1
+
+
+def test_more_names_than_two_pages(seaweed: Seaweed) -> None:
+    async def main() -> None:
+        provider = real(seaweed, prefix="many")
+        names = [f"shares/{i % 7:02x}/{i:06}" for i in range(2100)]
+        async with trio.open_nursery() as nursery:
+            for part in range(16):
+                nursery.start_soon(put_all, provider, names[part::16])
+        assert await list_all(provider, "shares/") == sorted(names)
+        assert await provider.list("shares/03/0020") == [n for n in sorted(names) if n.startswith("shares/03/0020")]
+        await provider.close()
+
+    trio.run(main)
+
+
+async def put_all(provider: S3Provider, names: list[str]) -> None:
+    for name in names:
+        await provider.put(name, b"")
+
+
+def test_bucket_in_the_hosts_name(keys: Path) -> None:
+    place = parse_url("s3://bucket/p?region=eu-north-1").s3
+    assert place is not None and place.virtual and place.host == "s3.eu-north-1.amazonaws.com"
+    made = open_provider(ProviderSpec("alpha", "s3://bucket/p?region=eu-north-1", credentials=str(keys)))
+    assert isinstance(made, S3Provider)
+    question = made._signed("GET", made._key("a/b"), {}, ())
+    assert made._http.origin.host == "bucket.s3.eu-north-1.amazonaws.com" and question.target == "/p/a/b"
+    assert question.headers["X-Amz-Content-SHA256"] == "UNSIGNED-PAYLOAD"
+    assert "/eu-north-1/s3/aws4_request" in question.headers["Authorization"]
+
+
+def test_nothing_of_the_keys_is_in_the_environment() -> None:
+    assert not any(SECRET_KEY in value for value in os.environ.values())
