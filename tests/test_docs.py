@@ -19,7 +19,7 @@ from icnfs.errors import Exit
 
 ROOT = Path(__file__).resolve().parents[1]
 MAN = ROOT / "man"
-VERBS = ("init", "mount", "umount", "sync", "status", "info", "recover", "key")
+VERBS = ("init", "mount", "umount", "sync", "status", "info", "recover", "key", "provider")
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 PAGES = sorted(MAN.glob("*.[0-9]"))
 

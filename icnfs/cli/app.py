@@ -29,6 +29,7 @@ VERBS: Final = {
     "info": "Show where a file's contents lie and how many losses they survive.",
     "recover": "Rebuild a volume on this machine from its providers.",
     "key": "Add, list and remove the keys that open a volume.",
+    "provider": "Try out the providers of a volume.",
 }
 
 CONTEXT: Final = {"help_option_names": ["-h", "--help"], "max_content_width": 120}

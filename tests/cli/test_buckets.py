@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import boto3
 import pytest
 from botocore.config import Config
 
+from icnfs.errors import Exit
 from tests.cli.machine import COUNTRIES, World, write_secret
 from tests.seaweed import ACCESS_KEY, SECRET_KEY, Seaweed, serving, write_keys
 
@@ -86,6 +88,7 @@ def test_volume_lives_in_buckets_and_comes_back_from_them(world: World, servers:
         (tree / f"small{i}").write_bytes(os.urandom(i))
     before = digests(tree)
     world.run("sync", "demo")
+    _try_providers(world)
     states = world.facts("status", "demo")["providers"]
     assert isinstance(states, list) and all(state["state"] == "up" for state in states)
     transfer = [path for path in Path("/proc").glob("[0-9]*/cmdline") if b"icnfs.transfer" in _bytes(path)]
@@ -94,7 +97,11 @@ def test_volume_lives_in_buckets_and_comes_back_from_them(world: World, servers:
 
     for place in places(servers).values():
         listed = shares_at(place)
-        assert "volume" in listed and any(name.startswith("shares/") for name in listed)
+        assert (
+            "volume" in listed
+            and not any(name.startswith("trial/") for name in listed)
+            and any(name.startswith("shares/") for name in listed)
+        )
     shutil.rmtree(world.root / "state")
     (world.root / "state").mkdir(mode=0o700)
     secret = write_secret(world.root / "recovery", str(key).encode())
@@ -102,6 +109,22 @@ def test_volume_lives_in_buckets_and_comes_back_from_them(world: World, servers:
     world.run("mount", "demo", world.directory)
     assert digests(tree) == before
     world.run("umount", world.directory)
+
+
+def _try_providers(world: World) -> None:
+    """The trial beside the mount: all are well and know conditional writes; nothing of it stays."""
+    reports = json.loads(world.run("provider", "test", "demo", "--json").stdout)
+    assert [report["provider"] for report in reports] == list(PREFIXES)
+    for report in reports:
+        assert report["error"] == "" and report["conditional_writes"] is True
+        assert report["latency_s"] > 0 and report["write_rate"] > 0 and report["read_rate"] > 0
+    assert "conditional writes" in world.run("provider", "test", "demo", "c").stdout
+    keys = world.root / "config" / "s3.keys"
+    keys.chmod(0o644)
+    failed = world.run("provider", "test", "demo", "a", "b", code=Exit.PROVIDER)
+    assert "chmod 600" in failed.stderr and "1 more of 2 fail" in failed.stderr
+    keys.chmod(0o600)
+    world.run("provider", "test", "demo", "nobody", code=Exit.USAGE)
 
 
 def _bytes(path: Path) -> bytes:

@@ -1,0 +1,116 @@
+"""What a provider can do, found out by doing it with one object of random bytes, which is gone afterwards.
+
+It works on the bare provider, without retries, so that what shows is what is there.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Final, TypeVar
+
+import trio
+
+from icnfs.errors import ObjectMissingError, ProviderAwayError, ProviderError, ProviderLiesError, ProviderRefusedError
+from icnfs.limits import KIB, MIB
+from icnfs.providers.base import Provider
+from icnfs.providers.faults import Faults
+from icnfs.providers.s3 import S3Provider
+
+FOLDER: Final = "trial"
+"""What the object's name begins with: no name of a volume's does."""
+
+SIZE: Final = 4 * MIB
+"""Bytes of the object: about a share."""
+
+STEP_SECONDS: Final = 30.0
+SMALL_READS: Final = 5
+
+T = TypeVar("T")
+
+
+@dataclass
+class Report:
+    """What was found; seconds and bytes per second, None where it did not come to that."""
+
+    provider: str
+    error: str = ""
+    """The first thing that it could not do."""
+    latency_s: float | None = None
+    """The median of small ranged reads."""
+    write_rate: float | None = None
+    read_rate: float | None = None
+    conditional_writes: bool | None = None
+    """None: its kind has none."""
+    steps: list[str] = field(default_factory=list)
+    """What it could do, in order."""
+
+
+async def try_out(provider: Provider) -> Report:
+    """A report on `provider`, which keeps nothing of the trial; never raises one of the closed list."""
+    report = Report(provider.name)
+    name = f"{FOLDER}/{secrets.token_hex(16)}"
+    try:
+        await _steps(provider, name, report)
+    except ProviderError as error:
+        report.error = error.detail
+    finally:
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + STEP_SECONDS):
+            try:
+                await provider.delete(name)
+            except ProviderError as error:
+                report.error = report.error or error.detail
+    return report
+
+
+async def _steps(provider: Provider, name: str, report: Report) -> None:
+    data = os.urandom(SIZE)
+
+    async def step(what: str, call: Callable[[], Awaitable[T]]) -> tuple[T, float]:
+        begun = trio.current_time()
+        with trio.move_on_after(STEP_SECONDS):
+            result = await call()
+            report.steps.append(what)
+            return result, trio.current_time() - begun
+        raise ProviderAwayError(provider.name, f"{what}: it took longer than {STEP_SECONDS:.0f} s")
+
+    def hold(right: bool, what: str) -> None:
+        if not right:
+            raise ProviderLiesError(provider.name, f"{what}: it answered something else than was stored")
+
+    await step("probe", provider.probe)
+    _, seconds = await step("put", lambda: provider.put(name, data))
+    report.write_rate = SIZE / seconds
+    whole, seconds = await step("get", lambda: provider.get(name))
+    report.read_rate = SIZE / seconds
+    hold(whole == data, "get")
+    took = []
+    for i in range(SMALL_READS):
+        at = i * 100 * KIB + 17
+        part, seconds = await step("range", lambda at=at: provider.get(name, at, 4 * KIB))  # type: ignore[misc]
+        hold(part == data[at : at + 4 * KIB], "range")
+        took.append(seconds)
+    report.latency_s = sorted(took)[SMALL_READS // 2]
+    hold((await step("size", lambda: provider.size(name)))[0] == SIZE, "size")
+    hold(name in (await step("list", lambda: provider.list(name)))[0], "list")
+    bare = provider.inner if isinstance(provider, Faults) else provider
+    if isinstance(bare, S3Provider):
+        report.conditional_writes = await _is_conditional(bare, name)
+    await step("delete", lambda: provider.delete(name))
+    try:
+        await provider.get(name)
+    except ObjectMissingError:
+        return
+    raise ProviderLiesError(provider.name, "delete: the object is still there")
+
+
+async def _is_conditional(provider: S3Provider, name: str) -> bool:
+    """Whether a put that must not replace an object does not."""
+    try:
+        with trio.move_on_after(STEP_SECONDS):
+            return not await provider.put_new(name, b"overwritten")
+    except ProviderRefusedError:
+        pass
+    return False

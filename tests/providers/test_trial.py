@@ -1,0 +1,80 @@
+"""A trial finds what a provider cannot do, and leaves nothing behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import trio
+
+from icnfs.providers.base import Data
+from icnfs.providers.directory import DirectoryProvider
+from icnfs.providers.memory import MemoryProvider
+from icnfs.providers.s3 import S3Provider
+from icnfs.providers.trial import Report, try_out
+
+
+def tried(provider: MemoryProvider | DirectoryProvider) -> Report:
+    return trio.run(try_out, provider)
+
+
+def test_good_provider_passes_and_keeps_nothing(tmp_path: Path) -> None:
+    report = tried(DirectoryProvider("alpha", tmp_path))
+    assert report.error == "" and report.conditional_writes is None and report.latency_s is not None
+    assert list(dict.fromkeys(report.steps)) == ["probe", "put", "get", "range", "size", "list", "delete"]
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+class Flipping(MemoryProvider):
+    async def get(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
+        data = await super().get(name, offset, length)
+        return data[:-1] + bytes([data[-1] ^ 1])
+
+
+class Keeping(MemoryProvider):
+    async def delete(self, name: str) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+class Hiding(MemoryProvider):
+    async def list(self, prefix: str, after: str = "") -> list[str]:
+        return []
+
+
+class Losing(MemoryProvider):
+    async def put(self, name: str, data: Data) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+@pytest.mark.parametrize(
+    ("kind", "what"),
+    [
+        (Flipping, "get: it answered something else"),
+        (Keeping, "delete: the object is still there"),
+        (Hiding, "list: it answered something else"),
+        (Losing, "no object"),
+    ],
+)
+def test_what_a_provider_cannot_do_is_said(kind: type[MemoryProvider], what: str) -> None:
+    assert what in tried(kind("alpha")).error
+
+
+def test_provider_that_is_away_or_full_or_read_only_is_said() -> None:
+    provider = MemoryProvider("alpha", capacity=1000)
+    assert "no room" in tried(provider).error
+    provider.read_only = True
+    assert "read-only" in tried(provider).error
+    provider.away = True
+    assert "does not answer" in tried(provider).error
+
+
+def test_server_without_conditional_writes_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Bucket(MemoryProvider):
+        async def put_new(self, name: str, data: Data) -> bool:
+            await self.put(name, data)
+            return True
+
+    monkeypatch.setattr("icnfs.providers.trial.S3Provider", Bucket)
+    report = tried(Bucket("alpha"))
+    assert report.error == "" and report.conditional_writes is False
+    assert S3Provider is not Bucket
