@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -107,7 +108,11 @@ def test_volume_lives_in_buckets_and_comes_back_from_them(world: World, servers:
     secret = write_secret(world.root / "recovery", str(key).encode())
     world.run("recover", "demo", "--recovery-key-file", secret)
     world.run("mount", "demo", world.directory)
-    assert digests(tree) == before
+    os.kill(servers[0].pid, signal.SIGSTOP)  # two of the six providers hang
+    try:
+        assert digests(tree) == before
+    finally:
+        os.kill(servers[0].pid, signal.SIGCONT)
     world.run("umount", world.directory)
 
 
