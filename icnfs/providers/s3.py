@@ -11,15 +11,15 @@ cores, 8 requests at once: the client's own processor seconds per GB of 4 MiB ob
 128 KiB.  And each was given to a server that misbehaves:
 
                       put   get  range  HTML for a listing  redirect to another host  an authority for one provider
-    obstore 0.12     0.56  1.27    717  an empty list       followed                  beside the system's
-    opendal 0.47     0.54  1.19    749  an empty list       followed                  for the whole process
+    obstore 0.12     0.56  1.27    717  an empty list       reads follow it           beside the system's
+    opendal 0.47     0.54  1.19    749  an empty list       reads follow it           for the whole process
     boto3 1.43       2.08  1.76   1818  an empty list       81 requests               yes
     minio 7.2        2.40  1.56   1083  an error            an error                  yes
     httpx on trio    2.08  4.25   2263  ours to parse       an error                  yes
     this             1.06  1.25   1090  an error            an error                  yes
 
-A list of heads that is empty because a proxy asked for a password would end a fence, and a redirect would carry shares
-out of the countries that the policy allows; in obstore and opendal neither can be switched off.  Beyond that, opendal's
+A list of heads that is empty because a proxy asked for a password would end a fence, and a redirect lets whomever it
+names answer reads; in obstore and opendal neither can be switched off (of theirs, puts are not redirected).  opendal's
 plain calls keep the interpreter lock while they wait, its and obstore's others need an asyncio loop beside trio's (with
 which they can be cancelled; boto3 and minio in threads cannot), and their errors are prose to be parsed; minio's maker
 has given up the server that it was written for.  obstore is MIT, the others are Apache-2.0, httpx BSD.  botocore is
