@@ -55,7 +55,7 @@ def test_small_files_take_four_rows_each(tmp_path: Path, puts: Counter[str]) -> 
 
 
 def test_fsyncs_of_one_file_hardly_put_its_inode(tmp_path: Path, puts: Counter[str]) -> None:
-    """What the journal holds is merged before LMDB takes it over: once, or a few times where this process had to wait."""
+    """What the journal holds is merged before LMDB takes it over: once, or a few times where this process waited."""
 
     async def body(store: Store) -> None:
         vfs = Vfs(store, lambda: 1 << 30)
