@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import email.utils
 import socket
 import ssl
 import threading
@@ -23,11 +24,24 @@ Answer = Callable[[Request], bytes | None]
 """The bytes of a whole answer, after which the connection is closed; None: say nothing until the client is gone."""
 
 
+NOW = "Date: now"
+HOUR_AGO = "Date: an hour ago"
+"""Headers for `reply`, see `dated`."""
+
+
 def reply(status: int, body: bytes = b"", *headers: str, length: int | None = None) -> bytes:
     """An answer; `length` is what it claims to have for a body."""
     claimed = len(body) if length is None else length
     lines = [f"HTTP/1.1 {status} Said", f"Content-Length: {claimed}", "Connection: close", *headers]
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+def dated(answer: bytes) -> bytes:
+    """`answer` with the time of sending where it says NOW, and an hour less where it says HOUR_AGO."""
+    now = time.time()
+    for mark, date in ((NOW, now), (HOUR_AGO, now - 3600)):
+        answer = answer.replace(mark.encode(), f"Date: {email.utils.formatdate(date, usegmt=True)}".encode())
+    return answer
 
 
 @dataclass
@@ -79,7 +93,7 @@ class Hostile:
                     while not self._over.is_set() and _alive(connection):
                         time.sleep(0.02)
                 else:
-                    connection.sendall(answer)
+                    connection.sendall(dated(answer))
                 while self.drip and not self._over.is_set():
                     connection.sendall(b"x")
                     time.sleep(0.02)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import email.utils
 import logging
 import os
 import ssl
-import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -26,7 +24,7 @@ from icnfs.providers import http
 from icnfs.providers.base import Pieces, list_all
 from icnfs.providers.open import ProviderSpec, open_provider, parse_url
 from icnfs.providers.s3 import S3Provider
-from tests.providers.hostile import Answer, Hostile, Request, hostile, reply
+from tests.providers.hostile import HOUR_AGO, NOW, Answer, Hostile, Request, hostile, reply
 from tests.seaweed import ACCESS_KEY, READER_KEY, SECRET_KEY, Seaweed, certify, request, write_keys
 
 Calls = dict[str, Callable[[S3Provider], Awaitable[object]]]
@@ -43,8 +41,6 @@ CALLS: Calls = {
 
 HTML = b"<html><body>Please log in</body></html>"
 ETAG = 'ETag: "e"'
-NOW = f"Date: {email.utils.formatdate(usegmt=True)}"
-HOUR_AGO = f"Date: {email.utils.formatdate(time.time() - 3600, usegmt=True)}"
 
 
 def error(code: str) -> bytes:
