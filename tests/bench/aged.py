@@ -4,8 +4,8 @@ Does the local state slow down with age?  Files of mixed sizes (4 KiB to 1 MiB, 
 into a state that holds N MiB of them at most, the oldest and random ones going to make room, until `turns` times as
 much has passed through.  Prints how fast the first N MiB beyond filling were written, the last, and their ratio; the
 same for reading all that is there.  Writes are measured in slices of 16 MiB, each flushed to the disk, and the median
-slice counts; exit status 1 where the aged state is more than 20 % slower than the fresh one, in time or in processor
-time (which the disk's moods do not move).
+slice counts.  Exit status 1 where the aged state is more than 20 % slower than the fresh one in time and in processor
+time alike: a lenient verdict, for the disk's moods move the one; read the ratios.
 
 No mount and no providers: the state alone, as tests of `icnfs.state` open it.
 """
