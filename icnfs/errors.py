@@ -208,6 +208,10 @@ class ProviderRefusedError(ProviderError):
     errno = errno.EACCES
 
 
+class NameTakenError(ProviderError):
+    """An object that must not be replaced is there already, and holds other bytes."""
+
+
 class ProviderLiesError(ProviderError):
     """The answer breaks the contract: wrong length, malformed listing, altered bytes."""
 

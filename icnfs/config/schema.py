@@ -10,7 +10,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from icnfs.config import values
-from icnfs.limits import GIB, MIB, SHARES_MAX
+from icnfs.limits import GIB, KIB, MIB, SHARES_MAX
+
+RATE_LEAST: Final = 64 * KIB
+"""Bytes per second of the lowest limit: below it a share of 4 MiB takes over a minute and counts as hanging."""
 
 
 class Required:
@@ -38,6 +41,9 @@ PROVIDER: Final[dict[str, Key]] = {
     "credentials": Key(values.read_path, None, '"example.keys"'),
     "profile": Key(values.read_profile, None, '"example"'),
     "credential": Key(values.read_credential, None, '"icnfs-example"'),
+    "upload": Key(values.size_of(RATE_LEAST), None, '"10MB"'),
+    "download": Key(values.size_of(RATE_LEAST), None, '"10MB"'),
+    "drain": Key(values.read_bool, False, "true"),
 }
 """Keys of each `[provider.NAME]`."""
 
@@ -64,8 +70,20 @@ TABLES: Final[dict[str, dict[str, Key]]] = {
         "allowed_countries": Key(values.read_countries, frozenset(), '["DE", "FI"]'),
         "excluded_parents": Key(values.read_countries, frozenset(), '["US"]'),
         "max_per_owner": Key(values.integer_of(1, SHARES_MAX, "shares"), None, "1"),
+        "max_per_parent_country": Key(values.integer_of(1, SHARES_MAX, "shares"), None, "2"),
         "max_per_country": Key(values.integer_of(1, SHARES_MAX, "shares"), None, "2"),
         "max_per_site": Key(values.integer_of(1, SHARES_MAX, "shares"), None, "1"),
+    },
+    "placement": {
+        "cost": Key(values.number_of(0, 1000, "a weight"), 1.0, "1"),
+        "latency": Key(values.number_of(0, 1000, "a weight"), 1.0, "1"),
+        "room": Key(values.number_of(0, 1000, "a weight"), 1.0, "1"),
+        "life_months": Key(values.number_of(1, 1200, "months"), 36.0, "36"),
+        "reads": Key(values.number_of(0, 1000, "a part of what is stored"), 0.1, "0.1"),
+    },
+    "limits": {
+        "upload": Key(values.size_of(RATE_LEAST), None, '"50MB"'),
+        "download": Key(values.size_of(RATE_LEAST), None, '"50MB"'),
     },
     "log": {
         "level": Key(values.read_level, "info", '"info"'),

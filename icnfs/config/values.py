@@ -192,6 +192,13 @@ def read_profile(value: object) -> str:
     return value
 
 
+def read_bool(value: object) -> bool:
+    """true or false."""
+    if not isinstance(value, bool):
+        raise BadValueError(f"{show(value)} is neither; write true or false, without quotes")
+    return value
+
+
 def read_level(value: object) -> str:
     """A log level."""
     if not isinstance(value, str) or value not in LOG_LEVELS:

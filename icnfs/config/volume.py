@@ -19,7 +19,7 @@ from icnfs.config.schema import PROVIDER, TABLES, Key, Required
 from icnfs.config.values import BadValueError, show
 from icnfs.errors import ConfigError, NoVolumeError
 from icnfs.limits import KIB, MIB, SHARES_MAX
-from icnfs.placement import Policy, place
+from icnfs.placement import Policy, Weights, place
 from icnfs.providers.facts import ProviderFacts
 from icnfs.providers.open import ProviderSpec, parse_url
 
@@ -48,6 +48,10 @@ class VolumeConfig:
     credential: str | None
     keyfile: Path | None
     policy: Policy
+    weights: Weights
+    upload: int
+    download: int
+    """Bytes per second to and from all providers together; 0 for no bound."""
     log_level: str
     providers: dict[str, ProviderFacts]
     """By name, in the TOML's order."""
@@ -62,6 +66,8 @@ class VolumeConfig:
                 credentials=str(facts.credentials or ""),
                 profile=facts.profile or "",
                 credential=facts.credential or "",
+                upload=facts.upload or 0,
+                download=facts.download or 0,
             )
             for facts in self.providers.values()
         ]
@@ -145,6 +151,9 @@ class _Reader:
             credential=got["keys"]["credential"],
             keyfile=self._beside(got["keys"]["keyfile"]),
             policy=Policy(**got["policy"]),
+            weights=Weights(**got["placement"]),
+            upload=got["limits"]["upload"] or 0,
+            download=got["limits"]["download"] or 0,
             log_level=got["log"]["level"],
             providers=self._providers(document.get("provider", {})),
         )

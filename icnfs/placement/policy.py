@@ -3,8 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from icnfs.providers.facts import ProviderFacts
+
+
+@dataclass(frozen=True, slots=True)
+class Cap:
+    """At most `most` shares of one segment at providers of which `trait` is the same."""
+
+    trait: str
+    """A field of `ProviderFacts`."""
+    most: int
+
+    @property
+    def word(self) -> str:
+        return self.trait.replace("_", " ")
+
+    @property
+    def words(self) -> str:
+        return PLURALS[self.trait]
+
+
+PLURALS: Final = {"owner": "owners", "parent_country": "parent countries", "country": "countries", "site": "sites"}
+"""Every trait that can be capped, in the order in which caps are looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +39,7 @@ class Policy:
     """Countries of ultimate parents whose providers get no share."""
     max_per_owner: int | None = None
     """Most shares of one segment per owner, >= 1; never more than k - 1, whatever is asked for."""
+    max_per_parent_country: int | None = None
     max_per_country: int | None = None
     max_per_site: int | None = None
 
@@ -26,4 +49,18 @@ class Policy:
             return f"{facts.name} is in {facts.country}, which is not allowed"
         if facts.parent_country in self.excluded_parents:
             return f"{facts.name}'s parent is in {facts.parent_country}, which is excluded"
+        if facts.drain:
+            return f"{facts.name} is being drained"
         return None
+
+    def caps(self, k: int) -> tuple[Cap, ...]:
+        """Every cap on the shares of a segment that `k` of them rebuild; that per owner is first and always there."""
+        per_owner = k - 1 if self.max_per_owner is None else min(k - 1, self.max_per_owner)
+        found = [Cap("owner", per_owner)]
+        if self.max_per_parent_country is not None:
+            found.append(Cap("parent_country", self.max_per_parent_country))
+        if self.max_per_country is not None:
+            found.append(Cap("country", self.max_per_country))
+        if self.max_per_site is not None:
+            found.append(Cap("site", self.max_per_site))
+        return tuple(found)

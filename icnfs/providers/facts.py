@@ -30,3 +30,8 @@ class ProviderFacts:
     profile: str | None = None
     credential: str | None = None
     """Where its keys are, never what: at most one is not None."""
+    upload: int | None = None
+    download: int | None = None
+    """Bytes per second that may be sent there and fetched from there; None for no bound."""
+    drain: bool = False
+    """Whether all of the volume's shares are to leave it."""

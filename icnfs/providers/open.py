@@ -36,6 +36,9 @@ class ProviderSpec:
     profile: str = ""
     credential: str = ""
     """Where its keys are, as `s3keys` says: at most one is not empty."""
+    upload: int = 0
+    download: int = 0
+    """Bytes per second, 0 for no bound."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -148,6 +148,7 @@ class TransferClient:
         payload_fd: int,
         only: Sequence[int] | None = None,
         *,
+        enough: int | None = None,
         deadline: float | None = None,
     ) -> PutResult:
         """Code a payload and store its n shares, or those of `only`, at `providers` under `names` (by share index).
@@ -162,7 +163,7 @@ class TransferClient:
         chosen = None if only is None else tuple(only)
         stored = await self._call(
             Stored,
-            lambda call, left: PutSegment(call, left, order, chosen),
+            lambda call, left: PutSegment(call, left, order, chosen, n if enough is None else enough),
             _or_default(deadline, self._deadlines.write),
             payload_fd,
         )
@@ -174,10 +175,11 @@ class TransferClient:
         names: Sequence[str],
         missing: Sequence[int],
         providers: Sequence[str],
+        targets: Sequence[str],
         *,
         deadline: float | None = None,
     ) -> PutResult:
-        """Rebuild share `missing[i]` from any k others, and store it at `providers[i]` as `names[missing[i]]`.
+        """Store share `missing[i]` at `providers[i]` as `targets[i]`, read where it is or rebuilt from any k others.
 
         What cannot be stored is reported by share index.  Raises TooFewProvidersError, DamagedError, or
         ProviderAwayError where the shares cannot be rebuilt.
@@ -185,11 +187,18 @@ class TransferClient:
         encoded, wanted = segment_format.encode(segment), tuple(missing)
         stored = await self._call(
             Stored,
-            lambda call, left: CompleteSegment(call, left, encoded, tuple(names), wanted, tuple(providers)),
+            lambda call, left: CompleteSegment(
+                call, left, encoded, tuple(names), wanted, tuple(providers), tuple(targets)
+            ),
             _or_default(deadline, self._deadlines.write),
         )
-        holders = dict(zip(wanted, providers, strict=True))
-        return self._result(stored, wanted, names, [holders.get(index, "") for index in range(segment.n)])
+        holders, called = dict(zip(wanted, providers, strict=True)), dict(zip(wanted, targets, strict=True))
+        return self._result(
+            stored,
+            wanted,
+            [called.get(index, name) for index, name in enumerate(names)],
+            [holders.get(index, "") for index in range(segment.n)],
+        )
 
     async def fetch(
         self,

@@ -113,18 +113,25 @@ class Engine:
         names: Sequence[str],
         missing: Sequence[int],
         providers: Sequence[str],
+        targets: Sequence[str],
         *,
         deadline: float,
     ) -> PutResult:
-        """Rebuild share `missing[i]` from any k others and store it at `providers[i]` as `names[missing[i]]`.
+        """Rebuild share `missing[i]` from any k others and store it at `providers[i]` as `targets[i]`.
 
         Raises TooFewProvidersError, DamagedError or ProviderAwayError where they cannot be rebuilt; what cannot be
         stored is reported by share index.
         """
-        if len(missing) != len(providers) or any(index >= info.n for index in missing):
+        if not len(missing) == len(providers) == len(targets) or any(index >= info.n for index in missing):
             raise FormatError("the shares to complete do not fit their segment or their providers")
         return await upload.complete_segment(
-            self._shares, self._hedge, Segment(info, tuple(names)), missing, providers, trio.current_time() + deadline
+            self._shares,
+            self._hedge,
+            Segment(info, tuple(names)),
+            missing,
+            providers,
+            targets,
+            trio.current_time() + deadline,
         )
 
     async def fetch(

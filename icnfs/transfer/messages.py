@@ -25,6 +25,7 @@ Index = Annotated[int, msgspec.Meta(ge=0, lt=SHARES_MAX)]
 Count = Annotated[int, msgspec.Meta(ge=1, le=SHARES_MAX)]
 Size = Annotated[int, msgspec.Meta(ge=0, le=SEGMENT_MAX)]
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=86_400 * 366)]
+Rate = Annotated[float, msgspec.Meta(ge=0, le=1e15)]
 ProviderName = Annotated[str, msgspec.Meta(max_length=64)]
 ObjectName = Annotated[str, msgspec.Meta(max_length=200)]
 Text = Annotated[str, msgspec.Meta(max_length=500)]
@@ -35,6 +36,13 @@ Root = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 Names = Annotated[tuple[ObjectName, ...], msgspec.Meta(max_length=SHARES_MAX)]
 Indexes = Annotated[tuple[Index, ...], msgspec.Meta(max_length=SHARES_MAX)]
 Bytes = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+
+
+class Limits(msgspec.Struct, frozen=True, array_like=True):
+    """Bytes per second to and from all providers together; 0 for no bound."""
+
+    up: Bytes = 0
+    down: Bytes = 0
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -66,7 +74,7 @@ class Order(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Hello(Message, frozen=True):
-    """The first message of a process's life: whom it talks to, and how long it waits before it hedges a read.
+    """The first message of a process's life: whom it talks to, and how long it waits at most before it hedges a read.
 
     Answered with Done, or with Failed if a provider's URL cannot be used.
     """
@@ -74,6 +82,15 @@ class Hello(Message, frozen=True):
     call: Call
     specs: Annotated[tuple[ProviderSpec, ...], msgspec.Meta(max_length=256)]
     hedge: Seconds
+    limits: Limits = Limits()
+
+
+class Providers(Message, frozen=True):
+    """From now on talk to these providers, and no others.  Answered as Hello is."""
+
+    call: Call
+    specs: Annotated[tuple[ProviderSpec, ...], msgspec.Meta(max_length=256)]
+    limits: Limits
 
 
 class Ping(Message, frozen=True):
@@ -83,16 +100,23 @@ class Ping(Message, frozen=True):
 
 
 class PutSegment(Message, frozen=True):
-    """Code the memfd beside this message and store its shares, or those of `only`.  Answered with Stored."""
+    """Code the memfd beside this message and store its shares, or those of `only`.  Answered with Stored.
+
+    Once `enough` shares are stored, those of providers that are much slower are waited for no longer.
+    """
 
     call: Call
     deadline: Seconds
     order: Order
     only: Indexes | None
+    enough: Count
 
 
 class CompleteSegment(Message, frozen=True):
-    """Rebuild shares `missing` from any k and store each at its provider of `providers`.  Answered with Stored."""
+    """Store share `missing[i]` at `providers[i]` as `targets[i]`; answered with Stored.
+
+    It is read where it is stored, or rebuilt from any k others; those bear `names`.
+    """
 
     call: Call
     deadline: Seconds
@@ -100,6 +124,7 @@ class CompleteSegment(Message, frozen=True):
     names: Names
     missing: Indexes
     providers: Annotated[tuple[ProviderName, ...], msgspec.Meta(max_length=SHARES_MAX)]
+    targets: Names
 
 
 class Fetch(Message, frozen=True):
@@ -116,6 +141,20 @@ class Fetch(Message, frozen=True):
     rebuild: bool
 
 
+class FetchStripe(Message, frozen=True):
+    """Read the same range of all k data shares, from whichever k shares are expected first.
+
+    Answered with Data: the k ranges, one after another.
+    """
+
+    call: Call
+    deadline: Seconds
+    segment: Descriptor
+    names: Names
+    offset: Size
+    length: Size
+
+
 class GetSegment(Message, frozen=True):
     """Read a whole payload, verified.  Answered with Data."""
 
@@ -126,13 +165,17 @@ class GetSegment(Message, frozen=True):
 
 
 class PutObject(Message, frozen=True):
-    """Store an object: `data`, or the memfd beside the message if `data` is None.  Answered with Done."""
+    """Store an object: `data`, or the memfd beside the message if `data` is None.  Answered with Done.
+
+    With `new`, only where no other bytes have that name: NameTakenError otherwise.
+    """
 
     call: Call
     deadline: Seconds
     provider: ProviderName
     name: ObjectName
     data: Inline | None
+    new: bool = False
 
 
 class GetObject(Message, frozen=True):
@@ -179,10 +222,12 @@ class Cancel(Message, frozen=True):
 
 Request = (
     Hello
+    | Providers
     | Ping
     | PutSegment
     | CompleteSegment
     | Fetch
+    | FetchStripe
     | GetSegment
     | PutObject
     | GetObject
@@ -191,7 +236,19 @@ Request = (
     | Probe
     | Cancel
 )
-Work = PutSegment | CompleteSegment | Fetch | GetSegment | PutObject | GetObject | ListObjects | DeleteObject | Probe
+Work = (
+    Providers
+    | PutSegment
+    | CompleteSegment
+    | Fetch
+    | FetchStripe
+    | GetSegment
+    | PutObject
+    | GetObject
+    | ListObjects
+    | DeleteObject
+    | Probe
+)
 
 
 # --- transfer to front ----------------------------------------------------------------------------------------------
@@ -218,11 +275,15 @@ class Data(Message, frozen=True):
 
 
 class Stored(Message, frozen=True):
-    """What became of an upload: the root of every share, and the error of each that was not stored."""
+    """What became of an upload: the root of every share, and the error of each that was not stored.
+
+    Shares of `late` are still on their way to slow providers: a ShareEvent, "stored" or "failed", follows for each.
+    """
 
     call: Call
     roots: Annotated[tuple[Root, ...], msgspec.Meta(max_length=SHARES_MAX)]
     errors: Annotated[dict[Index, Fault], msgspec.Meta(max_length=SHARES_MAX)]
+    late: Indexes = ()
 
 
 class Facts(Message, frozen=True):
@@ -242,18 +303,21 @@ class Failed(Message, frozen=True):
 class ProviderState(msgspec.Struct, frozen=True, array_like=True):
     """One provider as transfer sees it.
 
-    `state` is "up", "down" or "unknown" (not asked yet); `error` is the last one that was not followed by a success,
-    or ""; `bad_shares` counts shares known to be altered, truncated or withheld; `latency_s` is the median seconds of
-    recent small reads, None before the first; the bytes are payload, since the process started.
+    `state` is "up", "down", "probing" (it was down, and is asked again) or "unknown" (not asked yet); `error` is the
+    last one that was not followed by a success, or ""; `bad_shares` counts shares known to be altered, truncated or
+    withheld; `latency_s` is the median seconds of recent small reads, and the rates are moving estimates in bytes per
+    second, None before the first; the bytes are payload, since the process started.
     """
 
     name: ProviderName
-    state: Annotated[str, msgspec.Meta(pattern="^(up|down|unknown)\\Z")] = "unknown"
+    state: Annotated[str, msgspec.Meta(pattern="^(up|down|probing|unknown)\\Z")] = "unknown"
     error: Text = ""
     bad_shares: Bytes = 0
     free_bytes: Bytes | None = None
     pool: Text = ""
     latency_s: Seconds | None = None
+    rate_up: Rate | None = None
+    rate_down: Rate | None = None
     bytes_up: Bytes = 0
     bytes_down: Bytes = 0
 
@@ -265,13 +329,13 @@ class States(Message, frozen=True):
 
 
 class ShareEvent(Message, frozen=True):
-    """Pushed, unasked: a share was found bad or missing, or was stored anew."""
+    """Pushed, unasked: a share was found bad or missing, or was stored anew; a late one was stored, or failed."""
 
     provider: ProviderName
     name: ObjectName
     segment: SegmentId
     index: Index
-    what: Annotated[str, msgspec.Meta(pattern="^(bad|missing|mended)\\Z")]
+    what: Annotated[str, msgspec.Meta(pattern="^(bad|missing|mended|stored|failed)\\Z")]
     detail: Text
 
 
@@ -325,6 +389,7 @@ _KINDS: Final[Mapping[str, type[IcnfsError]]] = {
         errors.ProviderFullError,
         errors.ProviderRefusedError,
         errors.ProviderLiesError,
+        errors.NameTakenError,
         errors.ForeignProviderError,
         errors.TooFewProvidersError,
         errors.DamagedError,

@@ -146,7 +146,7 @@ class Session:
     async def _complete_segment(self, request: CompleteSegment, fd: int | None) -> None:
         segment = segment_format.decode(request.segment)
         result = await self._engine.complete_segment(
-            segment, request.names, request.missing, request.providers, deadline=request.deadline
+            segment, request.names, request.missing, request.providers, request.targets, deadline=request.deadline
         )
         self._send(_stored(request.call, result))
 

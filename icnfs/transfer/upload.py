@@ -117,9 +117,15 @@ async def put_segment(
 
 
 async def complete_segment(
-    shares: Shares, hedge: float, segment: Segment, missing: Sequence[int], providers: Sequence[str], until: float
+    shares: Shares,
+    hedge: float,
+    segment: Segment,
+    missing: Sequence[int],
+    providers: Sequence[str],
+    targets: Sequence[str],
+    until: float,
 ) -> PutResult:
-    """Rebuild shares and store share `missing[i]` at `providers[i]` under its name in `segment.names`.
+    """Rebuild shares and store share `missing[i]` at `providers[i]` as `targets[i]`.
 
     Raises TooFewProvidersError where k other shares cannot be had, DamagedError where what they give is not what the
     segment's roots say, ProviderAwayError where nothing was rebuilt by `until` (a trio time).
@@ -138,7 +144,8 @@ async def complete_segment(
             for index, provider in zip(missing, providers, strict=True)
         }
         moved = msgspec.structs.replace(info, shares=tuple(holders[index] for index in range(info.n)))
-        errors = await _store(shares, Segment(moved, segment.names), made, until)
+        called = dict(enumerate(segment.names)) | dict(zip(missing, targets, strict=True))
+        errors = await _store(shares, Segment(moved, tuple(called[index] for index in range(info.n))), made, until)
         return PutResult(tuple(share.root for share in info.shares), errors)
     raise ProviderAwayError("", f"segment {info.id.hex()} could not be read in time to rebuild what it lacks")
 

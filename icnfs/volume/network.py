@@ -51,6 +51,7 @@ class Transfer(Protocol):
         payload_fd: int,
         only: Sequence[int] | None = None,
         *,
+        enough: int | None = None,
         deadline: float = ...,
     ) -> PutResult: ...
 
@@ -60,6 +61,7 @@ class Transfer(Protocol):
         names: Sequence[str],
         missing: Sequence[int],
         providers: Sequence[str],
+        targets: Sequence[str],
         *,
         deadline: float = ...,
     ) -> PutResult: ...

@@ -129,9 +129,10 @@ class Repair:
     async def _complete(self, segment: SegmentInfo, missing: list[int]) -> SegmentInfo:
         """The segment as it is after trying; errors are logged, for the next round tries again."""
         providers = [segment.shares[index].provider for index in missing]
+        names = self._network.names_of(segment)
         try:
             result = await self._network.transfer.complete_segment(
-                segment, self._network.names_of(segment), missing, providers, deadline=COMPLETE_SECONDS
+                segment, names, missing, providers, [names[index] for index in missing], deadline=COMPLETE_SECONDS
             )
         except IcnfsError as error:
             log.warning("segment %s cannot be completed yet: %s", segment.id.hex(), error)

@@ -13,7 +13,7 @@ from icnfs.config import load, parse
 from icnfs.config.volume import FILE_MAX, VolumeConfig, _Reader
 from icnfs.errors import ConfigError, NoVolumeError, UsageError
 from icnfs.limits import GIB, MIB
-from icnfs.placement import Policy
+from icnfs.placement import Policy, Weights
 from icnfs.providers.facts import ProviderFacts
 from icnfs.providers.open import ProviderSpec
 
@@ -53,11 +53,23 @@ keyfile = "/root/demo.key"
 allowed_countries = ["DE", "FI"]
 excluded_parents = ["US"]
 max_per_owner = 1
+max_per_parent_country = 3
 max_per_country = 2
 max_per_site = 3
 
 [log]
 level = "debug"
+
+[placement]
+cost = 2
+latency = 0
+room = 0.5
+life_months = 12
+reads = 3
+
+[limits]
+upload = "10MB"
+download = 70000
 
 [provider.x-1]
 url = "/srv/x"
@@ -67,6 +79,15 @@ country = "DE"
 site = "Köln"
 eur_per_tb_month = 5.5
 eur_per_tb_read = 1
+upload = "1MiB"
+download = "2MiB"
+drain = true
+
+[provider.w]
+url = "/srv/w"
+owner = "W"
+parent_country = "CH"
+country = "FI"
 
 [provider.y]
 url = "/srv/y"
@@ -118,13 +139,18 @@ def test_every_key_is_read() -> None:
     assert (config.cache_clean, config.cache_dirty, config.reserve) == (3 * GIB // 2, 512 * MIB, 10**8)
     assert config.passphrase_file == Path("/etc/icnfs/secret/demo.passphrase")
     assert (config.credential, config.keyfile) == ("icnfs-demo", Path("/root/demo.key"))
-    assert config.policy == Policy(frozenset({"DE", "FI"}), frozenset({"US"}), 1, 2, 3)
+    assert config.policy == Policy(frozenset({"DE", "FI"}), frozenset({"US"}), 1, 3, 2, 3)
+    assert config.weights == Weights(2, 0, 0.5, 12, 3)
+    assert (config.upload, config.download) == (10**7, 70000)
     assert config.log_level == "debug"
-    assert config.providers["x-1"] == ProviderFacts("x-1", "/srv/x", "Süd GmbH", "DE", "DE", "Köln", 5.5, 1.0)
+    assert config.providers["x-1"] == ProviderFacts(
+        "x-1", "/srv/x", "Süd GmbH", "DE", "DE", "Köln", 5.5, 1.0, upload=MIB, download=2 * MIB, drain=True
+    )
 
 
 def test_specs_open_the_providers_in_order() -> None:
-    assert read(FULL).specs()[1] == ProviderSpec("y", "/srv/y", create=False)
+    assert read(FULL).specs()[0] == ProviderSpec("x-1", "/srv/x", upload=MIB, download=2 * MIB)
+    assert read(FULL).specs()[2] == ProviderSpec("y", "/srv/y", create=False)
     assert all(spec.create for spec in read(FULL).specs(create=True))
 
 

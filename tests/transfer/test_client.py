@@ -49,7 +49,7 @@ def test_a_segment_crosses_is_stored_and_read_back_in_every_way(tmp_path: Path) 
                     assert got == PAYLOAD[share * SHARE + 1000 : (share + 1) * SHARE - 1]
             assert await client.get_segment(info, NAMES) == PAYLOAD
             (tmp_path / "p3" / NAMES[3]).unlink()
-            result = await client.complete_segment(info, NAMES, [3], ["p3"])
+            result = await client.complete_segment(info, NAMES, [3], ["p3"], [NAMES[3]])
             assert not result.errors and result.roots == tuple(share.root for share in info.shares)
             assert (tmp_path / "p3" / NAMES[3]).exists()
             assert client.restarts == 0
@@ -108,7 +108,7 @@ def test_a_bad_share_is_logged_by_provider_and_name_and_counted_over_restarts(
             await _killed(client)
             assert await client.fetch(info, NAMES, 2, SHARE - 10, 10) == tail
             assert client.states()["p2"].bad_shares == 1
-            await client.complete_segment(info, NAMES, [2], ["p2"])
+            await client.complete_segment(info, NAMES, [2], ["p2"], [NAMES[2]])
             assert client.states()["p2"].bad_shares == 0
 
     trio.run(main)

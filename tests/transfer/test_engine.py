@@ -278,7 +278,7 @@ def test_no_read_outlives_its_deadline() -> None:
                 lambda: engine.get_segment(info, network.names, deadline=20),
                 lambda: engine.get_object("p0", "volume", deadline=20),
                 lambda: engine.list_objects("p0", "heads/", deadline=20),
-                lambda: engine.complete_segment(info, network.names, [1], ["p1"], deadline=20),
+                lambda: engine.complete_segment(info, network.names, [1], ["p1"], [network.names[1]], deadline=20),
             ):
                 begun = trio.current_time()
                 with pytest.raises(ProviderAwayError):
@@ -378,7 +378,10 @@ def test_missing_shares_are_rebuilt_as_they_were_and_count_as_mended() -> None:
             with pytest.raises(ObjectMissingError):
                 await engine.get_object("p1", network.names[1], deadline=DEADLINE)
             await _fetch(engine, network, info, 1, 0, 10)
-            result = await engine.complete_segment(info, network.names, [1, 5], ["p1", "p5"], deadline=DEADLINE)
+            targets = [network.names[1], network.names[5]]
+            result = await engine.complete_segment(
+                info, network.names, [1, 5], ["p1", "p5"], targets, deadline=DEADLINE
+            )
             assert not result.errors and result.roots == tuple(share.root for share in info.shares)
             assert [memory.objects[name] for memory, name in zip(network.memories, network.names, strict=True)] == files
             assert network.events[-1].what == "mended" and engine.states()["p1"].bad_shares == 0
@@ -399,7 +402,7 @@ def test_completing_never_stores_what_does_not_fit_its_root() -> None:
             forged = type(info)(info.id, info.k, info.n, info.share_len, info.size, shares)
             before = dict(network.memories[5].objects)
             with pytest.raises(DamagedError, match="do not fit their roots"):
-                await engine.complete_segment(forged, network.names, [5], ["p5"], deadline=DEADLINE)
+                await engine.complete_segment(forged, network.names, [5], ["p5"], [network.names[5]], deadline=DEADLINE)
             assert network.memories[5].objects == before
 
     run(main)
@@ -413,7 +416,7 @@ def test_completing_with_too_few_shares_stores_nothing() -> None:
             for index in (0, 1, 2):
                 network.memories[index].objects.clear()
             with pytest.raises(TooFewProvidersError):
-                await engine.complete_segment(info, network.names, [0], ["p0"], deadline=DEADLINE)
+                await engine.complete_segment(info, network.names, [0], ["p0"], [network.names[0]], deadline=DEADLINE)
 
     run(main)
 

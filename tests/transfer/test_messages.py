@@ -15,11 +15,15 @@ from icnfs.limits import INLINE_MAX, MESSAGE_MAX, SHARES_MAX
 from icnfs.providers.open import ProviderSpec
 from icnfs.transfer import messages
 from icnfs.transfer.messages import (
+    CompleteSegment,
     Data,
     Fault,
     Fetch,
+    FetchStripe,
     Hello,
+    Limits,
     Order,
+    Providers,
     ProviderState,
     PutObject,
     PutSegment,
@@ -36,15 +40,20 @@ from icnfs.transfer.messages import (
 ORDER = Order(bytes(16), 2, 3, 100, 150, ("a", "b", "c"), ("p0", "p1", "p2"))
 REQUESTS = [
     Hello(1, (ProviderSpec("p0", "file:///srv", True),), 2.0),
-    PutSegment(2, 60.0, ORDER, (0, 2)),
+    PutSegment(2, 60.0, ORDER, (0, 2), 3),
     Fetch(3, 20.0, b"segment", ("a", "b"), 1, 7, 9, (1,), True),
     PutObject(4, 1.0, "p0", "volume", b"bytes"),
+    PutObject(5, 1.0, "p0", "heads/1", None, True),
+    CompleteSegment(6, 1.0, b"segment", ("a", "b"), (1,), ("p1",), ("c",)),
+    FetchStripe(7, 1.0, b"segment", ("a", "b"), 7, 9),
+    Providers(8, (ProviderSpec("p0", "file:///srv", upload=1000),), Limits(5, 7)),
 ]
 REPLIES = [
     Data(1, 3, b"abc"),
     Stored(2, (bytes(32),) * 3, {1: Fault("ProviderFullError", "p1", "no room")}),
     States((ProviderState("p0", "up", latency_s=0.25),)),
     ShareEvent("p0", "shares/aa/b", bytes(16), 3, "bad", "altered"),
+    ShareEvent("p0", "shares/aa/b", bytes(16), 3, "stored", ""),
 ]
 
 
@@ -96,7 +105,7 @@ def test_nesting_and_absurd_lengths_are_refused(packet: bytes) -> None:
 )
 def test_orders_that_contradict_themselves_are_refused(order: Order) -> None:
     with pytest.raises(FormatError):
-        decode_request(encode(PutSegment(1, 1.0, order, None)))
+        decode_request(encode(PutSegment(1, 1.0, order, None, 3)))
 
 
 def test_what_does_not_fit_a_packet_is_not_sent() -> None:
@@ -107,7 +116,7 @@ def test_what_does_not_fit_a_packet_is_not_sent() -> None:
 
 def test_the_largest_segment_order_fits_a_packet() -> None:
     order = Order(bytes(16), 1, SHARES_MAX, 100, 100, ("n" * 200,) * SHARES_MAX, ("p" * 32,) * SHARES_MAX)
-    assert decode_request(encode(PutSegment(1, 1.0, order, None))).order == order  # type: ignore[union-attr]
+    assert decode_request(encode(PutSegment(1, 1.0, order, None, 3))).order == order  # type: ignore[union-attr]
 
 
 def test_errors_cross_with_their_class_and_words() -> None:

@@ -83,6 +83,7 @@ class LocalTransfer:
         payload_fd: int,
         only: Sequence[int] | None = None,
         *,
+        enough: int | None = None,
         deadline: float = 60.0,
     ) -> PutResult:
         self._calls.append("put_segment")
@@ -97,10 +98,11 @@ class LocalTransfer:
         names: Sequence[str],
         missing: Sequence[int],
         providers: Sequence[str],
+        targets: Sequence[str],
         *,
         deadline: float = 60.0,
     ) -> PutResult:
-        return await self._engine.complete_segment(segment, names, missing, providers, deadline=deadline)
+        return await self._engine.complete_segment(segment, names, missing, providers, targets, deadline=deadline)
 
     async def fetch(
         self,
