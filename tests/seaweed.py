@@ -11,6 +11,7 @@ import http.client
 import ipaddress
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -31,6 +32,8 @@ ACCESS_KEY, SECRET_KEY = "ICNFSTESTKEY", "a-secret-that-must-never-show"
 READER_KEY, READER_SECRET = "ICNFSREADER", "another-secret-that-must-never-show"
 BUCKETS = ("alpha", "beta", "gamma")
 START_SECONDS = 30.0
+PORTS = 13
+"""Ports that one server listens at."""
 
 _IDENTITIES = {
     "identities": [
@@ -111,36 +114,74 @@ def free_ports(count: int) -> list[int]:
         return [each.getsockname()[1] for each in sockets]
 
 
+class Server:
+    """One server process over a folder, which may be killed and started again over the same data."""
+
+    def __init__(self, root: Path, ports: list[int], *, host: str = "127.0.0.1", prefix: tuple[str, ...] = ()) -> None:
+        """`ports` are PORTS free ones at `host`; `prefix` is what the command is started by, as nsenter(1)."""
+        self.root, self.ports, self.host = root, ports, host
+        self._prefix = prefix
+        self._process: subprocess.Popen[bytes] | None = None
+        self._ca, self._certificate, self._key = certify(root / "tls", host=host)
+        (root / "s3.json").write_text(json.dumps(_IDENTITIES))
+        write_keys(root / "keys")
+        write_keys(root / "reader-keys", READER_KEY, READER_SECRET)
+
+    @property
+    def facts(self) -> Seaweed:
+        """Of the process that runs now."""
+        assert self._process is not None
+        http, https = f"http://{self.host}:{self.ports[0]}", f"https://{self.host}:{self.ports[1]}"
+        return Seaweed(self.root, http, https, self._ca, self._process.pid)
+
+    def start(self) -> bool:
+        """Returns once its BUCKETS are there; False where it ended, or took too long."""
+        data = self.root / "data"
+        data.mkdir(exist_ok=True)
+        command = [*self._prefix, "setpriv", "--pdeathsig", "KILL", str(Path(sys.executable).parent / "weed"), "mini"]
+        options = _options(data, self.ports, self.host, self.root / "s3.json", self._certificate, self._key)
+        with (self.root / "weed.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                command + [f"-{name}={value}" for name, value in options.items()],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=data,
+                env=os.environ | {"GOMAXPROCS": "2", "HOME": str(data)},
+            )
+        return _ready(self._process, self.facts.http)
+
+    def kill(self) -> None:
+        """SIGKILL; returns when it is gone."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.wait()
+
+
 @contextlib.contextmanager
 def serving(root: Path) -> Iterator[Seaweed]:
     """A server with its data in `root`, an empty folder, until the end of the block; its BUCKETS are empty."""
-    ca, certificate, key = certify(root / "tls")
-    (root / "s3.json").write_text(json.dumps(_IDENTITIES))
-    write_keys(root / "keys")
-    write_keys(root / "reader-keys", READER_KEY, READER_SECRET)
-    for attempt in range(3):
-        ports = free_ports(13)
-        process = _start(root, attempt, ports, certificate, key)
+    for _ in range(3):
+        server = Server(root, free_ports(PORTS))
         try:
-            if _ready(process, ports[0]):
-                yield Seaweed(root, f"http://127.0.0.1:{ports[0]}", f"https://127.0.0.1:{ports[1]}", ca, process.pid)
+            if server.start():
+                yield server.facts
                 return
         finally:
-            process.kill()
-            process.wait()
-    raise RuntimeError(f"SeaweedFS does not start; see {root}/weed-2.log")
+            server.kill()
+        shutil.rmtree(root / "data")
+    raise RuntimeError(f"SeaweedFS does not start; see {root}/weed.log")
 
 
-def _start(root: Path, attempt: int, ports: list[int], certificate: Path, key: Path) -> subprocess.Popen[bytes]:
-    data = root / f"data-{attempt}"
-    data.mkdir()
+def _options(data: Path, ports: list[int], host: str, keys: Path, certificate: Path, key: Path) -> dict[str, str]:
     names = ("s3.port", "s3.port.https", "s3.port.grpc", "s3.port.iceberg", "s3.port.lance", "master.port")
     names += ("master.port.grpc", "volume.port", "volume.port.grpc", "filer.port", "filer.port.grpc", "admin.port")
-    options = {name: str(port) for name, port in zip((*names, "admin.port.grpc"), ports, strict=True)} | {
+    return {name: str(port) for name, port in zip((*names, "admin.port.grpc"), ports, strict=True)} | {
         "dir": str(data),
-        "ip": "127.0.0.1",
-        "ip.bind": "127.0.0.1",
-        "s3.config": str(root / "s3.json"),
+        "ip": host,
+        "ip.bind": host,
+        "s3.config": str(keys),
         "s3.cert.file": str(certificate),
         "s3.key.file": str(key),
         "s3.iam": "false",
@@ -151,25 +192,15 @@ def _start(root: Path, attempt: int, ports: list[int], certificate: Path, key: P
         "filer.localSocket": str(data / "filer.sock"),
         "s3.localSocket": str(data / "s3.sock"),
     }
-    command = ["setpriv", "--pdeathsig", "KILL", str(Path(sys.executable).parent / "weed"), "mini"]
-    with (root / f"weed-{attempt}.log").open("wb") as log:
-        return subprocess.Popen(
-            command + [f"-{name}={value}" for name, value in options.items()],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            cwd=data,
-            env=os.environ | {"GOMAXPROCS": "2", "HOME": str(data)},
-        )
 
 
-def _ready(process: subprocess.Popen[bytes], port: int) -> bool:
+def _ready(process: subprocess.Popen[bytes], endpoint: str) -> bool:
     """True once all buckets are made; False where the process has ended, or takes too long."""
     until = time.monotonic() + START_SECONDS
     wanted = list(BUCKETS)
     while wanted and process.poll() is None and time.monotonic() < until:
         try:
-            status = request(f"http://127.0.0.1:{port}", "PUT", f"/{wanted[0]}")[0]
+            status = request(endpoint, "PUT", f"/{wanted[0]}")[0]
         except OSError:
             status = 0
         if status in (200, 409):

@@ -119,19 +119,23 @@ class Volume:
         lines: list[str] = []
         for section, values in self.settings.items():
             lines += [f"[{section}]", *(f"{key} = {json.dumps(value)}" for key, value in values.items()), ""]
-        for provider, place in self.providers.items():
-            owner, parent, country, site = PROVIDERS[provider]
-            facts = {
-                "url": f"file://{place}",
-                "owner": owner,
-                "parent_country": parent,
-                "country": country,
-                "site": site,
-                "eur_per_tb_month": 6.0,
-                "eur_per_tb_read": 0.0,
-            }
+        for provider in self.providers:
+            facts = self.provider_facts(provider)
             lines += [f"[provider.{provider}]", *(f"{k} = {json.dumps(v)}" for k, v in facts.items()), ""]
         (self.config_dir / f"{self.name}.toml").write_text("\n".join(lines), encoding="utf-8")
+
+    def provider_facts(self, provider: str) -> dict[str, str | int | float]:
+        """The keys of the provider's table."""
+        owner, parent, country, site = PROVIDERS[provider]
+        return {
+            "url": f"file://{self.providers[provider]}",
+            "owner": owner,
+            "parent_country": parent,
+            "country": country,
+            "site": site,
+            "eur_per_tb_month": 6.0,
+            "eur_per_tb_read": 0.0,
+        }
 
     @property
     def env(self) -> dict[str, str]:
@@ -176,11 +180,15 @@ class Volume:
 
     def init(self, *argv: str | Path) -> str:
         """Creates the volume; returns what `init` printed, and keeps the recovery key that it shows once."""
-        for place in self.providers.values():
-            place.mkdir(parents=True, exist_ok=True)
+        self.make_places()
         printed = self.icnfs("init", self.name, *argv).stdout
         self.recovery_key = find_recovery_key(printed)
         return printed
+
+    def make_places(self) -> None:
+        """What the owner of a place does before `init`."""
+        for place in self.providers.values():
+            place.mkdir(parents=True, exist_ok=True)
 
     def mount(self, options: str = EVERYTHING, *argv: str | Path, seconds: float = 60) -> None:
         """Mounts in a process of ours (`-f`), so that its id is known and its log is kept; `argv` may name a secret."""
