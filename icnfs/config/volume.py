@@ -81,15 +81,16 @@ def load(name: str, path: Path | None = None) -> VolumeConfig:
     """
     check_volume_name(name)
     where = config_file(name) if path is None else path
-    return parse(name, where, _read(name, where))
+    return parse(name, where, read(name, where))
 
 
 def parse(name: str, path: Path, data: bytes) -> VolumeConfig:
     """The configuration in `data`, which was read from `path`; total: ConfigError or a configuration."""
-    return _Reader(path).volume(name, _decode(path, data))
+    return _Reader(path).volume(name, decode(path, data))
 
 
-def _read(name: str, path: Path) -> bytes:
+def read(name: str, path: Path) -> bytes:
+    """The bytes of volume `name`'s TOML at `path`; `NoVolumeError` and `ConfigError` as `load`."""
     try:
         with path.open("rb") as file:
             data = file.read(FILE_MAX + 1)
@@ -102,7 +103,8 @@ def _read(name: str, path: Path) -> bytes:
     return data
 
 
-def _decode(path: Path, data: bytes) -> dict[str, Any]:
+def decode(path: Path, data: bytes) -> dict[str, Any]:
+    """The document in `data`, whatever it says; ConfigError where it is not TOML."""
     try:
         return tomllib.loads(data.decode())
     except UnicodeDecodeError as error:
