@@ -40,6 +40,7 @@ from icnfs.transfer.messages import (
     Facts,
     Failed,
     Fetch,
+    FetchStripe,
     GetObject,
     GetSegment,
     ListObjects,
@@ -225,6 +226,25 @@ class TransferClient:
         )
         if len(data) != length:
             raise FormatError(f"transfer answered {len(data)} bytes where {length} were asked")
+        return data
+
+    async def fetch_stripe(
+        self,
+        segment: SegmentInfo,
+        names: Sequence[str],
+        offset: int,
+        length: int,
+        *,
+        deadline: float | None = None,
+    ) -> bytes:
+        """`length` bytes at `offset` of each of the k data shares, one after another, not verified: see `fetch`."""
+        encoded = segment_format.encode(segment)
+        data = await self._call_data(
+            lambda call, left: FetchStripe(call, left, encoded, tuple(names), offset, length),
+            _or_default(deadline, self._deadlines.read),
+        )
+        if len(data) != segment.k * length:
+            raise FormatError(f"transfer answered {len(data)} bytes where {segment.k * length} were asked")
         return data
 
     async def get_segment(self, segment: SegmentInfo, names: Sequence[str], *, deadline: float | None = None) -> bytes:

@@ -83,10 +83,9 @@ class Engine:
         notify: Callable[[ShareEvent], None] = _ignore,
     ) -> None:
         listed = list(providers)
-        self.board = Board([provider.name for provider in listed], notify)
+        self.board = Board([provider.name for provider in listed], notify, hedge)
         self._lanes = {provider.name: Lane(provider, self.board[provider.name]) for provider in listed}
         self._shares = Shares(self._lanes, self.board, offload or Threads())
-        self._hedge = hedge
         self._nursery = nursery
         self._audits = 0
 
@@ -126,7 +125,6 @@ class Engine:
             raise FormatError("the shares to complete do not fit their segment or their providers")
         return await upload.complete_segment(
             self._shares,
-            self._hedge,
             Segment(info, tuple(names)),
             missing,
             providers,
@@ -158,14 +156,26 @@ class Engine:
             deadline,
             info.shares[share].provider if share < info.n else "",
             lambda: fetching.fetch(
-                self._shares, self._hedge, segment, share, offset, length, distrust=distrust, rebuild=rebuild
+                self._shares, segment, share, offset, length, distrust=distrust, rebuild=rebuild
             ),
+        )
+
+    async def fetch_stripe(
+        self, info: SegmentInfo, names: Sequence[str], offset: int, length: int, *, deadline: float
+    ) -> list[memoryview]:
+        """The same range of all k data shares (see `fetch.fetch_stripe`).
+
+        Raises TooFewProvidersError, or ProviderAwayError past the deadline.
+        """
+        segment = Segment(info, tuple(names))
+        return await self._within(
+            deadline, "", lambda: fetching.fetch_stripe(self._shares, segment, offset, length)
         )
 
     async def get_segment(self, info: SegmentInfo, names: Sequence[str], *, deadline: float) -> list[memoryview]:
         """The k data shares, verified.  Raises TooFewProvidersError, or ProviderAwayError past the deadline."""
         segment = Segment(info, tuple(names))
-        return await self._within(deadline, "", lambda: fetching.get_segment(self._shares, self._hedge, segment))
+        return await self._within(deadline, "", lambda: fetching.get_segment(self._shares, segment))
 
     async def put_object(self, provider: str, name: str, data: Buffer, *, deadline: float) -> None:
         """Store an object.  Raises ProviderError."""

@@ -1,8 +1,11 @@
 """Any `need` good answers out of several candidates, as fast as the candidates allow.
 
-The first `need` candidates are asked at once; each that fails is replaced by the next, and when nothing has come for
-the hedge time, as many more are asked as are still awaited.  So a candidate that is dead costs a round trip, one that
-hangs costs the hedge, and neither costs the deadline while enough others answer.  It does not know what is read.
+The first `need` candidates are asked at once; each that fails is replaced by the next, and so is each that is late,
+though it may still answer.  So a candidate that is dead costs a round trip, one that hangs costs its patience, and
+neither costs the deadline while enough others answer.  It does not know what is read.
+
+When everything is slow, asking more makes it slower: who is late by its usual patience is replaced only while there
+are `Hedges` left, of which every SPARING-th read gives one; who is late by the longest patience is always replaced.
 """
 
 from __future__ import annotations
@@ -10,13 +13,51 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Final, Generic, NamedTuple, TypeVar
 
 import trio
 
 from icnfs.errors import IcnfsError
 
+SPARING: Final = 10
+"""Of so many reads one may be hedged early: twice what a patience of 19 in 20 asks for while all is well."""
+
+HEDGES_MAX: Final = 32
+"""Hedges saved up: as many reads as one provider has under way when it becomes slow."""
+
 T = TypeVar("T")
+
+
+class Patience(NamedTuple):
+    """Seconds: what 19 of 20 reads take, and what none may take without that somebody else is asked."""
+
+    usual: float
+    longest: float
+
+
+class Hedges:
+    """How many reads may be asked of somebody else before their longest patience has passed."""
+
+    def __init__(self) -> None:
+        self._left = float(HEDGES_MAX)
+
+    def earn(self) -> None:
+        """One more read was asked for."""
+        self._left = min(self._left + 1 / SPARING, HEDGES_MAX)
+
+    def take(self) -> bool:
+        """Whether one more may be hedged; it counts as one that is."""
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
+    async def late(self, patience: Patience) -> None:
+        """Return when a read that begins now is to be asked of somebody else as well."""
+        self.earn()
+        await trio.sleep(patience.usual)
+        if patience.usual < patience.longest and not self.take():
+            await trio.sleep(patience.longest - patience.usual)
 
 
 @dataclass(frozen=True)
@@ -31,19 +72,19 @@ async def gather(
     need: int,
     candidates: Sequence[int],
     read: Callable[[int], Awaitable[T]],
-    hedge: float,
-    slow: Callable[[int], None],
+    patience: Callable[[int], Patience],
+    hedges: Hedges,
 ) -> Gathered[T]:
     """Ask `read(candidate)` of the candidates, best first, until `need` have answered.
 
-    `slow` is told of each candidate that let the hedge time (seconds) pass.  Raises nothing but trio.Cancelled: what
-    `read` raises of the closed tree is an answer too.
+    Raises nothing but trio.Cancelled: what `read` raises of the closed tree is an answer too.
     """
     got: dict[int, T] = {}
     errors: dict[int, IcnfsError] = {}
     waiting = list(reversed(candidates))
     running: set[int] = set()
-    send, receive = trio.open_memory_channel[tuple[int, T | IcnfsError]](math.inf)
+    late: set[int] = set()
+    send, receive = trio.open_memory_channel[tuple[int, T | IcnfsError | None]](math.inf)
 
     async def ask(candidate: int) -> None:
         try:
@@ -52,33 +93,28 @@ async def gather(
             answer = error
         send.send_nowait((candidate, answer))
 
+    async def watch(candidate: int) -> None:
+        await hedges.late(patience(candidate))
+        send.send_nowait((candidate, None))
+
     async with trio.open_nursery() as nursery:
-
-        async def next_answer(patience: float) -> bool:
-            with trio.move_on_after(patience):
-                candidate, answer = await receive.receive()
-                running.discard(candidate)
-                if isinstance(answer, IcnfsError):
-                    errors[candidate] = answer
-                else:
-                    got[candidate] = answer
-                return True
-            return False
-
-        def start(count: int) -> None:
-            for _ in range(min(count, len(waiting))):
+        while len(got) < need:
+            for _ in range(min(need - len(got) - len(running - late), len(waiting))):
                 candidate = waiting.pop()
                 running.add(candidate)
                 nursery.start_soon(ask, candidate)
-
-        extra = 0
-        while len(got) < need:
-            start(need + extra - len(got) - len(running))
+                if waiting:
+                    nursery.start_soon(watch, candidate)
             if not running:
                 break
-            if not await next_answer(hedge if waiting else math.inf):
-                for candidate in running:
-                    slow(candidate)
-                extra += need - len(got)
+            candidate, answer = await receive.receive()
+            if answer is None:
+                late.add(candidate)
+                continue
+            running.discard(candidate)
+            if isinstance(answer, IcnfsError):
+                errors[candidate] = answer
+            else:
+                got[candidate] = answer
         nursery.cancel_scope.cancel()
     return Gathered(got, errors)

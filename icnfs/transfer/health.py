@@ -5,53 +5,48 @@
     up        up            down          ask
     down      up            down          probe first; reads go to the other shares meanwhile
 
-An answer is any reply, a refusal included: only `ProviderAwayError` means that nobody answers.  Apart from the state,
-a provider that was slower than the hedge is *shunned* for a while: reads prefer others, so that one slow provider
-costs one delay a minute and not one a read.  A share is bad or not by itself, and says nothing of the state.
+An answer is any reply, a refusal included: only `ProviderAwayError` means that nobody answers.  How fast one is that
+answers is estimated apart from the state (`estimate`).  A share is bad or not by itself, and says nothing of the state.
 
 Pure: it is told the time, and asks nobody anything.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable
-from statistics import median
 from typing import Final
 
 from icnfs.errors import IcnfsError, ObjectMissingError, ProviderAwayError
+from icnfs.limits import HEDGE_SECONDS
 from icnfs.providers.base import Capacity
+from icnfs.transfer.estimate import Estimate, Pace
 from icnfs.transfer.messages import ProviderState, ShareEvent
-
-SHUN_SECONDS: Final = 30.0
-"""How long reads avoid a provider that was slower than the hedge."""
 
 BAD_SHARES_MAX: Final = 100_000
 """Bad shares remembered by name for one provider; past it they are worked around all the same, but not counted."""
 
-_SAMPLES: Final = 64
 _TEXT_MAX: Final = 500
 
 
 class Health:
-    """One provider."""
+    """One provider; `down` and `up` are what it is measured by, each by itself where none is given."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, down: Pace | None = None, up: Pace | None = None) -> None:
         self.name = name
         self.state = "unknown"
         self.error = ""
         self._capacity = Capacity(None, None, "")
-        self._latencies: deque[float] = deque(maxlen=_SAMPLES)
+        self.reads = Estimate(down or Pace())
+        self.writes = Estimate(up or Pace())
+        self.read_price = 0.0
+        """EUR per TB read."""
         self._bad: set[str] = set()
-        self._shunned_until = float("-inf")
         self.bytes_up = 0
         self.bytes_down = 0
 
-    def answered(self, latency: float | None = None) -> None:
-        """It did what it was asked; `latency` is in seconds, where the request was small."""
+    def answered(self) -> None:
+        """It did what it was asked."""
         self.state, self.error = "up", ""
-        if latency is not None:
-            self._latencies.append(latency)
 
     def failed(self, error: IcnfsError) -> None:
         """It did not.  A missing object is no fault of the provider's as a whole."""
@@ -67,13 +62,9 @@ class Health:
         self.answered()
         self._capacity = capacity
 
-    def shun(self, now: float) -> None:
-        """It was slower than the hedge."""
-        self._shunned_until = now + SHUN_SECONDS
-
-    def preferred(self, now: float) -> bool:
-        """Whether a read should go there first."""
-        return self.state != "down" and now >= self._shunned_until
+    def preferred(self) -> bool:
+        """Whether a read should go there at all while there are others."""
+        return self.state != "down"
 
     def is_bad(self, share_name: str) -> bool:
         return share_name in self._bad
@@ -97,17 +88,22 @@ class Health:
             bad_shares=len(self._bad),
             free_bytes=self._capacity.free_bytes,
             pool=self._capacity.pool[:_TEXT_MAX],
-            latency_s=median(self._latencies) if self._latencies else None,
+            latency_s=self.reads.latency,
+            rate_up=self.writes.rate,
+            rate_down=self.reads.rate,
             bytes_up=self.bytes_up,
             bytes_down=self.bytes_down,
         )
 
 
 class Board:
-    """All providers, and what has changed since somebody last looked."""
+    """All providers, and what has changed since somebody last looked; `hedge` is the longest patience in seconds."""
 
-    def __init__(self, names: Iterable[str], notify: Callable[[ShareEvent], None]) -> None:
-        self._healths = {name: Health(name) for name in names}
+    def __init__(
+        self, names: Iterable[str], notify: Callable[[ShareEvent], None], hedge: float = HEDGE_SECONDS
+    ) -> None:
+        self._down, self._up = Pace(hedge), Pace(hedge)
+        self._healths = {name: Health(name, self._down, self._up) for name in names}
         self._shown = self.states()
         self._notify = notify
 

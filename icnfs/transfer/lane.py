@@ -8,7 +8,8 @@ A lane adds no retry: the wrappers around the provider do, and above it another 
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Final, TypeVar
 
 import trio
@@ -16,6 +17,7 @@ import trio
 from icnfs.errors import ProviderAwayError, ProviderError, ProviderLiesError, ProviderRefusedError
 from icnfs.limits import KIB, READS_PER_PROVIDER, WRITES_PER_PROVIDER
 from icnfs.providers.base import Capacity, Data, Provider, list_all
+from icnfs.transfer.estimate import Call, Estimate
 from icnfs.transfer.health import Health
 
 log = logging.getLogger(__name__)
@@ -29,9 +31,6 @@ PROBE_GAP: Final = 1.0
 ATTEMPT_SECONDS: Final = 30.0
 SLOWEST_BYTES_PER_SECOND: Final = 128 * KIB
 """One request may take ATTEMPT_SECONDS plus its bytes at this rate; past it the provider counts as hanging."""
-
-LATENCY_SAMPLE_MAX: Final = 256 * KIB
-"""Reads up to this tell a provider's latency; larger ones tell its bandwidth."""
 
 _T = TypeVar("_T")
 _E = TypeVar("_E", bound=ProviderError)
@@ -51,23 +50,28 @@ class Lane:
 
     async def get(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
         """As Provider.get, down or not: whoever reads shares asks `health` where to go."""
-        begun = trio.current_time()
-        data = await self._bounded(self._reads, length or 0, lambda: self._provider.get(name, offset, length))
-        if length is not None and len(data) != length:
-            raise self._blamed(ProviderLiesError(self.name, f"it answered {len(data)} bytes where {length} were asked"))
+        with self._measured(self.health.reads, length or 0) as call:
+            data = await self._bounded(self._reads, length or 0, lambda: self._provider.get(name, offset, length))
+            if length is not None and len(data) != length:
+                lie = ProviderLiesError(self.name, f"it answered {len(data)} bytes where {length} were asked")
+                raise self._blamed(lie)
+            call.length = len(data)
         self.health.bytes_down += len(data)
-        self.health.answered(trio.current_time() - begun if len(data) <= LATENCY_SAMPLE_MAX else None)
+        self.health.answered()
         return data
 
     async def put(self, name: str, data: Data) -> None:
         """As Provider.put; fails at once while the provider is down."""
-        await self._bounded(self._writes, len(data), lambda: self._provider.put(name, data), probe_first=True)
+        with self._measured(self.health.writes, len(data)):
+            await self._bounded(self._writes, len(data), lambda: self._provider.put(name, data), probe_first=True)
         self.health.bytes_up += len(data)
         self.health.answered()
 
     async def read_object(self, name: str) -> bytes:
         """The whole object; fails at once while the provider is down."""
-        data = await self._bounded(self._reads, 0, lambda: self._provider.get(name), probe_first=True)
+        with self._measured(self.health.reads, 0) as call:
+            data = await self._bounded(self._reads, 0, lambda: self._provider.get(name), probe_first=True)
+            call.length = len(data)
         self.health.bytes_down += len(data)
         self.health.answered()
         return data
@@ -107,6 +111,17 @@ class Lane:
 
     async def close(self) -> None:
         await self._provider.close()
+
+    @contextmanager
+    def _measured(self, estimate: Estimate, length: int) -> Iterator[Call]:
+        """Tell the estimate of a call of `length` bytes; who learns how many there were sets the call's `length`."""
+        call = estimate.begin(length, trio.current_time())
+        try:
+            yield call
+        except BaseException:
+            estimate.given_up(call, trio.current_time())
+            raise
+        estimate.done(call, trio.current_time())
 
     async def _bounded(
         self,

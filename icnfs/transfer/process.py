@@ -40,6 +40,7 @@ from icnfs.transfer.messages import (
     Facts,
     Failed,
     Fetch,
+    FetchStripe,
     GetObject,
     GetSegment,
     Hello,
@@ -163,6 +164,13 @@ class Session:
         )
         await self._send_data(request.call, [data])
 
+    async def _fetch_stripe(self, request: FetchStripe, fd: int | None) -> None:
+        segment = segment_format.decode(request.segment)
+        data = await self._engine.fetch_stripe(
+            segment, request.names, request.offset, request.length, deadline=request.deadline
+        )
+        await self._send_data(request.call, data)
+
     async def _get_segment(self, request: GetSegment, fd: int | None) -> None:
         segment = segment_format.decode(request.segment)
         data = await self._engine.get_segment(segment, request.names, deadline=request.deadline)
@@ -211,6 +219,7 @@ _HANDLERS: Final[dict[type[Work], Callable[[Session, Any, int | None], Awaitable
     PutSegment: Session._put_segment,
     CompleteSegment: Session._complete_segment,
     Fetch: Session._fetch,
+    FetchStripe: Session._fetch_stripe,
     GetSegment: Session._get_segment,
     PutObject: Session._put_object,
     GetObject: Session._get_object,

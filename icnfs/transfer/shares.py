@@ -7,9 +7,11 @@ says nothing of its shares.  The lists of leaf hashes that have passed are kept,
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, Protocol, TypeVar
 
 import trio
@@ -18,7 +20,8 @@ from icnfs.erasure import hashtree
 from icnfs.errors import FormatError, IcnfsError, ObjectMissingError, ProviderLiesError, TooFewProvidersError
 from icnfs.format import share as share_format
 from icnfs.format.segment import SegmentInfo
-from icnfs.limits import KIB
+from icnfs.limits import KIB, LEAF_SIZE
+from icnfs.transfer.gather import Hedges, Patience
 from icnfs.transfer.health import Board
 from icnfs.transfer.lane import Lane
 from icnfs.transfer.messages import ShareEvent
@@ -28,6 +31,10 @@ CACHED_HASHES: Final = 2048
 
 INLINE_WORK: Final = 512 * KIB
 """Hashing or coding up to this many bytes, about 1 ms, is done in place; more goes to a thread."""
+
+FASTEST: Final = 0.01
+ALIKE: Final = 1.5
+"""Providers that are expected to take less than FASTEST seconds, or within a factor of ALIKE, count as equally fast."""
 
 _T = TypeVar("_T")
 
@@ -58,22 +65,27 @@ class Shares:
         self._board = board
         self._offload = offload
         self._hashes: OrderedDict[tuple[bytes, int], bytes] = OrderedDict()
+        self._asking: dict[tuple[bytes, int], trio.Event] = {}
+        self.hedges = Hedges()
 
     def lane(self, provider: str) -> Lane | None:
         return self._lanes.get(provider)
 
-    def candidates(self, segment: Segment, last: Sequence[int] = (), never: Sequence[int] = ()) -> list[int]:
-        """The stored shares whose provider is known, best first: preferred providers, data shares, then the rest.
+    def candidates(
+        self, segment: Segment, length: int, last: Sequence[int] = (), never: Sequence[int] = ()
+    ) -> list[int]:
+        """The stored shares whose provider is known, best first to read `length` bytes of.
 
-        Shares known to be bad, and those of `last`, come last; they are asked only when nothing else is left, and
-        cannot do harm.
+        Providers that are up come first, then the faster ones; among those that are expected equally fast the cheaper
+        ones, then data shares.  Shares known to be bad, and those of `last`, come last; they are asked only when
+        nothing else is left, and cannot do harm.
         """
-        now = trio.current_time()
 
-        def rank(index: int) -> tuple[bool, bool, int]:
+        def rank(index: int) -> tuple[bool, bool, int, float, int]:
             lane = self._lanes[segment.info.shares[index].provider]
             doubtful = index in last or lane.health.is_bad(segment.names[index])
-            return doubtful, not lane.health.preferred(now), index
+            speed = round(math.log(max(self.expected(segment, index, length), FASTEST), ALIKE))
+            return doubtful, not lane.health.preferred(), speed, lane.health.read_price, index
 
         stored = [
             index
@@ -81,6 +93,29 @@ class Shares:
             if share.stored and share.provider in self._lanes and index not in never
         ]
         return sorted(stored, key=rank)
+
+    def sound(self, segment: Segment, index: int) -> bool:
+        """Whether nothing speaks against reading that share: it is stored, not known to be bad, its provider up."""
+        lane = self.lane(segment.info.shares[index].provider)
+        return (
+            segment.info.shares[index].stored
+            and lane is not None
+            and lane.health.preferred()
+            and not lane.health.is_bad(segment.names[index])
+        )
+
+    def expected(self, segment: Segment, index: int, length: int) -> float:
+        """Seconds that `length` bytes of a share are expected to take from now; infinite where nobody has it."""
+        lane = self.lane(segment.info.shares[index].provider)
+        return math.inf if lane is None else lane.health.reads.expected(length, trio.current_time())
+
+    def patience(self, segment: Segment, index: int, length: int) -> Patience:
+        """How long to wait for `length` bytes of a share, asked for now, before others are asked as well."""
+        lane = self.lane(segment.info.shares[index].provider)
+        if lane is None:
+            return Patience(0.0, 0.0)
+        reads = lane.health.reads
+        return Patience(reads.patience(length, trio.current_time()), reads.longest(length))
 
     async def read_direct(self, segment: Segment, index: int, offset: int, length: int) -> bytes:
         """A range of a share's payload in one read, **not verified**: its caller holds the chunk's own tag.
@@ -102,10 +137,16 @@ class Shares:
             self._board.note_share(share_event(segment, index, "mended", "it is whole again"))
         return payload
 
-    def slow(self, segment: Segment, index: int) -> None:
-        """This share's provider let the hedge time pass."""
-        if lane := self.lane(segment.info.shares[index].provider):
-            lane.health.shun(trio.current_time())
+    async def verify(self, segment: Segment, index: int, offset: int, data: bytes) -> bytes:
+        """`data`, if that is what the share holds at `offset`; it must be whole leaves.  Raises ProviderError."""
+
+        async def verified() -> bytes:
+            listed, first_leaf = await self.leaf_hashes(segment, index), offset // LEAF_SIZE
+            work = partial(hashtree.verify_data, listed, segment.info.share_len, first_leaf, data)
+            await self.compute(len(data), work)
+            return data
+
+        return await self._reported(segment, index, lambda lane, name: verified())
 
     def stored(self, segment: Segment, index: int) -> None:
         """A share was stored; if it was known to be bad, it is no longer."""
@@ -117,18 +158,32 @@ class Shares:
         info, lane, name = segment.info, self._lanes[segment.info.shares[index].provider], segment.names[index]
         span = share_format.span_for(info.share_len, offset, length)
         listed, data = await _both(
-            lambda: self._leaf_hashes(segment, index),
+            lambda: self.leaf_hashes(segment, index),
             lambda: lane.get(name, span.file_offset, span.file_length),
         )
-        hashtree.verify_data(listed, info.share_len, span.first_leaf, data)
+        await self.compute(len(data), partial(hashtree.verify_data, listed, info.share_len, span.first_leaf, data))
         return data[span.skip : span.skip + length]
 
-    async def _leaf_hashes(self, segment: Segment, index: int) -> bytes:
-        """The share's list of leaf hashes, checked against its root.  Raises ProviderError, FormatError."""
-        info, key = segment.info, (segment.info.id, index)
+    async def leaf_hashes(self, segment: Segment, index: int) -> bytes:
+        """The share's list of leaf hashes, checked against its root.  Raises ProviderError, FormatError.
+
+        Those who want the same one at the same time share a read.
+        """
+        key = (segment.info.id, index)
+        while key not in self._hashes and key in self._asking:
+            await self._asking[key].wait()
         if listed := self._hashes.get(key):
             self._hashes.move_to_end(key)
             return listed
+        asking = self._asking[key] = trio.Event()
+        try:
+            return await self._ask_hashes(segment, index, key)
+        finally:
+            del self._asking[key]
+            asking.set()
+
+    async def _ask_hashes(self, segment: Segment, index: int, key: tuple[bytes, int]) -> bytes:
+        info = segment.info
         lane = self._lanes[info.shares[index].provider]
         header = await lane.get(segment.names[index], 0, share_format.header_size(info.share_len))
         payload_len, listed = share_format.parse_header(header)

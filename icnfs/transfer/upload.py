@@ -40,6 +40,7 @@ class PutResult:
 
     roots: tuple[bytes, ...]
     errors: dict[int, ProviderError] = field(default_factory=dict)
+    late: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,6 @@ async def put_segment(
 
 async def complete_segment(
     shares: Shares,
-    hedge: float,
     segment: Segment,
     missing: Sequence[int],
     providers: Sequence[str],
@@ -132,7 +132,7 @@ async def complete_segment(
     """
     info = segment.info
     with trio.move_on_at(until):
-        payloads = await recover_shares(shares, hedge, segment, missing, never=missing)
+        payloads = await recover_shares(shares, segment, missing, never=missing)
         made = await shares.compute(
             len(missing) * info.share_len,
             lambda: {index: coded(payload) for index, payload in zip(missing, payloads, strict=True)},

@@ -9,17 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from icnfs.errors import IcnfsError, ProviderAwayError
-from icnfs.transfer.gather import Gathered, gather
+from icnfs.transfer.gather import Gathered, Hedges, Patience, gather
 from tests.transfer.network import run
 
 HEDGE = 2.0
 
 
-async def _gather(
-    need: int, delays: list[float], failing: set[int]
-) -> tuple[Gathered[int], list[int], list[int], float]:
+async def _gather(need: int, delays: list[float], failing: set[int]) -> tuple[Gathered[int], list[int], float]:
     asked: list[int] = []
-    slow: list[int] = []
 
     async def read(candidate: int) -> int:
         asked.append(candidate)
@@ -29,39 +26,39 @@ async def _gather(
         return candidate * 10
 
     begun = trio.current_time()
-    gathered = await gather(need, range(len(delays)), read, HEDGE, slow.append)
-    return gathered, asked, slow, trio.current_time() - begun
+    gathered = await gather(need, range(len(delays)), read, lambda _: Patience(HEDGE, HEDGE), Hedges())
+    return gathered, asked, trio.current_time() - begun
 
 
 def test_healthy_candidates_are_asked_no_more_than_needed() -> None:
     async def main() -> None:
-        gathered, asked, slow, _ = await _gather(4, [0.1] * 6, set())
-        assert gathered.got == {0: 0, 1: 10, 2: 20, 3: 30} and sorted(asked) == [0, 1, 2, 3] and not slow
+        gathered, asked, _ = await _gather(4, [0.1] * 6, set())
+        assert gathered.got == {0: 0, 1: 10, 2: 20, 3: 30} and sorted(asked) == [0, 1, 2, 3]
 
     run(main)
 
 
 def test_a_failure_is_replaced_at_once() -> None:
     async def main() -> None:
-        gathered, asked, _, seconds = await _gather(4, [0.1] * 6, {1})
+        gathered, asked, seconds = await _gather(4, [0.1] * 6, {1})
         assert set(gathered.got) == {0, 2, 3, 4} and set(gathered.errors) == {1}
         assert sorted(asked) == [0, 1, 2, 3, 4] and math.isclose(seconds, 0.2)
 
     run(main)
 
 
-def test_candidates_that_hang_cost_one_hedge_and_are_named() -> None:
+def test_candidates_that_hang_cost_one_hedge() -> None:
     async def main() -> None:
-        gathered, _, slow, seconds = await _gather(4, [math.inf, 0.1, math.inf, 0.1, 0.1, 0.1], set())
-        assert set(gathered.got) == {1, 3, 4, 5} and set(slow) == {0, 2}
-        assert math.isclose(seconds, 0.1 + HEDGE + 0.1)
+        gathered, _, seconds = await _gather(4, [math.inf, 0.1, math.inf, 0.1, 0.1, 0.1], set())
+        assert set(gathered.got) == {1, 3, 4, 5}
+        assert math.isclose(seconds, HEDGE + 0.1)
 
     run(main)
 
 
 def test_when_too_few_answer_all_have_been_asked() -> None:
     async def main() -> None:
-        gathered, asked, _, _ = await _gather(4, [0.1] * 6, {0, 1, 2})
+        gathered, asked, _ = await _gather(4, [0.1] * 6, {0, 1, 2})
         assert len(gathered.got) == 3 and set(gathered.errors) == {0, 1, 2} and len(asked) == 6
 
     run(main)

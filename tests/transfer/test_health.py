@@ -13,7 +13,7 @@ from icnfs.errors import (
     ProviderRefusedError,
 )
 from icnfs.providers.base import Capacity
-from icnfs.transfer.health import SHUN_SECONDS, Board, Health
+from icnfs.transfer.health import Board, Health
 from icnfs.transfer.messages import ShareEvent
 
 
@@ -35,21 +35,21 @@ def test_only_silence_means_down(error: IcnfsError, state: str, told: str) -> No
     assert (health.state, health.error) == ("up", "")
 
 
-def test_a_slow_provider_is_shunned_for_a_while_and_one_that_is_down_always() -> None:
+def test_one_that_is_down_is_not_preferred() -> None:
     health = Health("p")
-    assert health.preferred(0.0)
-    health.shun(0.0)
-    assert not health.preferred(SHUN_SECONDS - 1) and health.preferred(SHUN_SECONDS)
+    assert health.preferred()
     health.failed(ProviderAwayError("p", "away"))
-    assert not health.preferred(1e9)
+    assert not health.preferred()
 
 
-def test_latency_is_the_median_so_that_one_slow_answer_does_not_move_it() -> None:
+def test_what_was_measured_is_told() -> None:
     health = Health("p")
-    assert health.snapshot().latency_s is None
-    for latency in (0.1, 9.0, 0.2):
-        health.answered(latency)
-    assert health.snapshot().latency_s == 0.2
+    assert health.snapshot().latency_s is None and health.snapshot().rate_down is None
+    health.reads.done(health.reads.begin(100, 0.0), 0.5)
+    health.reads.done(health.reads.begin(1_000_000, 1.0), 2.5)
+    health.writes.done(health.writes.begin(1_000_000, 1.0), 3.0)
+    told = health.snapshot()
+    assert (told.latency_s, told.rate_down, told.rate_up) == (0.5, 1_000_000, 500_000)
 
 
 def test_only_changes_are_news() -> None:
