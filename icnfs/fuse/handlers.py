@@ -143,16 +143,18 @@ def change_of(attr: EntryAttributes, fields: SetattrFields) -> SetAttr:
 
 
 class Handlers(pyfuse3.Operations):
-    """The handlers of one mount.  `expired` tells whether a cancellation is the loop's deadline."""
+    """The handlers of one mount.  `expired` tells whether a cancellation is the loop's deadline; `syncing` is called as
+    an fsync begins, which may be allowed to wait longer."""
 
     supports_dot_lookup = True
     enable_writeback_cache = False
     enable_acl = False
 
-    def __init__(self, fs: FileSystem, expired: Callable[[], bool]) -> None:
+    def __init__(self, fs: FileSystem, expired: Callable[[], bool], syncing: Callable[[], None]) -> None:
         super().__init__()
         self.fs = fs
         self._expired = expired
+        self._syncing = syncing
         self._faults = FaultLog()
 
     def reply(self, request: str, exc: BaseException) -> int:
@@ -312,6 +314,7 @@ class Handlers(pyfuse3.Operations):
 
     @_waits
     def fsync(self, fh: int, datasync: bool) -> Awaitable[None]:
+        self._syncing()
         return self.fs.fsync(fh, datasync)
 
     @_answers
@@ -340,6 +343,7 @@ class Handlers(pyfuse3.Operations):
 
     @_waits
     def fsyncdir(self, fh: int, datasync: bool) -> Awaitable[None]:
+        self._syncing()
         return self.fs.fsyncdir(fh, datasync)
 
 

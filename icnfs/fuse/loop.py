@@ -150,6 +150,12 @@ class DeviceLoop:
             worker.scope.deadline = trio.current_time() + self.deadline
         self.hand_over()
 
+    def allow(self, seconds: float) -> None:
+        """Bound the waits of the handler that runs by `seconds` from now, instead of the deadline."""
+        assert self.running is not None
+        self.running.armed = True
+        self.running.scope.deadline = trio.current_time() + seconds
+
     def hand_over(self) -> None:
         if self._parked and not self.held and not self._waking:
             self._waking = True

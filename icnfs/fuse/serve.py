@@ -65,10 +65,10 @@ class End(Enum):
     ABORTED = "aborted"
 
 
-def deadline() -> float:
-    """Seconds that a handler may wait here: `DEADLINE`, or less where the kernel's own timeout asks for it."""
+def deadline(most: float = DEADLINE) -> float:
+    """Seconds that a handler may wait here: `most`, or less where the kernel's own timeout asks for it."""
     timeout = places.request_timeout()
-    return DEADLINE if timeout is None else min(DEADLINE, timeout * TIMEOUT_SHARE)
+    return most if timeout is None else min(most, timeout * TIMEOUT_SHARE)
 
 
 async def serve(
@@ -80,16 +80,19 @@ async def serve(
     ready: Callable[[], None],
     signals: Iterable[signal.Signals] = SIGNALS,
     handler_deadline: float | None = None,
+    fsync_deadline: float | None = None,
 ) -> End:
     """Mount `fs` at `directory` and answer until it is unmounted; `ready` is called once the mount answers.
 
-    `volume` is the name that mount(8) shows; `signals` may be empty (they need the main thread).  Raises
-    MountPointError where it cannot be mounted, and IcnfsError where the device fails.
+    `volume` is the name that mount(8) shows; `signals` may be empty (they need the main thread); `fsync_deadline`, in
+    seconds, bounds an fsync where the bound of all is not meant.  Raises MountPointError where it cannot be mounted,
+    and IcnfsError where the device fails.
     """
     path = places.prepare(directory)
     logging.getLogger("pyfuse3").addFilter(_is_news)
     loop = DeviceLoop(deadline() if handler_deadline is None else handler_deadline)
-    handlers = Handlers(fs, loop.expired)
+    syncing = (lambda: None) if fsync_deadline is None else partial(loop.allow, deadline(fsync_deadline))
+    handlers = Handlers(fs, loop.expired, syncing)
     with ExitStack() as stack:
         stack.enter_context(loop.installed())
         _mount(handlers, path, options.for_kernel(volume))

@@ -111,10 +111,13 @@ class Files(Tree):
     async def fsync(self, fh: int, datasync: bool) -> None:
         """The file is durable on return, data and metadata alike, and so is every request before this one.
 
-        Also for a file without changes of its own: no crash lands before the last fsync that returned.
+        Also for a file without changes of its own: no crash lands before the last fsync that returned.  Where the mount
+        publishes with each fsync, all of it is published and safe too, or this raises what stood in the way.
         """
         self._handles.get(fh)
         await self._store.persist()
+        if self._publish is not None:
+            await self._publish()
 
     def release(self, fh: int) -> None:
         self._perhaps_drop(self._handles.release(fh))
@@ -144,5 +147,4 @@ class Files(Tree):
 
     async def fsyncdir(self, fh: int, datasync: bool) -> None:
         """As `fsync`, for a directory's entries."""
-        self._handles.get(fh)
-        await self._store.persist()
+        await self.fsync(fh, datasync)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import trio
 
@@ -30,6 +30,7 @@ class Tree:
         atime: Atime = Atime.RELATIVE,
         read_only: bool = False,
         read_deadline: float = 20.0,
+        publish: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
         self._store = store
         self._free_bytes = free_bytes
@@ -37,6 +38,7 @@ class Tree:
         self._atime = Atime.NEVER if read_only else atime
         self._read_only = read_only
         self._read_deadline = read_deadline
+        self._publish = publish
         self._handles = Handles()
         self._nameless: set[int] = set()
         """Inodes without a name that somebody still uses."""

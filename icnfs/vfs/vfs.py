@@ -39,7 +39,8 @@ class StatVfs:
 
 
 class Vfs(Renaming, Attributes, Files):
-    """One mounted volume.  `free_bytes` tells what the providers have left; `nursery` runs read-ahead."""
+    """One mounted volume.  `free_bytes` tells what the providers have left; `nursery` runs read-ahead; `publish`
+    is what an fsync waits for besides this machine's disk."""
 
     def statfs(self) -> StatVfs:
         store = self._store

@@ -29,7 +29,9 @@ T = TypeVar("T")
 class Mount:
     """A running mount: its file system, its directory, and the way into its loop."""
 
-    def __init__(self, path: Path, fs: MemFs, options: MountOptions, deadline: float | None) -> None:
+    def __init__(
+        self, path: Path, fs: MemFs, options: MountOptions, deadline: float | None, fsync_deadline: float | None = None
+    ) -> None:
         self.path = path
         self.fs = fs
         self.ended: Future[End | None] = Future()
@@ -45,6 +47,7 @@ class Mount:
             ready=lambda: self._ready.set_result(None),
             signals=(),
             handler_deadline=deadline,
+            fsync_deadline=fsync_deadline,
         )
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -82,11 +85,16 @@ class Mount:
 
 @contextmanager
 def mounted(
-    path: Path, *, fs: MemFs | None = None, options: MountOptions | None = None, deadline: float | None = None
+    path: Path,
+    *,
+    fs: MemFs | None = None,
+    options: MountOptions | None = None,
+    deadline: float | None = None,
+    fsync_deadline: float | None = None,
 ) -> Iterator[Mount]:
     """A mount at `path` (created), gone again at the end whatever happens."""
     path.mkdir(exist_ok=True)
-    mount = Mount(path, fs or MemFs(), options or MountOptions(), deadline)
+    mount = Mount(path, fs or MemFs(), options or MountOptions(), deadline, fsync_deadline)
     mount.start()
     try:
         yield mount

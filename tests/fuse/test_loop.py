@@ -167,6 +167,25 @@ def test_a_deadline_costs_no_worker(mount: Mount) -> None:
         os.statvfs(mount.path)
 
 
+def test_an_fsync_may_be_allowed_to_wait_longer_than_the_rest_and_not_for_ever(tmp_path: Path) -> None:
+    class Long:
+        async def wait(self) -> None:
+            await trio.sleep(0.6)
+
+    with mounted(tmp_path / "mnt", deadline=0.2, fsync_deadline=1.0) as mount:
+        (mount.path / "file").write_bytes(b"contents")
+        mount.in_loop(setattr, mount.fs, "pause", lambda called: Long() if called in ("fsync", "read") else None)
+        fd = os.open(mount.path / "file", os.O_RDWR)
+        for _ in range(2):
+            os.fsync(fd)
+            with pytest.raises(OSError, match="Input/output"):
+                os.pread(fd, 4, 0)
+        mount.in_loop(setattr, mount.fs, "pause", lambda called: trio.Event() if called == "fsync" else None)
+        with pytest.raises(OSError, match="Input/output"):
+            os.fsync(fd)
+        os.close(fd)
+
+
 def test_a_handler_that_waits_within_the_deadline_leaves_its_worker_usable(mount: Mount) -> None:
     class Brief:
         async def wait(self) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from icnfs.errors import FsError
+from icnfs.errors import DegradedError, FsError
 from icnfs.limits import CHUNK_SIZE, FILE_SIZE_MAX, XATTRS_MAX
 from icnfs.state.loader import ROOT_INO
 from icnfs.state.store import Store
@@ -337,6 +337,25 @@ def test_a_write_past_the_largest_size_is_efbig(mounted: Callable[..., None]) ->
         assert vfs.getattr(node.ino).blocks == CHUNK_SIZE >> 9
 
     mounted(body)
+
+
+def test_fsync_waits_for_a_publish_where_it_is_to(mounted: Callable[..., None]) -> None:
+    published: list[int] = []
+
+    async def publish() -> None:
+        if len(published) == 2:
+            raise DegradedError("fewer than 6 owners")
+        published.append(1)
+
+    async def body(vfs: Vfs, store: Store) -> None:
+        handle, _ = vfs.create(ROOT_INO, b"a", 0o644, os.O_RDWR, 0, 0)
+        await vfs.fsync(handle.fh, False)
+        await vfs.fsyncdir(vfs.opendir(ROOT_INO), False)
+        assert len(published) == 2
+        with pytest.raises(DegradedError):
+            await vfs.fsync(handle.fh, False)
+
+    mounted(body, publish=publish)
 
 
 def test_fsync_and_synchronous_handles_commit(mounted: Callable[..., None]) -> None:
