@@ -7,12 +7,12 @@ of versions, and the changes of its hot chunk.  Tombstones hide what they killed
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
 
-from icnfs.errors import DamagedError, FormatError, IcnfsError
+from icnfs.errors import DamagedError, FormatError
 from icnfs.format.records import U64, ChunkRecord, Location, Patch, Table
 from icnfs.limits import CHUNK_SIZE
 from icnfs.state.batch import Cut
@@ -48,6 +48,18 @@ class ColdSource(Protocol):
         """The sealed chunk that passes `check`; `deadline` is a trio time.  Raises an `IcnfsError` past it."""
         ...
 
+    def room(self, reader: int) -> int:
+        """Bytes that may be fetched ahead for a reader, whichever number it has, now."""
+        ...
+
+    async def prefetch(self, reader: int, locations: Sequence[Location], deadline: float) -> None:
+        """Have what `fetch` will be asked for next, in this order, best effort; raises no `IcnfsError`."""
+        ...
+
+    def forget(self, reader: int) -> None:
+        """What was fetched ahead for a reader is wanted no more."""
+        ...
+
 
 class ColdError(Exception):
     """A sealed chunk that must be fetched before the request can be answered."""
@@ -70,8 +82,6 @@ class Layers:
         self._keys: dict[int, bytes] = {}
         self._committed: dict[tuple[int, int], Committed] = {}
         self._snapshot: object = None
-        self.fetches = 0
-        """Chunks asked of the source so far."""
         for ino, first, bound in store.reader.tombstones():
             self._tombs.setdefault(ino, []).append(Cut(ino, first, bound))
 
@@ -92,54 +102,48 @@ class Layers:
         except ColdError:
             return None
 
-    async def read(self, node: Inode, offset: int, size: int, deadline: float) -> bytes:
-        """Up to `size` bytes from `offset`, fewer at the end only.  `deadline` bounds fetching from the providers."""
+    async def read(
+        self, node: Inode, offset: int, size: int, deadline: float, missed: Callable[[], None] | None = None
+    ) -> bytes:
+        """Up to `size` bytes from `offset`, fewer at the end only.  `deadline` bounds fetching from the providers.
+
+        `missed` is called whenever something of it must be fetched, before it is.
+        """
         size = min(size, node.size - offset)
         if size <= 0:
             return b""
-        index, start = divmod(offset, CHUNK_SIZE)
-        if start + size <= CHUNK_SIZE:
-            try:
-                return self._piece(node.ino, index, start, start + size)
-            except ColdError as cold:
-                await self._fetch(cold.record, deadline)
-                return await self.read(node, offset, size, deadline)
-        return await self._read_many(node, offset, size, deadline)
+        while True:
+            parts: list[bytes] = []
+            cold: list[ChunkRecord] = []
+            for index, start, end in pieces(offset, size):
+                try:
+                    parts.append(self._piece(node.ino, index, start, end))
+                except ColdError as missing:
+                    cold.append(missing.record)
+            if not cold:
+                return parts[0] if len(parts) == 1 else b"".join(parts)
+            if missed is not None:
+                missed()
+            if len(cold) == 1:
+                await self._fetch(cold[0], deadline)
+                continue
+            async with trio.open_nursery() as nursery:
+                for record in cold:
+                    nursery.start_soon(self._fetch, record, deadline)
 
-    async def _read_many(self, node: Inode, offset: int, size: int, deadline: float) -> bytes:
-        parts: list[bytes] = []
-        cold: list[ChunkRecord] = []
-        for index, start, end in pieces(offset, size):
-            try:
-                parts.append(self._piece(node.ino, index, start, end))
-            except ColdError as missing:
-                cold.append(missing.record)
-        if not cold:
-            return b"".join(parts)
-        async with trio.open_nursery() as nursery:
-            for record in cold:
-                nursery.start_soon(self._fetch, record, deadline)
-        return await self._read_many(node, offset, size, deadline)
-
-    async def warm_up(self, ino: int, first: int, last: int, deadline: float) -> None:
-        """Fetch the cold chunks from `first` to `last`, best effort: read-ahead."""
-        if not self._store.has_inode(ino):
-            return
-        node = self._store.inode(ino)
-        async with trio.open_nursery() as nursery:
-            for index in range(first, min(last, (node.size - 1) // CHUNK_SIZE) + 1):
-                record = self._record(ino, index)
-                if record is not None and not self._is_local(record.version):
-                    nursery.start_soon(self._try_fetch, record, deadline)
+    def cold(self, ino: int, first: int, last: int) -> list[Location]:
+        """Where the providers have those of the chunks from `first` to `last` that are not local, in order."""
+        found: list[Location] = []
+        for index in range(first, last + 1):
+            record = self._record(ino, index)
+            if record is not None and not self._is_local(record.version):
+                location = self._store.reader.location(record.version)
+                if location is not None:
+                    found.append(location)
+        return found
 
     def _is_local(self, version: int) -> bool:
         return version in self._inflight or version in self._warm or self._store.reader.has_chunk(version)
-
-    async def _try_fetch(self, record: ChunkRecord, deadline: float) -> None:
-        try:
-            await self._fetch(record, deadline)
-        except IcnfsError as error:
-            log.debug("read-ahead of version %d failed: %s", record.version, error)
 
     def _piece(self, ino: int, index: int, start: int, end: int) -> bytes:
         """Exactly end - start bytes of one chunk; `ColdError` when its sealed chunk is not local."""
@@ -200,7 +204,6 @@ class Layers:
         location = self._store.reader.location(version)
         if location is None:
             raise DamagedError(f"version {version} of a chunk is damaged here and not at the providers yet")
-        self.fetches += 1
         event = self._fetching[version] = trio.Event()
         try:
             sealed = await self._store.source.fetch(version, location, self._checker(record), deadline)

@@ -6,13 +6,14 @@ import errno
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import trio
 
-from icnfs.errors import FsError
-from icnfs.limits import CHUNK_SIZE, FILE_SIZE_MAX
+from icnfs.errors import FsError, IcnfsError
+from icnfs.format.records import Location
+from icnfs.limits import CHUNK_SIZE, FILE_SIZE_MAX, MIB
 from icnfs.state.inode import Inode
 from icnfs.vfs.handles import Handle
 from icnfs.vfs.setid import after_write
@@ -25,8 +26,8 @@ COOKIE_DOT: Final = 1
 COOKIE_DOTDOT: Final = 2
 """Below 16, where the cookies of entries begin."""
 
-READ_AHEAD_CHUNKS: Final = 16
-"""Chunks fetched ahead of a sequential reader of cold data: 2 MiB, several from each of k providers."""
+READ_AHEAD_STEP: Final = 4 * MIB
+"""Bytes of a file announced at a time once its window is wide: few large requests instead of many small ones."""
 
 
 class Files(Tree):
@@ -58,30 +59,46 @@ class Files(Tree):
         node = store.inode(handle.ino)
         if self._atime is not Atime.NEVER and not handle.flags & os.O_NOATIME:
             self._accessed(node)
-        contents = store.contents
         node = store.inode(handle.ino)
-        data = contents.at_hand(node, offset, size)
-        handle.cold = False
-        if data is None:
-            fetches = contents.fetches
-            data = await contents.read(node, offset, size, trio.current_time() + self._read_deadline)
-            handle.cold = contents.fetches != fetches
-        handle.streak = handle.streak + 1 if offset == handle.expected else 0
-        handle.expected = offset + len(data)
-        if handle.cold and handle.streak > 1:
-            self._read_ahead(handle)
-        return data
+        data = store.contents.at_hand(node, offset, size)
+        if data is not None:
+            return data
 
-    def _read_ahead(self, handle: Handle) -> None:
-        if self._nursery is not None:
-            first = handle.expected // CHUNK_SIZE
-            deadline = trio.current_time() + self._read_deadline
-            self._nursery.start_soon(self._warm_up, handle.ino, first, deadline)
+        def missed() -> None:
+            self._read_ahead(handle, offset, size)
 
-    async def _warm_up(self, ino: int, first: int, deadline: float) -> None:
+        return await store.contents.read(node, offset, size, trio.current_time() + self._read_deadline, missed)
+
+    def _read_ahead(self, handle: Handle, offset: int, size: int) -> None:
+        """A read at `offset` misses: have fetched what will be missed next, if the file is read in order."""
+        if self._nursery is None:
+            return
+        sequence, source = handle.sequence, self._store.source
+        if not sequence.saw(offset, size):
+            source.forget(handle.fh)
+        window = sequence.window
+        node = self._store.inode(handle.ino)
+        first = max(sequence.announced, sequence.end) // CHUNK_SIZE
+        until = min(sequence.end + window, node.size)
+        if until - first * CHUNK_SIZE < min(READ_AHEAD_STEP, window // 4 + 1, node.size - first * CHUNK_SIZE):
+            return
+        room = source.room(handle.fh)
+        last = min(-(-until // CHUNK_SIZE), first + room // CHUNK_SIZE) - 1
+        if last < first:
+            return
+        sequence.announced = (last + 1) * CHUNK_SIZE
+        try:
+            locations = self._store.contents.cold(handle.ino, first, last)
+        except IcnfsError as error:
+            log.debug("nothing is read ahead over a damaged record: %s", error)
+            return
+        if locations:
+            self._nursery.start_soon(self._prefetch, handle.fh, locations, trio.current_time() + self._read_deadline)
+
+    async def _prefetch(self, fh: int, locations: Sequence[Location], deadline: float) -> None:
         """Best effort, and a task of its own: no fault of it may end the mount."""
         try:
-            await self._store.contents.warm_up(ino, first, first + READ_AHEAD_CHUNKS, deadline)
+            await self._store.source.prefetch(fh, locations, deadline)
         except Exception as fault:
             log.error("read-ahead failed: %s", type(fault).__name__, exc_info=True)
 
@@ -120,6 +137,8 @@ class Files(Tree):
             await self._publish()
 
     def release(self, fh: int) -> None:
+        if self._handles.get(fh).sequence.announced:
+            self._store.source.forget(fh)
         self._perhaps_drop(self._handles.release(fh))
 
     # --- directories ------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from array import array
 from typing import Final
 
 from icnfs.errors import FsError
+from icnfs.vfs.sequence import Sequence
 
 BLOCK_BITS: Final = 10
 BLOCK_MASK: Final = (1 << BLOCK_BITS) - 1
@@ -19,7 +20,7 @@ BLOCK_MASK: Final = (1 << BLOCK_BITS) - 1
 class Handle:
     """One open file or directory."""
 
-    __slots__ = ("cold", "expected", "fh", "flags", "ino", "keep_cache", "streak")
+    __slots__ = ("fh", "flags", "ino", "keep_cache", "sequence")
 
     def __init__(self, fh: int, ino: int, flags: int, keep_cache: bool) -> None:
         self.fh = fh
@@ -27,11 +28,8 @@ class Handle:
         self.flags = flags
         self.keep_cache = keep_cache
         """Whether the kernel's pages of the file may serve this handle."""
-        self.expected = 0
-        """Where the next read begins if reading is sequential."""
-        self.streak = 0
-        self.cold = False
-        """Whether the last read had to wait for a provider."""
+        self.sequence = Sequence()
+        """Of its reads, those that had to wait for a provider."""
 
 
 class References:

@@ -2,21 +2,23 @@
 
 Promises: what it returns is the very chunk that its record names (the caller's `check` opens it), or one `IcnfsError`
 by the deadline; a share that gave wrong bytes is distrusted and the range is rebuilt from k others.  It does not know
-what the chunk belongs to: many fetches may run at once, which is how a sequential reader pulls from k providers.
+what the chunk belongs to: who reads a file in order says which chunks come next, and they are fetched in stripes, from
+all providers at once (`stripes`); what lies around a small one is read with it (`ahead`).
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import trio
 
-from icnfs.errors import DamagedError, ProviderAwayError
+from icnfs.errors import DamagedError, IcnfsError, ProviderAwayError
 from icnfs.format.records import Location
 from icnfs.format.segment import SegmentInfo
 from icnfs.volume.ahead import Ahead
 from icnfs.volume.network import Network
+from icnfs.volume.stripes import Stripe, Stripes
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +30,7 @@ class ProviderSource:
         self._network = network
         self._segment_of = segment_of
         self._ahead = Ahead()
+        self._stripes = Stripes()
 
     async def fetch(self, version: int, location: Location, check: Callable[[bytes], bool], deadline: float) -> bytes:
         """The sealed chunk that passes `check`, by `deadline` (a trio time).
@@ -36,7 +39,7 @@ class ProviderSource:
         what all the shares say is not the chunk that its record names.
         """
         with trio.move_on_at(deadline):
-            sealed = self._ahead.held(location)
+            sealed = await self._striped(location) or self._ahead.held(location)
             if sealed is not None and check(sealed):
                 return sealed
             segment = self._segment(version, location)
@@ -45,9 +48,51 @@ class ProviderSource:
                 if check(sealed):
                     return sealed
             self._ahead.drop(location)
+            self._stripes.distrust(location)
             return await self._undamaged(version, segment, location, check, deadline)
         holder = self._segment(version, location).shares[location.share].provider
         raise ProviderAwayError(holder, "neither it nor the others answered in time; try again")
+
+    # --- for who reads in order ---------------------------------------------------------------------------------------
+
+    def room(self, reader: int) -> int:
+        """Bytes that may be fetched ahead for a reader now."""
+        return self._stripes.room(reader)
+
+    async def prefetch(self, reader: int, locations: Sequence[Location], deadline: float) -> None:
+        """Have what will be asked for next, in this order, best effort, by `deadline` (a trio time)."""
+        async with trio.open_nursery() as nursery:
+            for stripe in self._stripes.want(reader, locations, self._segment_of):
+                nursery.start_soon(self._fill, stripe, deadline)
+
+    def forget(self, reader: int) -> None:
+        """What was fetched ahead for a reader is wanted no more."""
+        self._stripes.forget(reader)
+
+    async def _fill(self, stripe: Stripe, deadline: float) -> None:
+        segment = stripe.segment
+        try:
+            with stripe.scope:
+                data = await self._network.transfer.fetch_stripe(
+                    segment,
+                    self._network.names_of(segment),
+                    stripe.offset,
+                    stripe.length,
+                    deadline=max(deadline - trio.current_time(), 0.0),
+                )
+                self._stripes.keep(stripe, memoryview(data))
+        except IcnfsError as error:
+            log.debug("reading ahead in segment %s failed: %s", segment.id.hex(), error)
+        finally:
+            self._stripes.give_up(stripe)
+
+    async def _striped(self, location: Location) -> bytes | None:
+        """The range, if it lies in stripes that have come, or are on their way and come."""
+        while (coming := self._stripes.coming(location)) is not None:
+            await coming.wait()
+        return self._stripes.take(location)
+
+    # --- one by one ---------------------------------------------------------------------------------------------------
 
     def _segment(self, version: int, location: Location) -> SegmentInfo:
         segment = self._segment_of(location.segment)

@@ -7,7 +7,6 @@ import random
 from pathlib import Path
 
 import pytest
-import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,7 +16,7 @@ from icnfs.limits import KIB
 from icnfs.state import loader
 from icnfs.volume.ahead import FOLLOWED, HELD, WIDE, Ahead
 from icnfs.volume.volume import Volume
-from tests.volume.world import BOUND, World, files_of, flip, get_file, list_files, put_file
+from tests.volume.world import World, files_of, flip, get_file, list_files, put_file
 
 FILES = 200
 SEGMENT = bytes(16)
@@ -151,9 +150,10 @@ def test_what_lies_in_a_window_on_its_way_is_not_asked_for_again_and_not_lost_wh
     there.recover(key)
 
     async def read(volume: Volume) -> int:
-        ino = files_of(volume).lookup(loader.ROOT_INO, b"large").ino
+        vfs = files_of(volume)
+        handle = vfs.open(vfs.lookup(loader.ROOT_INO, b"large").ino, os.O_RDONLY)
         world.calls.clear()
-        await volume.store.contents.warm_up(ino, 0, 31, trio.current_time() + BOUND)
+        assert await vfs.read(handle.fh, 0, len(large)) == large
         asked = world.calls.count("fetch")
         assert await get_file(volume, b"large") == large
         assert world.calls.count("fetch") == asked
