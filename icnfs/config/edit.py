@@ -188,7 +188,8 @@ class Editor:
         """Write `text`, which becomes the file as a whole or not at all; ConfigError where no volume can have it."""
         data = text.encode()
         config = parse(self._name, self._path, data)
-        self._write(data)
+        if text != self.text:
+            self._write(data)
         self.text = text
         return config
 

@@ -204,6 +204,13 @@ def test_a_file_is_replaced_with_mode_owner_and_attributes_and_can_be_put_back(p
     assert os.listdir(path.parent) == ["demo.toml"]
 
 
+def test_an_edit_that_changes_nothing_writes_nothing(path: Path) -> None:
+    before = path.stat()
+    with editing("demo", path) as editor:
+        assert not editor.replace(with_value(editor.text, "spare", "drain", None)).providers["spare"].drain
+    assert path.stat() == before
+
+
 def test_a_link_stays_one(path: Path) -> None:
     link = path.parent / "link.toml"
     link.symlink_to("demo.toml")
