@@ -7,7 +7,7 @@ of versions, and the changes of its hot chunk.  Tombstones hide what they killed
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
@@ -52,8 +52,9 @@ class ColdSource(Protocol):
         """Bytes that may be fetched ahead for a reader, whichever number it has, now."""
         ...
 
-    async def prefetch(self, reader: int, locations: Sequence[Location], deadline: float) -> None:
-        """Have what `fetch` will be asked for next, in this order, best effort; raises no `IcnfsError`."""
+    def expect(self, reader: int, locations: Sequence[Location], deadline: float) -> Callable[[], Awaitable[None]]:
+        """`fetch` will be asked for these next, in this order.  What is returned fetches them, best effort; raises
+        no `IcnfsError`, and is to be run once."""
         ...
 
     def forget(self, reader: int) -> None:

@@ -24,7 +24,7 @@ import trio
 from icnfs.errors import ConfigError, FormatError, IcnfsError, ProviderAwayError, ProviderError
 from icnfs.format import segment as segment_format
 from icnfs.format.segment import SegmentInfo
-from icnfs.limits import HEDGE_SECONDS, INLINE_MAX
+from icnfs.limits import HEDGE_SECONDS, IN_PLACE_MAX, INLINE_MAX
 from icnfs.providers.base import Capacity
 from icnfs.providers.open import ProviderSpec
 from icnfs.transfer import bulk
@@ -236,12 +236,17 @@ class TransferClient:
         length: int,
         *,
         deadline: float | None = None,
-    ) -> bytes:
-        """`length` bytes at `offset` of each of the k data shares, one after another, not verified: see `fetch`."""
+    ) -> memoryview:
+        """`length` bytes at `offset` of each of the k data shares, one after another, not verified: see `fetch`.
+
+        They stay where transfer put them, mapped as long as the view is.
+        """
         encoded = segment_format.encode(segment)
-        data = await self._call_data(
+        _, data = await self._answer(
+            Data,
             lambda call, left: FetchStripe(call, left, encoded, tuple(names), offset, length),
             _or_default(deadline, self._deadlines.read),
+            None,
         )
         if len(data) != segment.k * length:
             raise FormatError(f"transfer answered {len(data)} bytes where {segment.k * length} were asked")
@@ -301,7 +306,7 @@ class TransferClient:
 
     async def _call_data(self, make: Callable[[int, float], Message], deadline: float) -> bytes:
         _, data = await self._answer(Data, make, deadline, None)
-        return data
+        return bytes(data) if len(data) <= IN_PLACE_MAX else await trio.to_thread.run_sync(bytes, data)
 
     async def _call(
         self, kind: type[_A], make: Callable[[int, float], Message], deadline: float, fd: int | None = None
@@ -311,7 +316,7 @@ class TransferClient:
 
     async def _answer(
         self, kind: type[_A], make: Callable[[int, float], Message], deadline: float, fd: int | None
-    ) -> tuple[_A, bytes]:
+    ) -> tuple[_A, memoryview]:
         """The answer of the kind that the request is owed; raises the error that it got instead."""
         answer, data = await self._deliver(make, deadline, fd)
         if isinstance(answer, Failed):
@@ -322,7 +327,7 @@ class TransferClient:
 
     async def _deliver(
         self, make: Callable[[int, float], Message], deadline: float, fd: int | None
-    ) -> tuple[Answer, bytes]:
+    ) -> tuple[Answer, memoryview]:
         until = trio.current_time() + min(deadline, DEADLINE_MAX)
         with trio.move_on_at(until + GRACE_SECONDS):
             for _ in range(TRIES):

@@ -23,7 +23,6 @@ import trio
 
 import icnfs
 from icnfs.errors import FormatError
-from icnfs.limits import IN_PLACE_MAX
 from icnfs.providers.open import ProviderSpec
 from icnfs.transfer import bulk
 from icnfs.transfer.messages import (
@@ -148,8 +147,8 @@ class Link:
         if isinstance(answer, Failed):
             raise error_of(answer.fault)
 
-    async def call(self, make: Callable[[Call], Message], fd: int | None = None) -> tuple[Answer, bytes]:
-        """Send a request, and `fd` with it; its answer, and the bytes that an answer of Data carries.
+    async def call(self, make: Callable[[Call], Message], fd: int | None = None) -> tuple[Answer, memoryview]:
+        """Send a request, and `fd` with it; its answer, and the bytes that an answer of Data carries, mapped.
 
         Cancelling this takes the request back.  Raises LinkLostError, and FormatError for a request that the process
         would not take: it would end over it, and with it every other call.
@@ -166,7 +165,7 @@ class Link:
             await waiting.done.wait()
             if waiting.answer is None:
                 raise LinkLostError
-            return waiting.answer, await _bytes_of(waiting)
+            return waiting.answer, _bytes_of(waiting)
         finally:
             self._waiting.pop(call, None)
             if waiting.fd is not None:
@@ -267,17 +266,16 @@ class Link:
             self.end = f"it was killed by signal {-code}" if code < 0 else f"it ended with code {code}"
 
 
-async def _bytes_of(waiting: _Waiting) -> bytes:
+def _bytes_of(waiting: _Waiting) -> memoryview:
     """The bytes that the answer carries inside or beside it.  Raises FormatError for a memfd that is unsound."""
     answer = waiting.answer
     if not isinstance(answer, Data):
-        return b""
+        return memoryview(b"")
     if answer.data is not None:
-        return answer.data
+        return memoryview(answer.data)
     if waiting.fd is None:
         raise FormatError("transfer answered with bytes beside the message, and sent none")
-    view = bulk.view(waiting.fd, answer.size)
-    return bytes(view) if answer.size <= IN_PLACE_MAX else await trio.to_thread.run_sync(bytes, view)
+    return bulk.view(waiting.fd, answer.size)
 
 
 def _close(fd: int | None) -> None:

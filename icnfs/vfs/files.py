@@ -6,13 +6,12 @@ import errno
 import logging
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Final
 
 import trio
 
 from icnfs.errors import FsError, IcnfsError
-from icnfs.format.records import Location
 from icnfs.limits import CHUNK_SIZE, FILE_SIZE_MAX, MIB
 from icnfs.state.inode import Inode
 from icnfs.vfs.handles import Handle
@@ -80,25 +79,26 @@ class Files(Tree):
         node = self._store.inode(handle.ino)
         first = max(sequence.announced, sequence.end) // CHUNK_SIZE
         until = min(sequence.end + window, node.size)
-        if until - first * CHUNK_SIZE < min(READ_AHEAD_STEP, window // 4 + 1, node.size - first * CHUNK_SIZE):
+        count = min(-(-until // CHUNK_SIZE) - first, source.room(handle.fh) // CHUNK_SIZE)
+        if until < node.size:
+            step = min(READ_AHEAD_STEP, window // 4) // CHUNK_SIZE
+            count = (first + count) // step * step - first if step else 0
+        if count <= 0:
             return
-        room = source.room(handle.fh)
-        last = min(-(-until // CHUNK_SIZE), first + room // CHUNK_SIZE) - 1
-        if last < first:
-            return
-        sequence.announced = (last + 1) * CHUNK_SIZE
+        sequence.announced = (first + count) * CHUNK_SIZE
         try:
-            locations = self._store.contents.cold(handle.ino, first, last)
+            locations = self._store.contents.cold(handle.ino, first, first + count - 1)
         except IcnfsError as error:
             log.debug("nothing is read ahead over a damaged record: %s", error)
             return
         if locations:
-            self._nursery.start_soon(self._prefetch, handle.fh, locations, trio.current_time() + self._read_deadline)
+            deadline = trio.current_time() + self._read_deadline
+            self._nursery.start_soon(self._prefetch, source.expect(handle.fh, locations, deadline))
 
-    async def _prefetch(self, fh: int, locations: Sequence[Location], deadline: float) -> None:
+    async def _prefetch(self, fetch: Callable[[], Awaitable[None]]) -> None:
         """Best effort, and a task of its own: no fault of it may end the mount."""
         try:
-            await self._store.source.prefetch(fh, locations, deadline)
+            await fetch()
         except Exception as fault:
             log.error("read-ahead failed: %s", type(fault).__name__, exc_info=True)
 

@@ -9,7 +9,7 @@ all providers at once (`stripes`); what lies around a small one is read with it 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import trio
 
@@ -59,11 +59,17 @@ class ProviderSource:
         """Bytes that may be fetched ahead for a reader now."""
         return self._stripes.room(reader)
 
-    async def prefetch(self, reader: int, locations: Sequence[Location], deadline: float) -> None:
-        """Have what will be asked for next, in this order, best effort, by `deadline` (a trio time)."""
-        async with trio.open_nursery() as nursery:
-            for stripe in self._stripes.want(reader, locations, self._segment_of):
-                nursery.start_soon(self._fill, stripe, deadline)
+    def expect(self, reader: int, locations: Sequence[Location], deadline: float) -> Callable[[], Awaitable[None]]:
+        """These will be asked for next, in this order; what is returned fetches them, best effort, by `deadline` (a
+        trio time), and is to be run once."""
+        stripes = self._stripes.want(reader, locations, self._segment_of)
+
+        async def fill() -> None:
+            async with trio.open_nursery() as nursery:
+                for stripe in stripes:
+                    nursery.start_soon(self._fill, stripe, deadline)
+
+        return fill
 
     def forget(self, reader: int) -> None:
         """What was fetched ahead for a reader is wanted no more."""
@@ -80,7 +86,7 @@ class ProviderSource:
                     stripe.length,
                     deadline=max(deadline - trio.current_time(), 0.0),
                 )
-                self._stripes.keep(stripe, memoryview(data))
+                self._stripes.keep(stripe, data)
         except IcnfsError as error:
             log.debug("reading ahead in segment %s failed: %s", segment.id.hex(), error)
         finally:

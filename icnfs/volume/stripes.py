@@ -25,8 +25,11 @@ STRIPES_MAX: Final = 64 * MIB
 """Bytes of stripes: four segments, since shares rotate over the providers, and with four segments of 4-of-6 under way
 none of the six has nothing to do.  At 40 ms a round trip they keep 1.6 GB/s busy."""
 
-LEAVES: Final = 16
-"""Leaves of each share in one stripe, 1 MiB: a request to each of k providers, 4 MiB that come together."""
+LEAVES: Final = 17
+"""Leaves of each share in one stripe: a request of 1 MiB to each of k providers, 4 MiB that come together."""
+
+MARGIN: Final = MIB
+"""What stripes hold beside the chunks that are announced: they end with a leaf of every share."""
 
 PASSED: Final = 4 * MIB
 """Bytes by which a reader may be beyond a stripe that it will still read from: its reads overtake each other."""
@@ -78,11 +81,15 @@ class Stripes:
         return sum(stripe.size for stripe in self._stripes)
 
     def room(self, reader: Reader) -> int:
-        """Bytes of stripes that may be asked for on a reader's behalf now."""
+        """Bytes of chunks that may be announced on a reader's behalf now."""
         readers = {stripe.reader for stripe in self._stripes} | {reader}
         own = sum(stripe.size for stripe in self._stripes if stripe.reader == reader)
-        coming = sum(stripe.size for stripe in self._stripes if stripe.data is None)
-        return max(0, min(STRIPES_MAX // len(readers) - own, STRIPES_MAX - coming))
+        return max(0, min(STRIPES_MAX // len(readers) - own, self._free(reader)) - MARGIN)
+
+    def _free(self, reader: Reader) -> int:
+        """Bytes that are not held, or for others and may be dropped."""
+        others = sum(one.size for one in self._stripes if one.reader != reader and one.data is not None)
+        return STRIPES_MAX - self.size + others
 
     def want(
         self, reader: Reader, locations: Iterable[Location], segment_of: Callable[[bytes], SegmentInfo | None]
@@ -92,13 +99,11 @@ class Stripes:
         They are as many as there is room for, from the first location on; where a segment holds little of what is
         wanted there are none.
         """
-        coming = sum(stripe.size for stripe in self._stripes if stripe.data is None)
         new: list[Stripe] = []
         for segment, wanted in _by_segment(locations, segment_of):
             for stripe in self._missing(reader, segment, wanted):
-                if coming + stripe.size > STRIPES_MAX:
+                if stripe.size > self._free(reader):
                     break
-                coming += stripe.size
                 new.append(stripe)
                 self._add(stripe)
             for location in wanted:
@@ -183,7 +188,7 @@ class Stripes:
             del new[:count]
 
     def _add(self, stripe: Stripe) -> None:
-        for old in [held for held in self._stripes if held.data is not None]:
+        for old in [held for held in self._stripes if held.reader != stripe.reader and held.data is not None]:
             if self.size + stripe.size <= STRIPES_MAX:
                 break
             self._drop(old)
