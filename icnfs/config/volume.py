@@ -250,6 +250,13 @@ class _Reader:
             what = f'"{config.k}-of-{config.n}" needs {config.n} providers and there are {len(config.providers)}'
             raise self.error("volume.code", f"{what}; add [provider.NAME] tables or lower N")
         try:
-            place(config.n, config.k, list(config.providers.values()), safe=config.safe, policy=config.policy)
+            place(
+                config.n,
+                config.k,
+                tuple(config.providers.values()),
+                safe=config.safe,
+                policy=config.policy,
+                weights=config.weights,
+            )
         except ConfigError as error:
             raise self.error("provider", str(error)) from None

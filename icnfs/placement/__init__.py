@@ -1,7 +1,8 @@
 """Which providers hold which shares."""
 
-from icnfs.placement.place import place
+from icnfs.placement.judge import Breach, judge, misplaced
+from icnfs.placement.place import place, refill
 from icnfs.placement.policy import Policy
 from icnfs.placement.weights import Measure, Weights
 
-__all__ = ["Measure", "Policy", "Weights", "place"]
+__all__ = ["Breach", "Measure", "Policy", "Weights", "judge", "misplaced", "place", "refill"]

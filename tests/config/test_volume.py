@@ -99,7 +99,7 @@ country = "FI"
 url = "/srv/z"
 owner = "Z"
 parent_country = "CH"
-country = "FI"
+country = "DE"
 """
 
 
@@ -195,7 +195,7 @@ BAD_VALUES = [
     ("policy", 'excluded_parents = ["DE"]', "provider", "a's parent is in DE, which is excluded"),
     ("policy", 'excluded_parents = [["DE"]]', "policy.excluded_parents", "is no country"),
     ("policy", "max_per_owner = 0", "policy.max_per_owner", "write shares from 1 to 64"),
-    ("policy", "max_per_country = 3", "provider", "only 3 of 6 shares can be placed with at most 3 per country"),
+    ("policy", "max_per_country = 3", "provider", "at most 3 per country leaves 3 places for 6 shares"),
     ("policy", "max_per_site = 1.0", "policy.max_per_site", "write shares"),
     ("log", 'level = "loud"', "log.level", "is no level; write one of debug, info, warning, error"),
     ("provider.c", "url = 7", "provider.c.url", "is no url; write file:///PATH"),
@@ -209,7 +209,7 @@ BAD_VALUES = [
     ("provider.c", 'owner = ""', "provider.c.owner", "is no text; write"),
     ("provider.c", 'owner = " x"', "provider.c.owner", "outer blanks; remove"),
     ("provider.c", 'owner = "a\\u001b[31m"', "provider.c.owner", "control characters or outer blanks; remove them"),
-    ("provider.c", 'owner = "Owner a"', "provider", "safe = 6 distinct owners, and there are 5; add owners"),
+    ("provider.c", 'owner = "Owner a"', "provider", "safe = 6 distinct owners and there are 5"),
     ("provider.c", 'parent_country = "Germany"', "provider.c.parent_country", "is no country; write its two-letter"),
     ("provider.c", 'country = "UK"', "provider.c.country", "is no country's code in ISO 3166; write GB"),
     ("provider.c", 'country = "de"', "provider.c.country", "is no country; write"),

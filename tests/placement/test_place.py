@@ -129,13 +129,28 @@ def test_large_network_with_every_cap_is_placed_in_bounded_steps() -> None:
 @pytest.mark.parametrize(
     ("network", "safe", "policy", "what"),
     [
-        (SIX[:5], 6, Policy(), "6 shares need 6 providers and there are 5; add providers or lower N"),
+        (
+            SIX[:5],
+            6,
+            Policy(),
+            "6 shares need 6 providers and there are 5; smallest change: 1 more provider of another owner",
+        ),
         (SIX, 6, Policy(excluded_parents=frozenset({"DE"})), "a's parent is in DE, which is excluded"),
         (SIX, 6, Policy(allowed_countries=frozenset({"FI"})), "a is in DE, which is not allowed"),
-        ([facts(c, "X") for c in "abcd"] + SIX[4:], 5, Policy(), "only 5 of 6 shares .* at most 3 per owner"),
-        ([facts(c, (c in "ab" and "X") or c) for c in "abcdef"], 6, Policy(), "safe = 6 distinct owners, .* are 5"),
-        (SIX, 6, Policy(max_per_country=2), "only 2 of 6 shares .* per country"),
-        ([facts(c, site="x") for c in "abcdef"], 6, Policy(max_per_site=5), "only 5 of 6 shares .* per site"),
+        ([facts(c, "X") for c in "abcd"] + SIX[4:], 5, Policy(), "at most 3 per owner leaves 5 places for 6 shares"),
+        (
+            [facts(c, (c in "ab" and "X") or c) for c in "abcdef"],
+            6,
+            Policy(),
+            "safe = 6 distinct owners and there are 5; smallest change: safe = 5, or 1 more",
+        ),
+        (SIX, 6, Policy(max_per_country=2), "at most 2 per country leaves 2 places for 6 shares"),
+        (
+            [facts(c, site="x") for c in "abcdef"],
+            6,
+            Policy(max_per_site=5),
+            "at most 5 per site leaves 5 places for 6 shares",
+        ),
     ],
 )
 def test_reason_says_what_to_change(network: list[ProviderFacts], safe: int, policy: Policy, what: str) -> None:
