@@ -23,7 +23,11 @@ from icnfs.providers.facts import ProviderFacts
 EXACT: Final = 10
 STEPS: Final = 500
 BETTER: Final = 100
-"""Looks at a candidate: see the module."""
+"""Looks at a candidate: see the module.
+
+Measured with `place`, measures included: 36 us for 6 of 6 providers, 98 us for 6 of 64, 143 us for 64 of 64; with
+every kind of cap 0.06 to 0.36 ms for 6 of 20.
+"""
 
 
 @dataclass(frozen=True, slots=True)

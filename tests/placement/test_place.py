@@ -90,7 +90,10 @@ def test_choice_keeps_every_rule_and_is_found_whenever_one_exists(
     assert len(set(names) - away) >= k
     if present:
         assert not set(names) & away, "who is away is chosen only when the others do not suffice"
-    best = max(len({one.owner for one in choice}) for choice in (present or possible))
+    fewest = min(sum(one.name in away for one in choice) for choice in possible)
+    assert len(set(names) & away) == fewest
+    equal = [choice for choice in possible if sum(one.name in away for one in choice) == fewest]
+    best = max(len({one.owner for one in choice}) for choice in equal)
     assert len({one.owner for one in chosen}) == best, "as many owners as can be"
 
 
