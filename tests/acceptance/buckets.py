@@ -52,7 +52,7 @@ def place_buckets(servers: list[Seaweed]) -> dict[str, Bucket]:
 def listed(place: Bucket) -> set[str]:
     """The provider's names, as boto3 lists them; fails on whatever else lies in the bucket."""
     prefix = f"{place.prefix}/" if place.prefix else ""
-    keys = place.keys()
+    keys = place.listed()
     names = {key.removeprefix(prefix) for key in keys if key.startswith(prefix)}
     assert len(names) == len(keys), f"outside its prefix: {[key for key in keys if not key.startswith(prefix)][:5]}"
     strange = [name for name in names if not NAMES.fullmatch(name)]

@@ -34,7 +34,7 @@ class Bucket:
         ca = f"&ca={self.ca}" if self.ca else ""
         return f"s3://{self.bucket}/{self.prefix}?endpoint={self.endpoint}{ca}"
 
-    def keys(self) -> list[str]:
+    def listed(self) -> list[str]:
         """What boto3 lists of the bucket, all of it, whatever the prefix."""
         with self.client() as client:
             pages = client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket)
