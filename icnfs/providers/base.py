@@ -133,6 +133,15 @@ class Provider(ABC):
         """
 
     @abstractmethod
+    async def put_new(self, name: str, data: Data) -> bool:
+        """As `put`, but only where there is no such object: False where there is one, which stays as it is.
+
+        That one may be this very call's, whose first answer was lost: compare what is there.  Of several callers at
+        once at most one is told True.  An S3 server that knows no conditional writes replaces what is there, and
+        answers True: `icnfs provider test` tells.
+        """
+
+    @abstractmethod
     async def get(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
         """Exactly `length` bytes from `offset`, or all from there; `ProviderLiesError` where the object is shorter."""
 

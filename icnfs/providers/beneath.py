@@ -8,6 +8,7 @@ for a symbolic link, ENOTDIR for a file among the directories.  They know nothin
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import os
 import secrets
@@ -24,6 +25,12 @@ STALE_AFTER: Final = 24 * 3600
 
 TEMPORARY: Final = ".put-"
 """How temporary files' names begin: with a dot, as no object's name does."""
+
+_NO_LINKS: Final = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK})
+"""What link(2) says on file systems that have none, FAT for one; those know RENAME_NOREPLACE."""
+
+_RENAME_NOREPLACE: Final = 1  # renameat2(2)
+_renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # a fifo must not hold us
@@ -101,6 +108,36 @@ def replace_file(leaf: str, parent: int, parts: Sequence[bytes | memoryview]) ->
             os.unlink(temporary, dir_fd=parent)
         raise
     os.fsync(parent)
+
+
+def add_file(leaf: str, parent: int, parts: Sequence[bytes | memoryview]) -> bool:
+    """As `replace_file`, but only where nothing bears the name: False where something does, durably by then."""
+    temporary = TEMPORARY + secrets.token_hex(8)
+    added = True
+    try:
+        _write_new(temporary, parent, parts)
+        _rename_new(temporary, leaf, parent)
+    except FileExistsError:
+        added = False
+    finally:
+        with contextlib.suppress(OSError):  # what stays is swept later
+            os.unlink(temporary, dir_fd=parent)
+    if not added and stat.S_ISDIR(os.lstat(leaf, dir_fd=parent).st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    os.fsync(parent)
+    return added
+
+
+def _rename_new(temporary: str, leaf: str, parent: int) -> None:
+    """Give a file its name, if that is free; FileExistsError otherwise."""
+    try:
+        os.link(temporary, leaf, src_dir_fd=parent, dst_dir_fd=parent, follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        if _renameat2(parent, os.fsencode(temporary), parent, os.fsencode(leaf), _RENAME_NOREPLACE) != 0:
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code)) from None
 
 
 def _write_new(name: str, parent: int, parts: Sequence[bytes | memoryview]) -> None:

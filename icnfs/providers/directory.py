@@ -5,9 +5,9 @@ Promises beyond `base.py`: nothing outside the directory is read or written, wha
 that what lies below the mount point of a missing disk is not taken for the disk.  It knows nothing of what the objects
 mean.
 
-How a put becomes durable: a temporary file in the object's own directory, `fdatasync`, `rename`, `fsync` of the
-directory.  A directory's own entry is made durable when this process first uses it, whoever made it; that is also
-when temporary files that a crash left there a day ago are removed.
+How a put becomes durable: a temporary file in the object's own directory, `fdatasync`, `rename` (`link`, where it must
+not replace another), `fsync` of the directory.  A directory's own entry is made durable when this process first uses
+it, whoever made it; that is also when temporary files that a crash left there a day ago are removed.
 
 Every system call runs in a thread that is abandoned when its caller is cancelled: a hanging disk keeps THREADS
 threads of its own provider, and nothing else.
@@ -71,6 +71,12 @@ class DirectoryProvider(Provider):
         parts = data.parts if isinstance(data, Pieces) else (bytes(data),)
         await self._thread(f"storing {name}", partial(self._put, name, parts))
 
+    async def put_new(self, name: str, data: Data) -> bool:
+        check_name(name)
+        check_size(data)
+        parts = data.parts if isinstance(data, Pieces) else (bytes(data),)
+        return await self._thread(f"storing {name}", partial(self._put_new, name, parts))
+
     async def get(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
         check_name(name)
         check_range(offset, length)
@@ -107,6 +113,10 @@ class DirectoryProvider(Provider):
     def _put(self, name: str, parts: Sequence[bytes | memoryview]) -> None:
         with self._parent_of(name, create=True) as (parent, leaf):
             beneath.replace_file(leaf, parent, parts)
+
+    def _put_new(self, name: str, parts: Sequence[bytes | memoryview]) -> bool:
+        with self._parent_of(name, create=True) as (parent, leaf):
+            return beneath.add_file(leaf, parent, parts)
 
     def _get(self, name: str, offset: int, length: int | None) -> bytes:
         with self._object(name) as (fd, size):

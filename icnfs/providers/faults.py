@@ -18,7 +18,8 @@ import trio
 
 from icnfs.errors import ObjectMissingError, ProviderAwayError, ProviderLiesError
 from icnfs.providers.base import Data, Provider
-from icnfs.providers.wrappers import Wrapper
+from icnfs.providers.line import Line, take
+from icnfs.providers.wrappers import Act, Wrapper
 
 T = TypeVar("T")
 
@@ -33,7 +34,7 @@ class FaultPlan:
     latency: float = 0.0
     """Seconds by which every call is late, times a random part between a half and three halves."""
     bandwidth: float = 0.0
-    """Bytes per second of puts and of ranged gets; 0 for no bound."""
+    """Bytes per second of all puts together, and of all gets; 0 for no bound."""
     error: float = 0.0
     """Raise ProviderAwayError, half of the time after the call has taken effect."""
     hang: float = 0.0
@@ -68,6 +69,7 @@ class Faults(Wrapper):
         self.plan = plan
         self.withheld: set[str] = set()
         """Names that gets and listings deny to have."""
+        self._up, self._down = Line(), Line()
         self._rng = random.Random(plan.seed)
         self._before: OrderedDict[str, bytes | None] = OrderedDict()
         """What the last puts replaced: the object, or None for nothing."""
@@ -76,9 +78,17 @@ class Faults(Wrapper):
         if self.plan.stale:
             await self._remember(name)
         if self._happens(self.plan.lose):
-            await self._around(f"storing {name}", len(data), trio.lowlevel.checkpoint)
+            await self._around(Act(f"storing {name}", up=len(data)), trio.lowlevel.checkpoint)
         else:
             await super().put(name, data)
+
+    async def put_new(self, name: str, data: Data) -> bool:
+        if self.plan.stale:
+            await self._remember(name)
+        if self._happens(self.plan.lose):
+            await self._around(Act(f"storing {name}", up=len(data)), trio.lowlevel.checkpoint)
+            return True
+        return await super().put_new(name, data)
 
     async def get(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
         self._deny(name)
@@ -107,19 +117,23 @@ class Faults(Wrapper):
             page = await super().list(prefix, page[-1])
         return [name for name in page if name not in hidden]
 
-    async def _around(self, doing: str, size: int, call: Callable[[], Awaitable[T]]) -> T:
+    async def _around(self, act: Act, call: Callable[[], Awaitable[T]]) -> T:
         plan = self.plan
         if self._happens(plan.hang):
             await trio.sleep_forever()
-        if plan.latency or plan.bandwidth:
-            late = plan.latency * self._rng.uniform(0.5, 1.5)
-            await trio.sleep(late + (size / plan.bandwidth if plan.bandwidth else 0.0))
+        self._up.rate = self._down.rate = plan.bandwidth
+        if plan.latency:
+            await trio.sleep(plan.latency * self._rng.uniform(0.5, 1.5))
+        await take([self._up], act.up)
+        await take([self._down], act.down or 0)
         failing = self._happens(plan.error)
         if failing and self._rng.random() < 0.5:
-            raise ProviderAwayError(self.name, f"{doing}: failed on purpose, before")
+            raise ProviderAwayError(self.name, f"{act.doing}: failed on purpose, before")
         answer = await call()
+        if act.down is None and isinstance(answer, bytes):
+            await take([self._down], len(answer))
         if failing:
-            raise ProviderAwayError(self.name, f"{doing}: failed on purpose, after")
+            raise ProviderAwayError(self.name, f"{act.doing}: failed on purpose, after")
         return answer
 
     def _happens(self, probability: float) -> bool:
@@ -147,7 +161,7 @@ class Faults(Wrapper):
             self._before.popitem(last=False)
 
     async def _old(self, name: str, offset: int, length: int | None) -> bytes:
-        await self._around(f"reading {name}", length or 0, trio.lowlevel.checkpoint)
+        await self._around(Act(f"reading {name}", down=length), trio.lowlevel.checkpoint)
         old = self._before[name]
         if old is None:
             raise ObjectMissingError(self.name, f"no object {name}")

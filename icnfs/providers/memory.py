@@ -40,10 +40,23 @@ class MemoryProvider(Provider):
         check_size(data)
         await self._turn(changes=True)
         self._check_place(name)
+        self._store(name, data)
+
+    def _store(self, name: str, data: Data) -> None:
         used = sum(map(len, self.objects.values())) - len(self.objects.get(name, b""))
         if self.capacity is not None and used + len(data) > self.capacity:
             raise ProviderFullError(self.name, f"no room for {len(data)} bytes")
         self.objects[name] = bytes(data)
+
+    async def put_new(self, name: str, data: Data) -> bool:
+        check_name(name)
+        check_size(data)
+        await self._turn(changes=True)
+        self._check_place(name)
+        if name in self.objects:
+            return False
+        self._store(name, data)
+        return True
 
     async def get(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
         check_range(offset, length)

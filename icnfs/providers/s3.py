@@ -85,6 +85,8 @@ class S3Provider(Provider):
         self._root = "" if place.virtual else f"/{place.bucket}"
         self._prefix = f"{place.prefix}/" if place.prefix else ""
         self._warned = False
+        self._conditional = True
+        """False once the server said that it knows no conditional writes."""
 
     async def put(self, name: str, data: Data) -> None:
         check_name(name)
@@ -92,17 +94,18 @@ class S3Provider(Provider):
         await self._put(f"storing {name}", name, data, {})
 
     async def put_new(self, name: str, data: Data) -> bool:
-        """As `put`, but only where there is no such object yet: False where there is, or where somebody was faster.
-
-        That may have been this very call, whose first answer was lost with an idle connection: compare what is there.
-
-        Raises `ProviderRefusedError` where the server says that it knows no conditional writes; some that know none
-        overwrite in silence: `icnfs provider test` tells.
-        """
+        """As in `base`; a server that knows no conditional writes says so once, or replaces in silence."""
         check_name(name)
         check_size(data)
-        answer = await self._put(f"storing {name}", name, data, {"If-None-Match": "*"}, also=(409, 412))
-        return answer.status not in (409, 412)
+        doing = f"storing {name}"
+        if self._conditional:
+            answer = await self._put(doing, name, data, {"If-None-Match": "*"}, also=(409, 412, 501))
+            if answer.status != 501:
+                return answer.status == 200
+            self._conditional = False
+            log.warning("provider %s: its server knows no conditional writes: who writes last wins there", self.name)
+        await self._put(doing, name, data, {})
+        return True
 
     async def get(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
         check_name(name)

@@ -13,11 +13,9 @@ from typing import Final, TypeVar
 
 import trio
 
-from icnfs.errors import ObjectMissingError, ProviderAwayError, ProviderError, ProviderLiesError, ProviderRefusedError
+from icnfs.errors import ObjectMissingError, ProviderAwayError, ProviderError, ProviderLiesError
 from icnfs.limits import KIB, MIB
 from icnfs.providers.base import Provider
-from icnfs.providers.faults import Faults
-from icnfs.providers.s3 import S3Provider
 
 FOLDER: Final = "trial"
 """What the object's name begins with: no name of a volume's does."""
@@ -43,7 +41,7 @@ class Report:
     write_rate: float | None = None
     read_rate: float | None = None
     conditional_writes: bool | None = None
-    """None: its kind has none."""
+    """Whether a put that must not replace an object does not."""
     steps: list[str] = field(default_factory=list)
     """What it could do, in order."""
 
@@ -95,22 +93,10 @@ async def _steps(provider: Provider, name: str, report: Report) -> None:
     report.latency_s = sorted(took)[SMALL_READS // 2]
     hold((await step("size", lambda: provider.size(name)))[0] == SIZE, "size")
     hold(name in (await step("list", lambda: provider.list(name)))[0], "list")
-    bare = provider.inner if isinstance(provider, Faults) else provider
-    if isinstance(bare, S3Provider):
-        report.conditional_writes = await _is_conditional(bare, name)
+    report.conditional_writes = not (await step("put_new", lambda: provider.put_new(name, b"overwritten")))[0]
     await step("delete", lambda: provider.delete(name))
     try:
         await provider.get(name)
     except ObjectMissingError:
         return
     raise ProviderLiesError(provider.name, "delete: the object is still there")
-
-
-async def _is_conditional(provider: S3Provider, name: str) -> bool:
-    """Whether a put that must not replace an object does not."""
-    try:
-        with trio.move_on_after(STEP_SECONDS):
-            return not await provider.put_new(name, b"overwritten")
-    except ProviderRefusedError:
-        pass
-    return False

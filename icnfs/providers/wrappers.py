@@ -20,6 +20,24 @@ from icnfs.providers.base import Capacity, Data, Provider
 T = TypeVar("T")
 
 
+@dataclass(frozen=True, slots=True)
+class Act:
+    """One call, as a wrapper sees it."""
+
+    doing: str
+    """In an error's words, as in "storing shares/ab/cd"."""
+    up: int = 0
+    """Bytes that it sends."""
+    down: int | None = 0
+    """Bytes that it fetches; None: nobody knows before they are there."""
+    changes: bool = False
+    """Whether it changes what is stored."""
+
+    @property
+    def size(self) -> int:
+        return self.up + (self.down or 0)
+
+
 class Wrapper(Provider):
     """Passes everything on through `_around`, the one place where a wrapper does its work."""
 
@@ -27,27 +45,33 @@ class Wrapper(Provider):
         super().__init__(inner.name)
         self.inner = inner
 
-    async def _around(self, doing: str, size: int, call: Callable[[], Awaitable[T]]) -> T:
-        """Do `call`, which moves about `size` bytes; `doing` says so in an error's words."""
+    async def _around(self, act: Act, call: Callable[[], Awaitable[T]]) -> T:
+        """Do `call`, of which `act` says what it is."""
         return await call()
 
     async def put(self, name: str, data: Data) -> None:
-        await self._around(f"storing {name}", len(data), lambda: self.inner.put(name, data))
+        act = Act(f"storing {name}", up=len(data), changes=True)
+        await self._around(act, lambda: self.inner.put(name, data))
+
+    async def put_new(self, name: str, data: Data) -> bool:
+        act = Act(f"storing {name}", up=len(data), changes=True)
+        return await self._around(act, lambda: self.inner.put_new(name, data))
 
     async def get(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
-        return await self._around(f"reading {name}", length or 0, lambda: self.inner.get(name, offset, length))
+        act = Act(f"reading {name}", down=length)
+        return await self._around(act, lambda: self.inner.get(name, offset, length))
 
     async def size(self, name: str) -> int:
-        return await self._around(f"looking up {name}", 0, lambda: self.inner.size(name))
+        return await self._around(Act(f"looking up {name}"), lambda: self.inner.size(name))
 
     async def delete(self, name: str) -> None:
-        await self._around(f"deleting {name}", 0, lambda: self.inner.delete(name))
+        await self._around(Act(f"deleting {name}", changes=True), lambda: self.inner.delete(name))
 
     async def list(self, prefix: str, after: str = "") -> list[str]:
-        return await self._around("listing", 0, lambda: self.inner.list(prefix, after))
+        return await self._around(Act("listing"), lambda: self.inner.list(prefix, after))
 
     async def probe(self) -> Capacity:
-        return await self._around("a probe", 0, self.inner.probe)
+        return await self._around(Act("a probe"), self.inner.probe)
 
     async def close(self) -> None:
         await self.inner.close()
@@ -61,11 +85,11 @@ class Deadline(Wrapper):
         self.seconds = seconds
         self.bytes_per_second = bytes_per_second
 
-    async def _around(self, doing: str, size: int, call: Callable[[], Awaitable[T]]) -> T:
-        allowed = self.seconds + size / self.bytes_per_second
+    async def _around(self, act: Act, call: Callable[[], Awaitable[T]]) -> T:
+        allowed = self.seconds + act.size / self.bytes_per_second
         with trio.move_on_after(allowed):
             return await call()
-        raise ProviderAwayError(self.name, f"{doing} took longer than {allowed:.1f} s")
+        raise ProviderAwayError(self.name, f"{act.doing} took longer than {allowed:.1f} s")
 
 
 class Retry(Wrapper):
@@ -89,7 +113,7 @@ class Retry(Wrapper):
         self.longest = longest
         self._rng = rng if rng is not None else random.Random()
 
-    async def _around(self, doing: str, size: int, call: Callable[[], Awaitable[T]]) -> T:
+    async def _around(self, act: Act, call: Callable[[], Awaitable[T]]) -> T:
         for failed in range(self.tries - 1):
             try:
                 return await call()
@@ -105,7 +129,7 @@ class Limit(Wrapper):
         super().__init__(inner)
         self._slots = trio.Semaphore(concurrency, max_value=concurrency)
 
-    async def _around(self, doing: str, size: int, call: Callable[[], Awaitable[T]]) -> T:
+    async def _around(self, act: Act, call: Callable[[], Awaitable[T]]) -> T:
         async with self._slots:
             return await call()
 

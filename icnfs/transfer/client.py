@@ -30,7 +30,8 @@ from icnfs.providers.open import ProviderSpec
 from icnfs.transfer import bulk
 from icnfs.transfer.engine import bare_errors
 from icnfs.transfer.health import BAD_SHARES_MAX
-from icnfs.transfer.link import Link, LinkLostError, spawn
+from icnfs.transfer.lately import LateShares
+from icnfs.transfer.link import NO_LIMITS, Link, LinkLostError, spawn
 from icnfs.transfer.messages import (
     Answer,
     CompleteSegment,
@@ -43,10 +44,12 @@ from icnfs.transfer.messages import (
     FetchStripe,
     GetObject,
     GetSegment,
+    Limits,
     ListObjects,
     Message,
     Order,
     Probe,
+    Providers,
     ProviderState,
     Push,
     PutObject,
@@ -92,27 +95,32 @@ DEFAULT_DEADLINES: Final = Deadlines()
 class TransferClient:
     """Made by `start`.  May be used by many tasks at once."""
 
-    def __init__(self, specs: Sequence[ProviderSpec], deadlines: Deadlines) -> None:
+    def __init__(self, specs: Sequence[ProviderSpec], deadlines: Deadlines, limits: Limits = NO_LIMITS) -> None:
         self._specs = tuple(specs)
+        self._limits = limits
         self._deadlines = deadlines
         self._link: Link | None = None
         self._alive = trio.Event()
         self._refused: ConfigError | None = None
         self._states = {spec.name: ProviderState(spec.name) for spec in specs}
         self._bad: dict[str, set[str]] = {spec.name: set() for spec in specs}
+        self._late = LateShares()
+        self._changing = trio.Lock()
+        self.heard: Callable[[ShareEvent], None] = _ignore
+        """Told what becomes of each share that was late when `put_segment` returned: "stored", or "failed"."""
         self.restarts = 0
         """How often the process had to be replaced."""
 
     @staticmethod
     @asynccontextmanager
     async def start(
-        specs: Sequence[ProviderSpec], deadlines: Deadlines = DEFAULT_DEADLINES
+        specs: Sequence[ProviderSpec], deadlines: Deadlines = DEFAULT_DEADLINES, *, limits: Limits = NO_LIMITS
     ) -> AsyncIterator[TransferClient]:
         """A client whose process runs and is watched; leaving ends the process.
 
         Raises ConfigError for a URL that cannot be used, ProviderAwayError where no process starts.
         """
-        client = TransferClient(specs, deadlines)
+        client = TransferClient(specs, deadlines, limits)
         with bare_errors():
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(client._supervise)
@@ -137,6 +145,26 @@ class TransferClient:
             for name, state in self._states.items()
         }
 
+    async def set_providers(self, specs: Sequence[ProviderSpec], limits: Limits) -> None:
+        """From now on talk to these providers, and no others; what is known of those that stay is kept.
+
+        Raises ConfigError for a URL that cannot be used, and then nothing has changed.
+        """
+        async with self._changing:
+            known = {spec.name for spec in self._specs}
+            wanted = {spec.name for spec in specs}
+            self._know(known | wanted)
+            try:
+                await self._call(Done, lambda call, left: Providers(call, tuple(specs), limits), self._deadlines.object)
+                self._specs, self._limits, known = tuple(specs), limits, wanted
+            finally:
+                self._know(known)
+
+    def _know(self, names: Collection[str]) -> None:
+        """Follow the states of these providers, and of no others."""
+        self._states = {name: self._states.get(name) or ProviderState(name) for name in names}
+        self._bad = {name: self._bad.get(name, set()) for name in names}
+
     async def put_segment(
         self,
         id: bytes,
@@ -155,19 +183,23 @@ class TransferClient:
         """Code a payload and store its n shares, or those of `only`, at `providers` under `names` (by share index).
 
         `payload_fd` is a memfd (`bulk.create`) of at least k * share_len bytes; it is sealed here, for good.  What
-        cannot be stored is reported by share index, not raised.  Raises DamagedError where the coding does not prove
-        right, ProviderAwayError where transfer gave no answer at all.
+        cannot be stored is reported by share index, not raised.  Once `enough` shares are stored (all, if None), those
+        of slow providers are waited for no longer: they are `late`, and `heard` is told of each later.  Raises
+        DamagedError where the coding does not prove right, ProviderAwayError where transfer gave no answer at all.
         """
         order = Order(id, k, n, share_len, size, tuple(names), tuple(providers))
         order.check()
         bulk.seal(payload_fd)
         chosen = None if only is None else tuple(only)
-        stored = await self._call(
-            Stored,
-            lambda call, left: PutSegment(call, left, order, chosen, n if enough is None else enough),
-            _or_default(deadline, self._deadlines.write),
-            payload_fd,
-        )
+        least = n if enough is None else enough
+        with self._late.following(order):
+            stored, _, link = await self._answer(
+                Stored,
+                lambda call, left: PutSegment(call, left, order, chosen, least),
+                _or_default(deadline, self._deadlines.write),
+                payload_fd,
+            )
+            stored = self._late.settle(order, stored, alive=not link.lost)
         return self._result(stored, tuple(range(n)) if chosen is None else chosen, names, providers)
 
     async def complete_segment(
@@ -242,7 +274,7 @@ class TransferClient:
         They stay where transfer put them, mapped as long as the view is.
         """
         encoded = segment_format.encode(segment)
-        _, data = await self._answer(
+        _, data, _ = await self._answer(
             Data,
             lambda call, left: FetchStripe(call, left, encoded, tuple(names), offset, length),
             _or_default(deadline, self._deadlines.read),
@@ -260,14 +292,16 @@ class TransferClient:
             _or_default(deadline, self._deadlines.read),
         )
 
-    async def put_object(self, provider: str, name: str, data: bytes, *, deadline: float | None = None) -> None:
-        """Store an object.  Raises ProviderError."""
+    async def put_object(
+        self, provider: str, name: str, data: bytes, *, new: bool = False, deadline: float | None = None
+    ) -> None:
+        """Store an object.  Raises ProviderError: NameTakenError where it is `new` and other bytes have its name."""
         seconds = _or_default(deadline, self._deadlines.object)
         if len(data) <= INLINE_MAX:
-            await self._call(Done, lambda call, left: PutObject(call, left, provider, name, data), seconds)
+            await self._call(Done, lambda call, left: PutObject(call, left, provider, name, data, new), seconds)
             return
         with bulk.closing(await trio.to_thread.run_sync(bulk.holding, [data], "object")) as fd:
-            await self._call(Done, lambda call, left: PutObject(call, left, provider, name, None), seconds, fd)
+            await self._call(Done, lambda call, left: PutObject(call, left, provider, name, None, new), seconds, fd)
 
     async def get_object(self, provider: str, name: str, *, deadline: float | None = None) -> bytes:
         """A whole object.  Raises ProviderError."""
@@ -305,35 +339,35 @@ class TransferClient:
     # --- calls --------------------------------------------------------------------------------------------------------
 
     async def _call_data(self, make: Callable[[int, float], Message], deadline: float) -> bytes:
-        _, data = await self._answer(Data, make, deadline, None)
+        _, data, _ = await self._answer(Data, make, deadline, None)
         return bytes(data) if len(data) <= IN_PLACE_MAX else await trio.to_thread.run_sync(bytes, data)
 
     async def _call(
         self, kind: type[_A], make: Callable[[int, float], Message], deadline: float, fd: int | None = None
     ) -> _A:
-        answer, _ = await self._answer(kind, make, deadline, fd)
+        answer, _, _ = await self._answer(kind, make, deadline, fd)
         return answer
 
     async def _answer(
         self, kind: type[_A], make: Callable[[int, float], Message], deadline: float, fd: int | None
-    ) -> tuple[_A, memoryview]:
-        """The answer of the kind that the request is owed; raises the error that it got instead."""
-        answer, data = await self._deliver(make, deadline, fd)
+    ) -> tuple[_A, memoryview, Link]:
+        """The answer of the kind that the request is owed, and who gave it; raises the error that it got instead."""
+        answer, data, link = await self._deliver(make, deadline, fd)
         if isinstance(answer, Failed):
             raise error_of(answer.fault)
         if not isinstance(answer, kind):
             raise FormatError(f"transfer answered {type(answer).__name__} where {kind.__name__} was due")
-        return answer, data
+        return answer, data, link
 
     async def _deliver(
         self, make: Callable[[int, float], Message], deadline: float, fd: int | None
-    ) -> tuple[Answer, memoryview]:
+    ) -> tuple[Answer, memoryview, Link]:
         until = trio.current_time() + min(deadline, DEADLINE_MAX)
         with trio.move_on_at(until + GRACE_SECONDS):
             for _ in range(TRIES):
                 link = await self._living()
                 try:
-                    return await link.call(lambda call: make(call, max(0.0, until - trio.current_time())), fd)
+                    return *(await link.call(lambda call: make(call, max(0.0, until - trio.current_time())), fd)), link
                 except LinkLostError:
                     continue
             raise ProviderAwayError("", f"the transfer process ended {TRIES} times under one request; try again")
@@ -348,9 +382,9 @@ class TransferClient:
             errors[index] = error if isinstance(error, ProviderError) else ProviderAwayError(fault.provider, str(error))
         if len(stored.roots) != len(names):
             raise FormatError(f"transfer answered {len(stored.roots)} roots for {len(names)} shares")
-        for index in set(wanted) - errors.keys():
+        for index in set(wanted) - errors.keys() - set(stored.late):
             self._bad.get(providers[index], set()).discard(names[index])
-        return PutResult(stored.roots, errors)
+        return PutResult(stored.roots, errors, frozenset(stored.late))
 
     # --- the process --------------------------------------------------------------------------------------------------
 
@@ -388,14 +422,19 @@ class TransferClient:
         log.warning("the transfer process %d is gone: %s; what it was asked is asked again", link.pid, link.end)
 
     def _lost(self) -> None:
-        """The process is gone.  One that never introduced itself leaves the event to those who wait on it."""
+        """The process is gone, and its late shares with it.
+
+        One that never introduced itself leaves the event to those who wait on it.
+        """
         self._link = None
+        for event in self._late.lost():
+            self.heard(event)
         if self._alive.is_set():
             self._alive = trio.Event()
 
     async def _introduce(self, link: Link) -> None:
         try:
-            await link.hello(self._specs, self._deadlines.hedge)
+            await link.hello(self._specs, self._deadlines.hedge, self._limits)
         except LinkLostError:
             return
         except IcnfsError as error:
@@ -410,7 +449,12 @@ class TransferClient:
     def _pushed(self, push: Push) -> None:
         """A state or an event, unasked.  What it says of providers that nobody knows is dropped."""
         if isinstance(push, ShareEvent):
-            self._heard(push)
+            if push.what not in ("stored", "failed"):
+                self._heard(push)
+            elif self._late.ended(push):
+                if push.what == "stored":
+                    self._bad.get(push.provider, set()).discard(push.name)
+                self.heard(push)
             return
         for state in push.states:
             if known := self._states.get(state.name):
@@ -430,6 +474,10 @@ class TransferClient:
         elif event.name not in bad and len(bad) < BAD_SHARES_MAX:
             bad.add(event.name)
             log.warning("provider %s: share %s is %s: %s", event.provider, event.name, event.what, event.detail)
+
+
+def _ignore(event: ShareEvent) -> None:
+    """Nobody listens."""
 
 
 def _or_default(deadline: float | None, default: float) -> float:

@@ -28,6 +28,7 @@ from icnfs.transfer import fetch as fetching
 from icnfs.transfer import upload
 from icnfs.transfer.health import Board
 from icnfs.transfer.lane import Lane
+from icnfs.transfer.late import Late
 from icnfs.transfer.messages import Order, ProviderState, ShareEvent
 from icnfs.transfer.shares import Offload, Segment, Shares
 from icnfs.transfer.upload import PutResult
@@ -82,29 +83,58 @@ class Engine:
         offload: Offload | None = None,
         notify: Callable[[ShareEvent], None] = _ignore,
     ) -> None:
-        listed = list(providers)
-        self.board = Board([provider.name for provider in listed], notify, hedge)
-        self._lanes = {provider.name: Lane(provider, self.board[provider.name]) for provider in listed}
+        self.board = Board([], notify, hedge)
+        self.late = Late(nursery, notify)
+        self._lanes: dict[str, Lane] = {}
         self._shares = Shares(self._lanes, self.board, offload or Threads())
         self._nursery = nursery
+        self._watched = False
+        self.set_providers(providers)
         self._audits = 0
+
+    def set_providers(self, providers: Iterable[Provider]) -> None:
+        """From now on talk to these, and no others.
+
+        One that is there already stays as it is, with what is known of it.  One that is not among them is closed once
+        nothing is asked of it any more.
+        """
+        wanted = {provider.name: provider for provider in providers}
+        for name, lane in list(self._lanes.items()):
+            if wanted.get(name) is not lane.provider:
+                del self._lanes[name]
+                self.board.remove(name)
+                self._nursery.start_soon(lane.retire)
+        for name, provider in wanted.items():
+            if name not in self._lanes:
+                self._lanes[name] = Lane(provider, self.board.add(name))
+                if self._watched:
+                    self._nursery.start_soon(self._watch_one, self._lanes[name])
 
     def states(self) -> dict[str, ProviderState]:
         """Every provider as it is known now."""
         return self.board.states()
 
     async def put_segment(
-        self, order: Order, payload: memoryview, only: Sequence[int] | None = None, *, deadline: float
+        self,
+        order: Order,
+        payload: memoryview,
+        only: Sequence[int] | None = None,
+        *,
+        enough: int | None = None,
+        deadline: float,
     ) -> PutResult:
         """Code `payload` (k * share_len bytes), prove that it decodes, store all n shares or those of `only`.
 
-        What cannot be stored by the deadline is reported by share index, not raised.  Raises FormatError for an order
+        What cannot be stored by the deadline is reported by share index, not raised.  Once `enough` are stored (all, if
+        None) slow providers are waited for no longer: see `late`.  Raises FormatError for an order
         that contradicts itself or the payload, DamagedError where the coding does not prove right.
         """
         order.check()
         if len(payload) != order.k * order.share_len or any(index >= order.n for index in only or ()):
             raise FormatError("a segment's payload or shares are not what its order says")
-        return await upload.put_segment(self._shares, order, payload, only, trio.current_time() + deadline)
+        until = trio.current_time() + deadline
+        least = order.n if enough is None else enough
+        return await upload.put_segment(self._shares, self.late, order, payload, only, least, until)
 
     async def complete_segment(
         self,
@@ -116,7 +146,7 @@ class Engine:
         *,
         deadline: float,
     ) -> PutResult:
-        """Rebuild share `missing[i]` from any k others and store it at `providers[i]` as `targets[i]`.
+        """Store share `missing[i]` at `providers[i]` as `targets[i]`, read where it is or rebuilt from any k others.
 
         Raises TooFewProvidersError, DamagedError or ProviderAwayError where they cannot be rebuilt; what cannot be
         stored is reported by share index.
@@ -125,6 +155,7 @@ class Engine:
             raise FormatError("the shares to complete do not fit their segment or their providers")
         return await upload.complete_segment(
             self._shares,
+            self.late,
             Segment(info, tuple(names)),
             missing,
             providers,
@@ -155,9 +186,7 @@ class Engine:
         return await self._within(
             deadline,
             info.shares[share].provider if share < info.n else "",
-            lambda: fetching.fetch(
-                self._shares, segment, share, offset, length, distrust=distrust, rebuild=rebuild
-            ),
+            lambda: fetching.fetch(self._shares, segment, share, offset, length, distrust=distrust, rebuild=rebuild),
         )
 
     async def fetch_stripe(
@@ -168,20 +197,19 @@ class Engine:
         Raises TooFewProvidersError, or ProviderAwayError past the deadline.
         """
         segment = Segment(info, tuple(names))
-        return await self._within(
-            deadline, "", lambda: fetching.fetch_stripe(self._shares, segment, offset, length)
-        )
+        return await self._within(deadline, "", lambda: fetching.fetch_stripe(self._shares, segment, offset, length))
 
     async def get_segment(self, info: SegmentInfo, names: Sequence[str], *, deadline: float) -> list[memoryview]:
         """The k data shares, verified.  Raises TooFewProvidersError, or ProviderAwayError past the deadline."""
         segment = Segment(info, tuple(names))
         return await self._within(deadline, "", lambda: fetching.get_segment(self._shares, segment))
 
-    async def put_object(self, provider: str, name: str, data: Buffer, *, deadline: float) -> None:
-        """Store an object.  Raises ProviderError."""
+    async def put_object(self, provider: str, name: str, data: Buffer, *, new: bool = False, deadline: float) -> None:
+        """Store an object; with `new` only where no other bytes have that name.  Raises ProviderError."""
         if len(data) > OBJECT_MAX:
             raise ProviderRefusedError(provider, f"an object of {len(data)} bytes is larger than any may be")
-        await self._within(deadline, provider, lambda: self._lane(provider).put(name, data))
+        lane = self._lane(provider)
+        await self._within(deadline, provider, lambda: (lane.put_new if new else lane.put)(name, data))
 
     async def get_object(self, provider: str, name: str, *, deadline: float) -> bytes:
         """A whole object.  Raises ProviderError."""
@@ -201,6 +229,7 @@ class Engine:
 
     async def watch(self) -> None:
         """Probe every provider for ever, so that `states` is true of those that nobody asks anything."""
+        self._watched = True
         async with trio.open_nursery() as nursery:
             for lane in self._lanes.values():
                 nursery.start_soon(self._watch_one, lane)
@@ -210,7 +239,7 @@ class Engine:
             await lane.close()
 
     async def _watch_one(self, lane: Lane) -> None:
-        while True:
+        while self._lanes.get(lane.name) is lane:
             try:
                 await lane.probe()
             except IcnfsError as error:

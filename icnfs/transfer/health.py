@@ -103,12 +103,26 @@ class Board:
         self, names: Iterable[str], notify: Callable[[ShareEvent], None], hedge: float = HEDGE_SECONDS
     ) -> None:
         self._down, self._up = Pace(hedge), Pace(hedge)
-        self._healths = {name: Health(name, self._down, self._up) for name in names}
+        self._healths: dict[str, Health] = {}
+        for name in names:
+            self.add(name)
         self._shown = self.states()
         self._notify = notify
 
     def __getitem__(self, name: str) -> Health:
         return self._healths[name]
+
+    def add(self, name: str) -> Health:
+        """A provider of whom nothing is known yet, in the place of one that has the name."""
+        self.remove(name)
+        self._healths[name] = Health(name, self._down, self._up)
+        return self._healths[name]
+
+    def remove(self, name: str) -> None:
+        """One who is asked nothing any more, and by whom nobody is measured."""
+        if health := self._healths.pop(name, None):
+            health.reads.forget()
+            health.writes.forget()
 
     def note_share(self, event: ShareEvent) -> None:
         """A share was found bad or missing, of which whoever listens is told once, or was mended."""

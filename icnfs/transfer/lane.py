@@ -14,7 +14,14 @@ from typing import Final, TypeVar
 
 import trio
 
-from icnfs.errors import ProviderAwayError, ProviderError, ProviderLiesError, ProviderRefusedError
+from icnfs.errors import (
+    NameTakenError,
+    ObjectMissingError,
+    ProviderAwayError,
+    ProviderError,
+    ProviderLiesError,
+    ProviderRefusedError,
+)
 from icnfs.limits import KIB, READS_PER_PROVIDER, WRITES_PER_PROVIDER
 from icnfs.providers.base import Capacity, Data, Provider, list_all
 from icnfs.transfer.estimate import Call, Estimate
@@ -32,6 +39,11 @@ ATTEMPT_SECONDS: Final = 30.0
 SLOWEST_BYTES_PER_SECOND: Final = 128 * KIB
 """One request may take ATTEMPT_SECONDS plus its bytes at this rate; past it the provider counts as hanging."""
 
+BULK: Final = 256 * KIB
+BULK_READS: Final = 4
+"""Reads from BULK bytes on at once: enough for a line to be full while one waits for its answer to begin, and so few
+that they come in the order in which they were asked for.  They take no places from small reads."""
+
 _T = TypeVar("_T")
 _E = TypeVar("_E", bound=ProviderError)
 
@@ -42,8 +54,11 @@ class Lane:
     def __init__(self, provider: Provider, health: Health) -> None:
         self.name = provider.name
         self.health = health
-        self._provider = provider
+        self.provider = provider
+        self._asked = 0
+        self._idle = trio.Event()
         self._reads = trio.CapacityLimiter(READS_PER_PROVIDER)
+        self._bulk_reads = trio.CapacityLimiter(BULK_READS)
         self._writes = trio.CapacityLimiter(WRITES_PER_PROVIDER)
         self._probing = trio.Lock()
         self._probed = float("-inf")
@@ -51,7 +66,7 @@ class Lane:
     async def get(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
         """As Provider.get, down or not: whoever reads shares asks `health` where to go."""
         with self._measured(self.health.reads, length or 0) as call:
-            data = await self._bounded(self._reads, length or 0, lambda: self._provider.get(name, offset, length))
+            data = await self._bounded(self._reads, length or 0, lambda: self.provider.get(name, offset, length))
             if length is not None and len(data) != length:
                 lie = ProviderLiesError(self.name, f"it answered {len(data)} bytes where {length} were asked")
                 raise self._blamed(lie)
@@ -63,14 +78,32 @@ class Lane:
     async def put(self, name: str, data: Data) -> None:
         """As Provider.put; fails at once while the provider is down."""
         with self._measured(self.health.writes, len(data)):
-            await self._bounded(self._writes, len(data), lambda: self._provider.put(name, data), probe_first=True)
+            await self._bounded(self._writes, len(data), lambda: self.provider.put(name, data), probe_first=True)
         self.health.bytes_up += len(data)
         self.health.answered()
+
+    async def put_new(self, name: str, data: Data) -> None:
+        """As `put`, but NameTakenError where other bytes have that name already."""
+        with self._measured(self.health.writes, len(data)):
+            made = await self._bounded(
+                self._writes, len(data), lambda: self.provider.put_new(name, data), probe_first=True
+            )
+        self.health.answered()
+        if made:
+            self.health.bytes_up += len(data)
+        elif await self._there(name) != bytes(data):
+            raise NameTakenError(self.name, f"object {name} is there already, and holds something else")
+
+    async def _there(self, name: str) -> bytes:
+        try:
+            return await self.read_object(name)
+        except ObjectMissingError:
+            raise ProviderAwayError(self.name, f"object {name} is being stored by somebody else; try again") from None
 
     async def read_object(self, name: str) -> bytes:
         """The whole object; fails at once while the provider is down."""
         with self._measured(self.health.reads, 0) as call:
-            data = await self._bounded(self._reads, 0, lambda: self._provider.get(name), probe_first=True)
+            data = await self._bounded(self._reads, 0, lambda: self.provider.get(name), probe_first=True)
             call.length = len(data)
         self.health.bytes_down += len(data)
         self.health.answered()
@@ -78,20 +111,20 @@ class Lane:
 
     async def list_all(self, prefix: str, after: str = "") -> list[str]:
         """Every name under `prefix` that sorts after `after`, sorted; fails at once while the provider is down."""
-        names = await self._bounded(self._reads, 0, lambda: list_all(self._provider, prefix, after), probe_first=True)
+        names = await self._bounded(self._reads, 0, lambda: list_all(self.provider, prefix, after), probe_first=True)
         self.health.answered()
         return names
 
     async def delete(self, name: str) -> None:
         """As Provider.delete; fails at once while the provider is down."""
-        await self._bounded(self._writes, 0, lambda: self._provider.delete(name), probe_first=True)
+        await self._bounded(self._writes, 0, lambda: self.provider.delete(name), probe_first=True)
         self.health.answered()
 
     async def probe(self) -> Capacity:
         """Ask the provider how it is, now; it is up or down afterwards."""
         try:
             with trio.move_on_after(PROBE_SECONDS):
-                capacity = await self._mapped(self._provider.probe)
+                capacity = await self._mapped(self.provider.probe)
                 self.health.told(capacity)
                 return capacity
         finally:
@@ -109,8 +142,15 @@ class Lane:
                 raise ProviderAwayError(self.name, self.health.error)
             await self.probe()
 
+    async def retire(self) -> None:
+        """Close the provider once nothing is asked of it any more; nobody may begin to."""
+        while self._asked:
+            self._idle = trio.Event()
+            await self._idle.wait()
+        await self.close()
+
     async def close(self) -> None:
-        await self._provider.close()
+        await self.provider.close()
 
     @contextmanager
     def _measured(self, estimate: Estimate, length: int) -> Iterator[Call]:
@@ -131,13 +171,24 @@ class Lane:
         *,
         probe_first: bool = False,
     ) -> _T:
-        async with limiter:
-            if probe_first:
-                await self.revive()
-            seconds = ATTEMPT_SECONDS + size / SLOWEST_BYTES_PER_SECOND
-            with trio.move_on_after(seconds):
-                return await self._mapped(request)
-            raise self._blamed(ProviderAwayError(self.name, f"it did not answer within {seconds:.0f} s"))
+        with self._counted():
+            async with limiter:
+                if probe_first:
+                    await self.revive()
+                seconds = ATTEMPT_SECONDS + size / SLOWEST_BYTES_PER_SECOND
+                with trio.move_on_after(seconds):
+                    return await self._mapped(request)
+                raise self._blamed(ProviderAwayError(self.name, f"it did not answer within {seconds:.0f} s"))
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        self._asked += 1
+        try:
+            yield
+        finally:
+            self._asked -= 1
+            if not self._asked:
+                self._idle.set()
 
     async def _mapped(self, request: Callable[[], Awaitable[_T]]) -> _T:
         """The request's answer, or an error of the closed list, for which the provider is blamed."""

@@ -33,6 +33,7 @@ from icnfs.transfer.messages import (
     Done,
     Failed,
     Hello,
+    Limits,
     Message,
     Ping,
     Push,
@@ -59,6 +60,9 @@ _ENVIRONMENT: Final = frozenset(
     | {"HOME", "AWS_SHARED_CREDENTIALS_FILE", "CREDENTIALS_DIRECTORY"}
 )
 """What of the environment is handed on: nothing that could hold a secret, but where providers' keys may be."""
+
+
+NO_LIMITS: Final = Limits()
 
 
 class LinkLostError(Exception):
@@ -141,9 +145,9 @@ class Link:
             with trio.CancelScope(shield=True):
                 await self._bury()
 
-    async def hello(self, specs: Sequence[ProviderSpec], hedge: float) -> None:
+    async def hello(self, specs: Sequence[ProviderSpec], hedge: float, limits: Limits = NO_LIMITS) -> None:
         """Tell a new process whom it talks to.  Raises LinkLostError, or ConfigError for a URL it cannot use."""
-        answer, _ = await self.call(lambda call: Hello(call, tuple(specs), hedge))
+        answer, _ = await self.call(lambda call: Hello(call, tuple(specs), hedge, limits))
         if isinstance(answer, Failed):
             raise error_of(answer.fault)
 

@@ -16,7 +16,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
@@ -28,7 +28,8 @@ from icnfs.errors import ConfigError, FormatError, IcnfsError
 from icnfs.format import segment as segment_format
 from icnfs.limits import IN_PLACE_MAX, INLINE_MAX
 from icnfs.process import BEHIND, take_place, tune
-from icnfs.providers.open import open_provider
+from icnfs.providers.base import Provider
+from icnfs.providers.open import ProviderSpec, open_provider
 from icnfs.transfer import bulk
 from icnfs.transfer.engine import Engine, open_engine
 from icnfs.transfer.messages import (
@@ -44,10 +45,12 @@ from icnfs.transfer.messages import (
     GetObject,
     GetSegment,
     Hello,
+    Limits,
     ListObjects,
     Message,
     Ping,
     Probe,
+    Providers,
     PutObject,
     PutSegment,
     States,
@@ -74,10 +77,26 @@ class _Outgoing:
     fd: int | None = None
 
 
+class Opened:
+    """The providers that are open, each with what it was opened by."""
+
+    def __init__(self) -> None:
+        self._open: dict[ProviderSpec, Provider] = {}
+
+    def change(self, specs: Iterable[ProviderSpec], limits: Limits) -> list[Provider]:
+        """The providers of `specs`, of which those that are open stay so.  Raises ConfigError, and changes nothing."""
+        try:
+            self._open = {spec: self._open.get(spec) or open_provider(spec) for spec in specs}
+        except ValueError as error:
+            raise ConfigError(f"a provider's url {error}") from error
+        return list(self._open.values())
+
+
 class Session:
     """One front, one engine, and the calls between them."""
 
-    def __init__(self, wire: Wire, engine: Engine, outbox: trio.MemorySendChannel[_Outgoing]) -> None:
+    def __init__(self, wire: Wire, engine: Engine, opened: Opened, outbox: trio.MemorySendChannel[_Outgoing]) -> None:
+        self._opened = opened
         self._wire = wire
         self._engine = engine
         self._outbox = outbox
@@ -137,11 +156,17 @@ class Session:
 
     # --- one method for each kind of request ------------------------------------------------------------------------
 
+    async def _providers(self, request: Providers, fd: int | None) -> None:
+        self._engine.set_providers(self._opened.change(request.specs, request.limits))
+        self._send(Done(request.call))
+
     async def _put_segment(self, request: PutSegment, fd: int | None) -> None:
         if fd is None:
             raise FormatError("a segment came without its payload")
         payload = bulk.view(fd, request.order.k * request.order.share_len)
-        result = await self._engine.put_segment(request.order, payload, request.only, deadline=request.deadline)
+        result = await self._engine.put_segment(
+            request.order, payload, request.only, enough=request.enough, deadline=request.deadline
+        )
         self._send(_stored(request.call, result))
 
     async def _complete_segment(self, request: CompleteSegment, fd: int | None) -> None:
@@ -184,7 +209,7 @@ class Session:
             data = bulk.view(fd, os.fstat(fd).st_size)
         else:
             raise FormatError("an object came without its bytes")
-        await self._engine.put_object(request.provider, request.name, data, deadline=request.deadline)
+        await self._engine.put_object(request.provider, request.name, data, new=request.new, deadline=request.deadline)
         self._send(Done(request.call))
 
     async def _get_object(self, request: GetObject, fd: int | None) -> None:
@@ -216,6 +241,7 @@ class Session:
 
 
 _HANDLERS: Final[dict[type[Work], Callable[[Session, Any, int | None], Awaitable[None]]]] = {
+    Providers: Session._providers,
     PutSegment: Session._put_segment,
     CompleteSegment: Session._complete_segment,
     Fetch: Session._fetch,
@@ -239,10 +265,11 @@ async def run(wire: Wire) -> None:
     hello = decode_request(packet)
     if not isinstance(hello, Hello):
         raise FormatError("the front does not introduce itself")
+    opened = Opened()
     try:
-        providers = [open_provider(spec) for spec in hello.specs]
-    except ValueError as error:
-        await wire.send(encode(Failed(hello.call, fault_of(ConfigError(f"a provider's url {error}")))))
+        providers = opened.change(hello.specs, hello.limits)
+    except ConfigError as error:
+        await wire.send(encode(Failed(hello.call, fault_of(error))))
         return
     outbox, posted = trio.open_memory_channel[_Outgoing](sys.maxsize)
     outbox.send_nowait(_Outgoing(encode(Done(hello.call))))
@@ -252,7 +279,7 @@ async def run(wire: Wire) -> None:
         ) as engine,
         trio.open_nursery() as nursery,
     ):
-        session = Session(wire, engine, outbox)
+        session = Session(wire, engine, opened, outbox)
         nursery.start_soon(_write, wire, posted)
         nursery.start_soon(session.push)
         await session.serve(nursery)
@@ -309,7 +336,8 @@ def _stand_back() -> None:
 
 
 def _stored(call: int, result: PutResult) -> Stored:
-    return Stored(call, result.roots, {index: fault_of(error) for index, error in result.errors.items()})
+    errors = {index: fault_of(error) for index, error in result.errors.items()}
+    return Stored(call, result.roots, errors, tuple(sorted(result.late)))
 
 
 def _close(fd: int | None) -> None:

@@ -132,8 +132,8 @@ class Shares:
     async def read_whole(self, segment: Segment, index: int) -> memoryview:
         """A share's whole payload, verified.  Raises ProviderError."""
         payload = await self._reported(segment, index, lambda lane, name: self._whole(segment, index))
-        provider = segment.info.shares[index].provider
-        if self._lanes[provider].health.is_bad(segment.names[index]):
+        lane = self.lane(segment.info.shares[index].provider)
+        if lane is not None and lane.health.is_bad(segment.names[index]):
             self._board.note_share(share_event(segment, index, "mended", "it is whole again"))
         return payload
 
@@ -151,11 +151,12 @@ class Shares:
     def stored(self, segment: Segment, index: int) -> None:
         """A share was stored; if it was known to be bad, it is no longer."""
         self._hashes.pop((segment.info.id, index), None)
-        if self._lanes[segment.info.shares[index].provider].health.is_bad(segment.names[index]):
+        lane = self.lane(segment.info.shares[index].provider)
+        if lane is not None and lane.health.is_bad(segment.names[index]):
             self._board.note_share(share_event(segment, index, "mended", "it was stored anew"))
 
     async def _range(self, segment: Segment, index: int, offset: int, length: int) -> bytes:
-        info, lane, name = segment.info, self._lanes[segment.info.shares[index].provider], segment.names[index]
+        info, lane, name = segment.info, self._known(segment.info.shares[index].provider), segment.names[index]
         span = share_format.span_for(info.share_len, offset, length)
         listed, data = await _both(
             lambda: self.leaf_hashes(segment, index),
@@ -184,7 +185,7 @@ class Shares:
 
     async def _ask_hashes(self, segment: Segment, index: int, key: tuple[bytes, int]) -> bytes:
         info = segment.info
-        lane = self._lanes[info.shares[index].provider]
+        lane = self._known(info.shares[index].provider)
         header = await lane.get(segment.names[index], 0, share_format.header_size(info.share_len))
         payload_len, listed = share_format.parse_header(header)
         if payload_len != info.share_len:
@@ -211,12 +212,16 @@ class Shares:
         """Do work on `size` bytes where it stalls nobody."""
         return work() if size <= INLINE_WORK else await self._offload(work)
 
+    def _known(self, provider: str) -> Lane:
+        """The lane of a provider, who may have been taken off the list at any moment."""
+        if lane := self.lane(provider):
+            return lane
+        raise ObjectMissingError(provider, "the TOML does not name it, and one of its shares is asked for")
+
     async def _reported(self, segment: Segment, index: int, read: Callable[[Lane, str], Awaitable[_T]]) -> _T:
         """What `read` reads; a share found bad or missing is told to the board."""
         provider, name = segment.info.shares[index].provider, segment.names[index]
-        lane = self.lane(provider)
-        if lane is None:
-            raise ObjectMissingError(provider, "the TOML does not name it, and one of its shares is asked for")
+        lane = self._known(provider)
         try:
             return await read(lane, name)
         except (ProviderLiesError, ObjectMissingError) as error:
@@ -229,7 +234,7 @@ class Shares:
 
 
 def share_event(segment: Segment, index: int, what: str, detail: str) -> ShareEvent:
-    """What is pushed about a share; `what` is "bad", "missing" or "mended"."""
+    """What is pushed about a share; `what` is as in `ShareEvent`."""
     info = segment.info
     return ShareEvent(info.shares[index].provider, segment.names[index], info.id, index, what, detail[:500])
 

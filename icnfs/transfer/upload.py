@@ -12,7 +12,9 @@ them) and n - k parity shares; 24 MiB for 16 MiB coded 4-of-6.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -27,16 +29,23 @@ from icnfs.limits import LEAF_SIZE
 from icnfs.providers.base import Buffer, Pieces
 from icnfs.transfer.fetch import code_for, recover_shares
 from icnfs.transfer.lane import Lane
+from icnfs.transfer.late import Late, Storing
 from icnfs.transfer.messages import Order
-from icnfs.transfer.shares import Segment, Shares
+from icnfs.transfer.shares import Segment, Shares, share_event
 
 SECOND_TRY_SECONDS: Final = 0.5
 """A share whose provider did not answer is tried once more after this long; longer outages are the caller's to mend."""
 
+DIRECT_PATIENCE: Final = 4.0
+"""A share that is to be moved is read where it lies for so many times the longest patience of a read; then rebuilt."""
+
 
 @dataclass(frozen=True)
 class PutResult:
-    """What became of an upload: the root of every share (n), and the error of each share that was not stored."""
+    """What became of an upload: the root of every share (n), and the error of each share that was not stored.
+
+    Shares of `late` are still on their way: their end is told (`Engine`'s notify, `TransferClient.heard`) afterwards.
+    """
 
     roots: tuple[bytes, ...]
     errors: dict[int, ProviderError] = field(default_factory=dict)
@@ -97,11 +106,18 @@ def prove(code: Code, data: Sequence[Buffer], parity: Sequence[Buffer]) -> None:
 
 
 async def put_segment(
-    shares: Shares, order: Order, payload: memoryview, only: Sequence[int] | None, until: float
+    shares: Shares,
+    late: Late,
+    order: Order,
+    payload: memoryview,
+    only: Sequence[int] | None,
+    enough: int,
+    until: float,
 ) -> PutResult:
     """Code the payload and store its shares, or those of `only`, until `until` (a trio time).
 
-    A share that is not stored by then is reported as ProviderAwayError.  Raises DamagedError (see `prove`).
+    A share that is not stored by then is reported as ProviderAwayError.  Once `enough` of them are stored the slow ones
+    are waited for no longer (see `late`).  Raises DamagedError (see `prove`).
     """
     made = await shares.compute(len(payload), lambda: code_segment(order, payload))
     info = SegmentInfo(
@@ -113,26 +129,30 @@ async def put_segment(
         tuple(ShareInfo(name, share.root, True) for name, share in zip(order.providers, made, strict=True)),
     )
     wanted = range(order.n) if only is None else only
-    errors = await _store(shares, Segment(info, order.names), {index: made[index] for index in wanted}, until)
-    return PutResult(tuple(share.root for share in made), errors)
+    roots, chosen = tuple(share.root for share in made), {index: made[index] for index in wanted}
+    del made
+    # Nothing may come between the answer and whoever it is given to: what is heard of late shares must come after it.
+    storing = await _store(shares, late, Segment(info, order.names), chosen, enough, until)
+    return PutResult(roots, storing.errors, frozenset(storing.late))
 
 
 async def complete_segment(
     shares: Shares,
+    late: Late,
     segment: Segment,
     missing: Sequence[int],
     providers: Sequence[str],
     targets: Sequence[str],
     until: float,
 ) -> PutResult:
-    """Rebuild shares and store share `missing[i]` at `providers[i]` as `targets[i]`.
+    """Store share `missing[i]` at `providers[i]` as `targets[i]`: read where it is, or rebuilt from any k others.
 
     Raises TooFewProvidersError where k other shares cannot be had, DamagedError where what they give is not what the
     segment's roots say, ProviderAwayError where nothing was rebuilt by `until` (a trio time).
     """
     info = segment.info
     with trio.move_on_at(until):
-        payloads = await recover_shares(shares, segment, missing, never=missing)
+        payloads = await _regain(shares, segment, missing)
         made = await shares.compute(
             len(missing) * info.share_len,
             lambda: {index: coded(payload) for index, payload in zip(missing, payloads, strict=True)},
@@ -145,35 +165,49 @@ async def complete_segment(
         }
         moved = msgspec.structs.replace(info, shares=tuple(holders[index] for index in range(info.n)))
         called = dict(enumerate(segment.names)) | dict(zip(missing, targets, strict=True))
-        errors = await _store(shares, Segment(moved, tuple(called[index] for index in range(info.n))), made, until)
-        return PutResult(tuple(share.root for share in info.shares), errors)
+        renamed = Segment(moved, tuple(called[index] for index in range(info.n)))
+        storing = await _store(shares, late, renamed, made, len(made), until)
+        return PutResult(tuple(share.root for share in info.shares), storing.errors)
     raise ProviderAwayError("", f"segment {info.id.hex()} could not be read in time to rebuild what it lacks")
 
 
-async def _store(shares: Shares, segment: Segment, made: Mapping[int, Coded], until: float) -> dict[int, ProviderError]:
-    """Store all of `made` at once until `until`; the error of each share that was not."""
-    errors: dict[int, ProviderError] = {}
-    done: set[int] = set()
+async def _regain(shares: Shares, segment: Segment, missing: Sequence[int]) -> list[memoryview]:
+    """The payloads of shares that are to be stored anew: each from where it lies, at 1/k of the traffic, or rebuilt."""
+    found: dict[int, memoryview] = {}
+    for index in missing:
+        if shares.sound(segment, index):
+            lane = shares.lane(segment.info.shares[index].provider)
+            longest = lane.health.reads.longest(segment.info.share_len) if lane else 0.0
+            with suppress(ProviderError), trio.move_on_after(DIRECT_PATIENCE * longest):
+                found[index] = await shares.read_whole(segment, index)
+    lacking = [index for index in missing if index not in found]
+    if lacking:
+        rebuilt = await recover_shares(shares, segment, lacking, never=lacking)
+        found |= dict(zip(lacking, rebuilt, strict=True))
+    return [found[index] for index in missing]
 
-    async def one(index: int, share: Coded) -> None:
-        provider = segment.info.shares[index].provider
-        try:
-            await _store_one(shares.lane(provider), provider, segment.names[index], share)
-            shares.stored(segment, index)
-        except ProviderError as error:
-            errors[index] = error
-        done.add(index)
 
-    with trio.move_on_at(until):
-        async with trio.open_nursery() as nursery:
-            for index, share in made.items():
-                nursery.start_soon(one, index, share)
-    for index in made.keys() - done:
-        provider = segment.info.shares[index].provider
-        errors[index] = ProviderAwayError(provider, "it did not take a share in time")
-        if lane := shares.lane(provider):
-            lane.health.failed(errors[index])
-    return errors
+async def _store(
+    shares: Shares, late: Late, segment: Segment, made: Mapping[int, Coded], enough: int, until: float
+) -> Storing:
+    """Store all of `made` at once until `until`; what became of it."""
+    info = segment.info
+
+    async def put(index: int, share: Coded) -> None:
+        provider = info.shares[index].provider
+        await _store_one(shares.lane(provider), provider, segment.names[index], share)
+        shares.stored(segment, index)
+
+    storing = Storing(
+        late,
+        {index: partial(put, index, share) for index, share in made.items()},
+        partial(share_event, segment),
+        {index: info.shares[index].provider for index in made},
+        {index: info.share_len * (info.k if index < info.k else 1) for index in made},
+        until,
+    )
+    await storing.answer(enough)
+    return storing
 
 
 async def _store_one(lane: Lane | None, provider: str, name: str, share: Coded) -> None:

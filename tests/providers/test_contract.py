@@ -123,6 +123,50 @@ def test_put_again_replaces_whole(provider: Provider) -> None:
     trio.run(main)
 
 
+def test_put_new_keeps_what_is_there(provider: Provider) -> None:
+    async def main() -> None:
+        assert await provider.put_new("heads/1", b"first")
+        assert not await provider.put_new("heads/1", b"second")
+        assert not await provider.put_new("heads/1", b"first")
+        assert await provider.get("heads/1") == b"first"
+        assert await provider.list("") == ["heads/1"]
+        await provider.put("heads/1", b"third")
+        await provider.delete("heads/1")
+        assert await provider.put_new("heads/1", memoryview(b"fourth"))
+        assert await provider.get("heads/1") == b"fourth"
+
+    trio.run(main)
+
+
+def test_one_of_many_at_once_makes_an_object_and_the_others_are_told(provider: Provider) -> None:
+    async def main() -> None:
+        won = []
+
+        async def make(i: int) -> None:
+            if await provider.put_new("volume", bytes([i]) * 1000):
+                won.append(i)
+
+        async with trio.open_nursery() as nursery:
+            for i in range(8):
+                nursery.start_soon(make, i)
+        assert len(won) == 1
+        assert await provider.get("volume") == bytes(won) * 1000
+        assert await provider.list("") == ["volume"]
+
+    trio.run(main)
+
+
+@pytest.mark.parametrize(("first", "second"), [("a", "a/b"), ("a/b", "a")])
+def test_new_object_above_or_below_another_is_refused(provider: Provider, first: str, second: str) -> None:
+    async def main() -> None:
+        await provider.put(first, b"kept")
+        with nullcontext() if is_s3(provider) else pytest.raises(ProviderRefusedError):
+            await provider.put_new(second, b"x")
+        assert await provider.get(first) == b"kept"
+
+    trio.run(main)
+
+
 @pytest.mark.parametrize(("offset", "length"), [(0, 0), (0, 10), (3, 4), (9, 1), (10, 0), (4, None), (10, None)])
 def test_range_is_exact(provider: Provider, offset: int, length: int | None) -> None:
     async def main() -> None:
@@ -262,6 +306,8 @@ def test_name_that_icnfs_never_makes_is_refused_before_anything_is_done(provider
     async def main() -> None:
         with pytest.raises(ValueError, match="object name"):
             await provider.put(name, b"")
+        with pytest.raises(ValueError, match="object name"):
+            await provider.put_new(name, b"")
         with pytest.raises(ValueError, match="object name"):
             await provider.get(name)
         with pytest.raises(ValueError, match="object name"):

@@ -458,3 +458,15 @@ def test_errno_has_its_class(code: int, kind: type[ProviderError]) -> None:
 @pytest.mark.parametrize("code", [None, *errno.errorcode])
 def test_every_errno_has_a_class(code: int | None) -> None:
     assert isinstance(provider_error("alpha", "x", OSError() if code is None else OSError(code, "x")), ProviderError)
+
+
+def test_new_object_is_made_once_where_the_disk_has_no_links(
+    provider: DirectoryProvider, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def link(*args: object, **options: object) -> None:
+        raise PermissionError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(os, "link", link)
+    assert trio.run(provider.put_new, "heads/1", b"first")
+    assert not trio.run(provider.put_new, "heads/1", b"second")
+    assert (root / "heads/1").read_bytes() == b"first" and os.listdir(root / "heads") == ["1"]

@@ -9,6 +9,7 @@ import trio
 from trio.testing import MockClock
 
 from icnfs.errors import ObjectMissingError, ProviderAwayError, ProviderError, ProviderLiesError
+from icnfs.limits import KIB, MIB
 from icnfs.providers.faults import FaultPlan, Faults
 from icnfs.providers.memory import MemoryProvider
 
@@ -40,6 +41,7 @@ def test_truncate_cuts_whole_objects_and_ranges_lie() -> None:
 def test_lost_put_is_accepted_and_forgotten() -> None:
     faults = faulty(lose=1)
     trio.run(faults.put, "b", b"x")
+    assert trio.run(faults.put_new, "b", b"x")
     assert "b" not in stored(faults)
 
 
@@ -65,6 +67,27 @@ def test_latency_and_bandwidth_take_time() -> None:
         began = trio.current_time()
         await faulty(latency=2, bandwidth=10).get("a", 0, 10)
         assert 1 + 1 <= trio.current_time() - began <= 1 + 3
+
+    trio.run(main, clock=MockClock(autojump_threshold=0))
+
+
+def test_all_calls_of_a_provider_share_its_bandwidth_and_a_small_one_need_not_wait_for_large_ones() -> None:
+    async def main() -> None:
+        faults = faulty(bandwidth=MIB)
+        ends: dict[str, float] = {}
+
+        async def put(name: str, size: int) -> None:
+            await faults.put(name, bytes(size))
+            ends[name] = trio.current_time() - began
+
+        async with trio.open_nursery() as nursery:
+            began = trio.current_time()
+            for index in range(4):
+                nursery.start_soon(put, f"large{index}", 4 * MIB)
+            await trio.sleep(1)
+            nursery.start_soon(put, "small", KIB)
+        assert all(15 < ends[f"large{index}"] <= 16.1 for index in range(4)) and ends["small"] < 1.5
+        assert max(ends.values()) == pytest.approx(16, abs=0.01)
 
     trio.run(main, clock=MockClock(autojump_threshold=0))
 

@@ -382,24 +382,6 @@ def real(server: Seaweed, keys: Path | None = None, bucket: str = "beta", prefix
     return made
 
 
-def test_object_is_made_once(seaweed: Seaweed) -> None:
-    async def main() -> None:
-        provider = real(seaweed, prefix="once")
-        won = []
-
-        async def make(i: int) -> None:
-            if await provider.put_new("heads/1", bytes([i]) * 1000):
-                won.append(i)
-
-        async with trio.open_nursery() as nursery:
-            for i in range(8):
-                nursery.start_soon(make, i)
-        assert await provider.get("heads/1") == bytes(won) * 1000
-        await provider.close()
-
-    trio.run(main)
-
-
 def test_pieces_are_stored_as_they_lie(seaweed: Seaweed) -> None:
     async def main() -> None:
         provider = real(seaweed)

@@ -10,7 +10,6 @@ import trio
 from icnfs.providers.base import Data
 from icnfs.providers.directory import DirectoryProvider
 from icnfs.providers.memory import MemoryProvider
-from icnfs.providers.s3 import S3Provider
 from icnfs.providers.trial import Report, try_out
 
 
@@ -20,8 +19,8 @@ def tried(provider: MemoryProvider | DirectoryProvider) -> Report:
 
 def test_good_provider_passes_and_keeps_nothing(tmp_path: Path) -> None:
     report = tried(DirectoryProvider("alpha", tmp_path))
-    assert report.error == "" and report.conditional_writes is None and report.latency_s is not None
-    assert list(dict.fromkeys(report.steps)) == ["probe", "put", "get", "range", "size", "list", "delete"]
+    assert report.error == "" and report.conditional_writes is True and report.latency_s is not None
+    assert list(dict.fromkeys(report.steps)) == ["probe", "put", "get", "range", "size", "list", "put_new", "delete"]
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
@@ -68,13 +67,11 @@ def test_provider_that_is_away_or_full_or_read_only_is_said() -> None:
     assert "does not answer" in tried(provider).error
 
 
-def test_server_without_conditional_writes_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Bucket(MemoryProvider):
+def test_server_without_conditional_writes_is_found_out() -> None:
+    class Overwriting(MemoryProvider):
         async def put_new(self, name: str, data: Data) -> bool:
             await self.put(name, data)
             return True
 
-    monkeypatch.setattr("icnfs.providers.trial.S3Provider", Bucket)
-    report = tried(Bucket("alpha"))
+    report = tried(Overwriting("alpha"))
     assert report.error == "" and report.conditional_writes is False
-    assert S3Provider is not Bucket

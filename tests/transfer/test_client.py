@@ -15,19 +15,27 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 import trio.testing
 
 import icnfs
-from icnfs.errors import ConfigError, FormatError, ObjectMissingError, ProviderAwayError, ProviderRefusedError
+from icnfs.errors import (
+    ConfigError,
+    FormatError,
+    NameTakenError,
+    ObjectMissingError,
+    ProviderAwayError,
+    ProviderRefusedError,
+)
 from icnfs.format.segment import SegmentInfo, ShareInfo
 from icnfs.limits import INLINE_MAX, MIB
 from icnfs.providers.open import ProviderSpec
 from icnfs.transfer import bulk, link
 from icnfs.transfer.client import Deadlines, TransferClient
-from icnfs.transfer.messages import Done, Hello, encode
+from icnfs.transfer.messages import Done, Hello, Limits, ShareEvent, encode
 from icnfs.transfer.upload import PutResult
 from icnfs.transfer.wire import Wire, socket_pair
 
@@ -185,12 +193,12 @@ def test_a_call_that_waits_is_answered_although_a_process_died_before_it_introdu
         async with _client(tmp_path) as client:
             hello, stillborn = link.Link.hello, 2
 
-            async def die_first(life: link.Link, specs: list[ProviderSpec], hedge: float) -> None:
+            async def die_first(life: link.Link, *told: Any) -> None:
                 nonlocal stillborn
                 if stillborn:
                     stillborn -= 1
                     life.process.kill()
-                await hello(life, specs, hedge)
+                await hello(life, *told)
 
             monkeypatch.setattr(link.Link, "hello", die_first)
             assert client.pid is not None
@@ -405,6 +413,64 @@ def test_a_process_that_talks_nonsense_is_ended_and_its_calls_are_told() -> None
             await life.run(lambda push: None, lambda: None)
         theirs.close()
         assert lost == [True] and process.returncode == -signal.SIGKILL and "malformed message" in life.end
+
+    trio.run(main)
+
+
+def test_late_shares_are_heard_of_after_the_answer_also_when_the_process_dies(tmp_path: Path) -> None:
+    async def main() -> None:
+        slow = {"p1": "?latency=2", "p4": "?latency=600"}
+        for name in PROVIDERS:
+            (tmp_path / name).mkdir()
+        specs = [ProviderSpec(name, f"file://{tmp_path / name}{slow.get(name, '')}") for name in PROVIDERS]
+        heard: list[ShareEvent] = []
+        with trio.fail_after(60):
+            async with TransferClient.start(specs, DEADLINES) as client:
+                client.heard = heard.append
+                with bulk.closing(bulk.create("test")) as fd:
+                    os.write(fd, PAYLOAD)
+                    result = await client.put_segment(ID, K, N, SHARE, len(PAYLOAD), NAMES, PROVIDERS, fd, enough=K)
+                assert result.late == {1, 4} and not result.errors and not heard
+                await _until(lambda: len(heard) == 1)
+                assert (heard[0].provider, heard[0].what) == ("p1", "stored") and (tmp_path / "p1" / NAMES[1]).exists()
+                await _killed(client)
+                assert [(event.provider, event.index, event.what) for event in heard[1:]] == [("p4", 4, "failed")]
+
+    trio.run(main)
+
+
+def test_providers_are_changed_while_it_runs_and_a_new_process_is_told(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with _client(tmp_path) as client:
+            info = await _stored(client)
+            (tmp_path / "new").mkdir()
+            specs = [ProviderSpec(name, f"file://{tmp_path / name}") for name in (*PROVIDERS[1:], "new")]
+            with pytest.raises(ConfigError):
+                await client.set_providers([*specs, ProviderSpec("bad", "gopher://hole")], Limits())
+            assert client.states().keys() == set(PROVIDERS)
+            await client.put_object("p0", "volume", b"still")
+            await client.set_providers(specs, Limits(up=10**9))
+            assert client.states().keys() == {spec.name for spec in specs}
+            for _ in range(2):
+                await client.put_object("new", "volume", b"marker")
+                with pytest.raises(ProviderRefusedError, match="does not name it"):
+                    await client.get_object("p0", "volume")
+                assert await client.get_segment(info, NAMES) == PAYLOAD
+                await _until(lambda: client.states()["new"].state == "up")
+                await _killed(client)
+
+    trio.run(main)
+
+
+def test_an_object_is_new_or_the_same_across_the_socket(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with _client(tmp_path) as client:
+            for data in (b"small", bytes(INLINE_MAX + 1)):
+                await client.put_object("p0", f"heads/{len(data)}", data, new=True)
+                await client.put_object("p0", f"heads/{len(data)}", data, new=True)
+                with pytest.raises(NameTakenError) as caught:
+                    await client.put_object("p0", f"heads/{len(data)}", data[1:], new=True)
+                assert caught.value.provider == "p0"
 
     trio.run(main)
 
