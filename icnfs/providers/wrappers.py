@@ -1,21 +1,22 @@
 """Deadlines, retries and limits as providers around a provider; none knows what it wraps.
 
-Nothing here counts bytes or looks at them.  All waiting is trio's, so tests run it in virtual time.  Which order is
-right is written once, in `guard`.
+None looks at what it passes on.  All waiting is trio's, so tests run it in virtual time.  Which order is right is
+written once, in `guard`.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import TypeVar
 
 import trio
 
 from icnfs.errors import ProviderAwayError
 from icnfs.limits import KIB
 from icnfs.providers.base import Capacity, Data, Provider
+from icnfs.providers.line import Line, take
 
 T = TypeVar("T")
 
@@ -96,18 +97,21 @@ class Retry(Wrapper):
     """What raises ProviderAwayError is tried again, `tries` times in all; every other answer is final.
 
     Between tries it waits `pause * 2**i` seconds, at most `longest`, times a random part between a half and one, so
-    that a provider that comes back is not met by all its callers at once.
+    that a provider that comes back is not met by all its callers at once.  While `hopeless` says so there is no other
+    try.
     """
 
     def __init__(
         self,
         inner: Provider,
         tries: int = 3,
-        pause: float = 0.2,
+        pause: float = 0.5,
         longest: float = 5.0,
         rng: random.Random | None = None,
+        hopeless: Callable[[], bool] = lambda: False,
     ) -> None:
         super().__init__(inner)
+        self._hopeless = hopeless
         self.tries = tries
         self.pause = pause
         self.longest = longest
@@ -118,40 +122,44 @@ class Retry(Wrapper):
             try:
                 return await call()
             except ProviderAwayError:
+                if self._hopeless():
+                    raise
                 await trio.sleep(self._rng.uniform(0.5, 1.0) * min(self.longest, self.pause * 2**failed))
         return await call()
 
 
 class Limit(Wrapper):
-    """At most `concurrency` calls at a time; the rest wait in the order in which they came."""
+    """So many calls at a time that change nothing, and so many that do; the rest wait, in order.  Probes do not."""
 
-    def __init__(self, inner: Provider, concurrency: int) -> None:
+    def __init__(self, inner: Provider, reads: int, writes: int) -> None:
         super().__init__(inner)
-        self._slots = trio.Semaphore(concurrency, max_value=concurrency)
+        self._reads = trio.CapacityLimiter(reads)
+        self._writes = trio.CapacityLimiter(writes)
 
     async def _around(self, act: Act, call: Callable[[], Awaitable[T]]) -> T:
-        async with self._slots:
+        async with self._writes if act.changes else self._reads:
             return await call()
 
-
-@dataclass(frozen=True, slots=True)
-class Patience:
-    """How long, how often and how much at once a provider is asked."""
-
-    attempt_s: float = 10.0
-    bytes_per_second: float = 256 * KIB
-    """The slowest transfer that still counts as one: each byte adds to an attempt's deadline."""
-    tries: int = 3
-    concurrency: int = 8
+    async def probe(self) -> Capacity:
+        return await self.inner.probe()
 
 
-DEFAULT_PATIENCE: Final = Patience()
+class Pace(Wrapper):
+    """No more bytes a second than all of the lines let through: its own, and those that it shares with others.
 
-
-def guard(provider: Provider, patience: Patience = DEFAULT_PATIENCE) -> Provider:
-    """`provider` with all three wrappers in the one right order.
-
-    A deadline holds for the attempt alone, not for the wait for its turn; a pause before the next try keeps no slot.
+    A put waits until its bytes could have gone, a get until they could have come: then they go at once.  Over a second
+    or two the rate holds; within an object it does not.
     """
-    timed = Deadline(provider, patience.attempt_s, patience.bytes_per_second)
-    return Retry(Limit(timed, patience.concurrency), patience.tries)
+
+    def __init__(self, inner: Provider, up: Sequence[Line] = (), down: Sequence[Line] = ()) -> None:
+        super().__init__(inner)
+        self._up = up
+        self._down = down
+
+    async def _around(self, act: Act, call: Callable[[], Awaitable[T]]) -> T:
+        await take(self._up, act.up)
+        await take(self._down, act.down or 0)
+        answer = await call()
+        if act.down is None and isinstance(answer, bytes):  # as long as it is: who reads next waits for it
+            await take(self._down, len(answer))
+        return answer

@@ -458,9 +458,9 @@ class TransferClient:
             return
         for state in push.states:
             if known := self._states.get(state.name):
-                if state.state == "down" != known.state:
+                if state.is_down and not known.is_down:
                     log.warning("provider %s is down: %s", state.name, state.error)
-                elif known.state == "down" != state.state:
+                elif known.is_down and not state.is_down:
                     log.warning("provider %s is up again", state.name)
                 self._states[state.name] = state
 

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Final, TypeVar
 
@@ -24,6 +25,7 @@ from icnfs.errors import FormatError, IcnfsError, ProviderAwayError, ProviderRef
 from icnfs.format.segment import SegmentInfo
 from icnfs.limits import HEDGE_SECONDS, OBJECT_MAX
 from icnfs.providers.base import Buffer, Capacity, Provider
+from icnfs.providers.guard import Rates
 from icnfs.transfer import fetch as fetching
 from icnfs.transfer import upload
 from icnfs.transfer.health import Board
@@ -35,11 +37,6 @@ from icnfs.transfer.upload import PutResult
 
 log = logging.getLogger(__name__)
 
-WATCH_UP_SECONDS: Final = 15.0
-WATCH_DOWN_SECONDS: Final = 5.0
-"""How often a provider is probed by itself: seldom while it is up, often while it is down.  One that nobody asks
-anything is known to be gone after WATCH_UP_SECONDS and the time of one probe."""
-
 AUDIT_SECONDS: Final = 30.0
 AUDITS: Final = 8
 """How long, and how many at once, distrusted shares are checked beside the reads that distrust them."""
@@ -47,6 +44,8 @@ AUDITS: Final = 8
 CODERS: Final = max(1, (os.cpu_count() or 1) // 2)
 """Threads that code and hash, 250 MB/s each, and let go of the interpreter lock.  More take cores from the front: with
 two of them on two cores publishing is no faster, and the requests beside it are slower."""
+
+NO_RATES: Final[Mapping[str, Rates]] = {}
 
 _T = TypeVar("_T")
 
@@ -82,6 +81,7 @@ class Engine:
         hedge: float = HEDGE_SECONDS,
         offload: Offload | None = None,
         notify: Callable[[ShareEvent], None] = _ignore,
+        rates: Mapping[str, Rates] = NO_RATES,
     ) -> None:
         self.board = Board([], notify, hedge)
         self.late = Late(nursery, notify)
@@ -89,11 +89,12 @@ class Engine:
         self._shares = Shares(self._lanes, self.board, offload or Threads())
         self._nursery = nursery
         self._watched = False
-        self.set_providers(providers)
+        self._watches: defaultdict[Lane, trio.CancelScope] = defaultdict(trio.CancelScope)
+        self.set_providers(providers, rates)
         self._audits = 0
 
-    def set_providers(self, providers: Iterable[Provider]) -> None:
-        """From now on talk to these, and no others.
+    def set_providers(self, providers: Iterable[Provider], rates: Mapping[str, Rates] = NO_RATES) -> None:
+        """From now on talk to these, and no others; `rates` are by name.
 
         One that is there already stays as it is, with what is known of it.  One that is not among them is closed once
         nothing is asked of it any more.
@@ -103,10 +104,11 @@ class Engine:
             if wanted.get(name) is not lane.provider:
                 del self._lanes[name]
                 self.board.remove(name)
+                self._watches.pop(lane, trio.CancelScope()).cancel()
                 self._nursery.start_soon(lane.retire)
         for name, provider in wanted.items():
             if name not in self._lanes:
-                self._lanes[name] = Lane(provider, self.board.add(name))
+                self._lanes[name] = Lane(provider, self.board.add(name), rates.get(name))
                 if self._watched:
                     self._nursery.start_soon(self._watch_one, self._lanes[name])
 
@@ -227,24 +229,19 @@ class Engine:
         """Ask a provider how it is, now.  Raises ProviderError."""
         return await self._within(deadline, provider, lambda: self._lane(provider).probe())
 
-    async def watch(self) -> None:
-        """Probe every provider for ever, so that `states` is true of those that nobody asks anything."""
+    def watch(self) -> None:
+        """From now on probe every provider by itself, so that `states` is true of those that nobody asks anything."""
         self._watched = True
-        async with trio.open_nursery() as nursery:
-            for lane in self._lanes.values():
-                nursery.start_soon(self._watch_one, lane)
+        for lane in self._lanes.values():
+            self._nursery.start_soon(self._watch_one, lane)
 
     async def close(self) -> None:
         for lane in self._lanes.values():
             await lane.close()
 
     async def _watch_one(self, lane: Lane) -> None:
-        while self._lanes.get(lane.name) is lane:
-            try:
-                await lane.probe()
-            except IcnfsError as error:
-                log.debug("%s", error)
-            await trio.sleep(WATCH_DOWN_SECONDS if lane.health.state == "down" else WATCH_UP_SECONDS)
+        with self._watches[lane]:
+            await lane.watch()
 
     def _lane(self, provider: str) -> Lane:
         if lane := self._lanes.get(provider):
@@ -282,13 +279,14 @@ async def open_engine(
     offload: Offload | None = None,
     notify: Callable[[ShareEvent], None] = _ignore,
     watch: bool = True,
+    rates: Mapping[str, Rates] = NO_RATES,
 ) -> AsyncIterator[Engine]:
     """An engine at work; `watch` has it probe providers by itself.  Leaving cancels what it still does."""
     with bare_errors():
         async with trio.open_nursery() as nursery:
-            engine = Engine(providers, nursery, hedge=hedge, offload=offload, notify=notify)
+            engine = Engine(providers, nursery, hedge=hedge, offload=offload, notify=notify, rates=rates)
             if watch:
-                nursery.start_soon(engine.watch)
+                engine.watch()
             try:
                 yield engine
             finally:

@@ -1,12 +1,8 @@
-"""What transfer knows of each provider's health: one table of states and the few events that move it.
+"""What transfer knows of each provider's health.
 
-    state     an answer     no answer     when asked anything
-    unknown   up            down          ask
-    up        up            down          ask
-    down      up            down          probe first; reads go to the other shares meanwhile
-
-An answer is any reply, a refusal included: only `ProviderAwayError` means that nobody answers.  How fast one is that
-answers is estimated apart from the state (`estimate`).  A share is bad or not by itself, and says nothing of the state.
+Its state is that of its circuit breaker (`providers.breaker`): reads go to the other shares while it is down.  How fast
+one is that answers is estimated apart from the state (`estimate`).  A share is bad or not by itself, and says nothing
+of the state.
 
 Pure: it is told the time, and asks nobody anything.
 """
@@ -16,9 +12,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from icnfs.errors import IcnfsError, ObjectMissingError, ProviderAwayError
 from icnfs.limits import HEDGE_SECONDS
 from icnfs.providers.base import Capacity
+from icnfs.providers.breaker import Switch
 from icnfs.transfer.estimate import Estimate, Pace
 from icnfs.transfer.messages import ProviderState, ShareEvent
 
@@ -28,13 +24,12 @@ BAD_SHARES_MAX: Final = 100_000
 _TEXT_MAX: Final = 500
 
 
-class Health:
+class Health(Switch):
     """One provider; `down` and `up` are what it is measured by, each by itself where none is given."""
 
     def __init__(self, name: str, down: Pace | None = None, up: Pace | None = None) -> None:
+        super().__init__()
         self.name = name
-        self.state = "unknown"
-        self.error = ""
         self._capacity = Capacity(None, None, "")
         self.reads = Estimate(down or Pace())
         self.writes = Estimate(up or Pace())
@@ -44,27 +39,13 @@ class Health:
         self.bytes_up = 0
         self.bytes_down = 0
 
-    def answered(self) -> None:
-        """It did what it was asked."""
-        self.state, self.error = "up", ""
-
-    def failed(self, error: IcnfsError) -> None:
-        """It did not.  A missing object is no fault of the provider's as a whole."""
-        if isinstance(error, ProviderAwayError):
-            self.state = "down"
-        else:
-            self.state = "up"
-        if not isinstance(error, ObjectMissingError):
-            self.error = str(getattr(error, "detail", error))[:_TEXT_MAX]
-
     def told(self, capacity: Capacity) -> None:
-        """A probe was answered."""
-        self.answered()
+        super().told(capacity)
         self._capacity = capacity
 
     def preferred(self) -> bool:
         """Whether a read should go there at all while there are others."""
-        return self.state != "down"
+        return not self.is_down
 
     def is_bad(self, share_name: str) -> bool:
         return share_name in self._bad

@@ -321,6 +321,11 @@ class ProviderState(msgspec.Struct, frozen=True, array_like=True):
     bytes_up: Bytes = 0
     bytes_down: Bytes = 0
 
+    @property
+    def is_down(self) -> bool:
+        """Whether it does not answer, or refuses everything, as far as is known."""
+        return self.state in ("down", "probing")
+
 
 class States(Message, frozen=True):
     """Pushed, unasked: the providers whose state changed."""

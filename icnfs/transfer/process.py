@@ -29,6 +29,8 @@ from icnfs.format import segment as segment_format
 from icnfs.limits import IN_PLACE_MAX, INLINE_MAX
 from icnfs.process import BEHIND, take_place, tune
 from icnfs.providers.base import Provider
+from icnfs.providers.guard import Rates
+from icnfs.providers.line import Line
 from icnfs.providers.open import ProviderSpec, open_provider
 from icnfs.transfer import bulk
 from icnfs.transfer.engine import Engine, open_engine
@@ -78,10 +80,13 @@ class _Outgoing:
 
 
 class Opened:
-    """The providers that are open, each with what it was opened by."""
+    """The providers that are open, each with what it was opened by, and the lines that their bytes take."""
 
     def __init__(self) -> None:
         self._open: dict[ProviderSpec, Provider] = {}
+        self._up, self._down = Line(), Line()
+        self.rates: dict[str, Rates] = {}
+        """By provider."""
 
     def change(self, specs: Iterable[ProviderSpec], limits: Limits) -> list[Provider]:
         """The providers of `specs`, of which those that are open stay so.  Raises ConfigError, and changes nothing."""
@@ -89,6 +94,10 @@ class Opened:
             self._open = {spec: self._open.get(spec) or open_provider(spec) for spec in specs}
         except ValueError as error:
             raise ConfigError(f"a provider's url {error}") from error
+        self._up.rate, self._down.rate = limits.up, limits.down
+        self.rates = {
+            spec.name: Rates((Line(spec.upload), self._up), (Line(spec.download), self._down)) for spec in self._open
+        }
         return list(self._open.values())
 
 
@@ -157,7 +166,7 @@ class Session:
     # --- one method for each kind of request ------------------------------------------------------------------------
 
     async def _providers(self, request: Providers, fd: int | None) -> None:
-        self._engine.set_providers(self._opened.change(request.specs, request.limits))
+        self._engine.set_providers(self._opened.change(request.specs, request.limits), self._opened.rates)
         self._send(Done(request.call))
 
     async def _put_segment(self, request: PutSegment, fd: int | None) -> None:
@@ -275,7 +284,10 @@ async def run(wire: Wire) -> None:
     outbox.send_nowait(_Outgoing(encode(Done(hello.call))))
     async with (
         open_engine(
-            providers, hedge=hello.hedge, notify=lambda event: outbox.send_nowait(_Outgoing(encode(event)))
+            providers,
+            rates=opened.rates,
+            hedge=hello.hedge,
+            notify=lambda event: outbox.send_nowait(_Outgoing(encode(event))),
         ) as engine,
         trio.open_nursery() as nursery,
     ):

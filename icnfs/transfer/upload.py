@@ -28,13 +28,9 @@ from icnfs.format.segment import SegmentInfo, ShareInfo
 from icnfs.limits import LEAF_SIZE
 from icnfs.providers.base import Buffer, Pieces
 from icnfs.transfer.fetch import code_for, recover_shares
-from icnfs.transfer.lane import Lane
 from icnfs.transfer.late import Late, Storing
 from icnfs.transfer.messages import Order
 from icnfs.transfer.shares import Segment, Shares, share_event
-
-SECOND_TRY_SECONDS: Final = 0.5
-"""A share whose provider did not answer is tried once more after this long; longer outages are the caller's to mend."""
 
 DIRECT_PATIENCE: Final = 4.0
 """A share that is to be moved is read where it lies for so many times the longest patience of a read; then rebuilt."""
@@ -195,7 +191,10 @@ async def _store(
 
     async def put(index: int, share: Coded) -> None:
         provider = info.shares[index].provider
-        await _store_one(shares.lane(provider), provider, segment.names[index], share)
+        lane = shares.lane(provider)
+        if lane is None:
+            raise ProviderRefusedError(provider, "the TOML does not name it")
+        await lane.put(segment.names[index], share.file)
         shares.stored(segment, index)
 
     storing = Storing(
@@ -208,13 +207,3 @@ async def _store(
     )
     await storing.answer(enough)
     return storing
-
-
-async def _store_one(lane: Lane | None, provider: str, name: str, share: Coded) -> None:
-    if lane is None:
-        raise ProviderRefusedError(provider, "the TOML does not name it")
-    try:
-        await lane.put(name, share.file)
-    except ProviderAwayError:
-        await trio.sleep(SECOND_TRY_SECONDS)
-        await lane.put(name, share.file)

@@ -15,12 +15,15 @@ from icnfs.errors import ObjectMissingError, ProviderLiesError, ProviderRefusedE
 from icnfs.limits import LIST_PAGE, OBJECT_MAX
 from icnfs.providers import base
 from icnfs.providers.base import OBJECT_NAME_MAX, Provider, check_name, check_prefix, is_name, list_all
+from icnfs.providers.breaker import Breaker, Switch
 from icnfs.providers.directory import DirectoryProvider
 from icnfs.providers.faults import FaultPlan, Faults
+from icnfs.providers.guard import guard
+from icnfs.providers.line import Line
 from icnfs.providers.memory import MemoryProvider
 from icnfs.providers.open import ProviderSpec, open_provider
 from icnfs.providers.s3 import S3Provider
-from icnfs.providers.wrappers import Deadline, Limit, Retry, Wrapper, guard
+from icnfs.providers.wrappers import Deadline, Limit, Pace, Retry, Wrapper
 from tests.seaweed import Seaweed
 
 KINDS = ("memory", "directory", "s3", "s3-tls")
@@ -30,9 +33,11 @@ WRAPPERS: dict[str, Callable[[Provider], Provider]] = {
     "wrapper": Wrapper,
     "deadline": lambda provider: Deadline(provider, 60),
     "retry": Retry,
-    "limit": lambda provider: Limit(provider, 2),
+    "limit": lambda provider: Limit(provider, 2, 2),
     "faults": lambda provider: Faults(provider, FaultPlan()),
-    "guard": guard,
+    "pace": lambda provider: Pace(provider, [Line(1 << 40)], [Line(1 << 40)]),
+    "breaker": lambda provider: Breaker(provider, Switch()),
+    "guard": lambda provider: guard(provider, Switch()).again,
 }
 
 WRAPPERS_OF: dict[str, list[str]] = {

@@ -10,9 +10,12 @@ import trio
 from trio.testing import MockClock
 
 from icnfs.errors import ObjectMissingError, ProviderAwayError, ProviderFullError, ProviderRefusedError
-from icnfs.limits import KIB
+from icnfs.limits import KIB, MIB, READS_PER_PROVIDER
+from icnfs.providers.breaker import Switch
+from icnfs.providers.guard import ATTEMPT_SECONDS, Rates, guard
+from icnfs.providers.line import Line
 from icnfs.providers.memory import MemoryProvider
-from icnfs.providers.wrappers import Deadline, Limit, Patience, Retry, guard
+from icnfs.providers.wrappers import Deadline, Limit, Pace, Retry
 
 
 class Scripted(MemoryProvider):
@@ -126,7 +129,7 @@ def test_limit_bounds_the_calls_at_a_time() -> None:
     inner = Scripted(seconds=1)
 
     async def main() -> None:
-        limit = Limit(inner, 3)
+        limit = Limit(inner, 3, 1)
         async with trio.open_nursery() as nursery:
             for _ in range(9):
                 nursery.start_soon(limit.size, "a")
@@ -135,24 +138,91 @@ def test_limit_bounds_the_calls_at_a_time() -> None:
     assert inner.most == 3
 
 
-def test_guard_does_not_count_the_wait_for_a_turn() -> None:
-    inner = Scripted(seconds=2)
+def test_limit_keeps_reads_writes_and_probes_apart() -> None:
+    inner = Scripted(seconds=1)
 
     async def main() -> None:
-        guarded = guard(inner, Patience(attempt_s=3, tries=1, concurrency=1))
+        limit = Limit(inner, 1, 1)
         async with trio.open_nursery() as nursery:
             for _ in range(5):
-                nursery.start_soon(guarded.size, "a")
+                nursery.start_soon(limit.size, "a")
+            nursery.start_soon(limit.put, "a", b"")
+            await trio.testing.wait_all_tasks_blocked()
+            assert inner.running == 2
+            with trio.fail_after(0.1):
+                await limit.probe()
 
-    assert run(main) == pytest.approx(10)
+    assert run(main) == pytest.approx(5)
+
+
+def test_retry_gives_up_where_there_is_no_hope() -> None:
+    inner = Scripted(*[ProviderAwayError] * 9)
+
+    async def main() -> None:
+        with pytest.raises(ProviderAwayError):
+            await Retry(inner, tries=5, hopeless=lambda: inner.calls == 2).size("a")
+
+    run(main)
+    assert inner.calls == 2
+
+
+def test_pace_holds_its_own_rate_and_the_one_that_is_shared() -> None:
+    async def main() -> None:
+        shared = Line(3 * MIB)
+        paced = [Pace(MemoryProvider(name), [Line(2 * MIB), shared]) for name in "ab"]
+        async with trio.open_nursery() as nursery:
+            for provider in paced:
+                for index in range(3):
+                    nursery.start_soon(provider.put, str(index), bytes(4 * MIB))
+
+    assert run(main) == pytest.approx(24 / 3, rel=0.02)
+
+
+def test_pace_counts_what_a_whole_object_brought() -> None:
+    async def main() -> None:
+        inner = MemoryProvider("alpha")
+        inner.objects["a"] = bytes(10 * MIB)
+        paced = Pace(inner, (), [Line(MIB)])
+        await paced.get("a")
+        await paced.get("a", 0, MIB)
+        await paced.size("a")
+
+    assert run(main) == pytest.approx(11)
+
+
+def test_a_rate_may_be_changed_while_somebody_waits_for_it() -> None:
+    async def main() -> None:
+        line = Line(MIB)
+        paced = Pace(MemoryProvider("alpha"), [line])
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(paced.put, "a", bytes(50 * MIB))
+            await trio.sleep(10)
+            line.rate = 8 * MIB
+
+    assert run(main) == pytest.approx(10 + 5, rel=0.02)
+
+
+def test_guard_counts_neither_the_wait_for_a_turn_nor_for_the_rate_against_a_deadline() -> None:
+    inner = Scripted(seconds=ATTEMPT_SECONDS - 1)
+    rounds = 3
+
+    async def main() -> None:
+        guarded = guard(inner, Switch(), Rates(up=[Line(KIB)])).once
+        async with trio.open_nursery() as nursery:
+            for _ in range(rounds * READS_PER_PROVIDER):
+                nursery.start_soon(guarded.size, "a")
+            nursery.start_soon(guarded.put, "a", bytes(int(1.5 * ATTEMPT_SECONDS) * KIB))
+
+    assert run(main) == pytest.approx(rounds * (ATTEMPT_SECONDS - 1), rel=0.05)
 
 
 def test_guard_keeps_no_slot_while_it_pauses() -> None:
     async def main() -> None:
-        inner = Scripted(ProviderAwayError)
-        guarded = guard(inner, Patience(tries=2, concurrency=1))
+        inner = Scripted(*[ProviderAwayError] * READS_PER_PROVIDER)
+        guarded = guard(inner, Switch()).again
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(guarded.size, "a")
+            for _ in range(READS_PER_PROVIDER):
+                nursery.start_soon(guarded.size, "a")
             await trio.testing.wait_all_tasks_blocked()
             with trio.fail_after(0.01):
                 await guarded.size("b")

@@ -21,10 +21,10 @@ from icnfs.errors import (
 )
 from icnfs.format import share as share_format
 from icnfs.format.segment import SegmentInfo
+from icnfs.providers.breaker import PROBE_SECONDS
 from icnfs.providers.faults import FaultPlan
 from icnfs.transfer.engine import Engine
 from icnfs.transfer.fetch import code_for
-from icnfs.transfer.lane import PROBE_SECONDS
 from icnfs.transfer.upload import prove
 from tests.transfer.network import SHARE, K, N, Network, run
 

@@ -2,37 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
-
 from icnfs.errors import (
-    IcnfsError,
-    ObjectMissingError,
     ProviderAwayError,
-    ProviderFullError,
-    ProviderLiesError,
-    ProviderRefusedError,
 )
 from icnfs.providers.base import Capacity
 from icnfs.transfer.health import Board, Health
 from icnfs.transfer.messages import ShareEvent
-
-
-@pytest.mark.parametrize(
-    ("error", "state", "told"),
-    [
-        (ProviderAwayError("p", "away"), "down", "away"),
-        (ProviderFullError("p", "full"), "up", "full"),
-        (ProviderRefusedError("p", "no"), "up", "no"),
-        (ProviderLiesError("p", "lie"), "up", "lie"),
-        (ObjectMissingError("p", "none"), "up", ""),
-    ],
-)
-def test_only_silence_means_down(error: IcnfsError, state: str, told: str) -> None:
-    health = Health("p")
-    health.failed(error)
-    assert (health.state, health.error) == (state, told)
-    health.answered()
-    assert (health.state, health.error) == ("up", "")
 
 
 def test_one_that_is_down_is_not_preferred() -> None:
