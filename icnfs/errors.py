@@ -34,6 +34,7 @@ class Exit(IntEnum):
     ROLLED_BACK = 16
     LOCAL_DISK = 17
     PROVIDER = 18
+    POLICY = 19
     INTERRUPTED = 130
 
 
@@ -140,6 +141,12 @@ class DegradedError(IcnfsError):
     """Not as many distinct owners hold the data as the volume asks for."""
 
     exit_code = Exit.DEGRADED
+
+
+class PolicyError(IcnfsError):
+    """Shares lie where the volume's policy does not allow them, or it allows no place for new ones."""
+
+    exit_code = Exit.POLICY
 
 
 class TooFewProvidersError(IcnfsError):

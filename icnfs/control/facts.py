@@ -13,6 +13,7 @@ import msgspec
 
 from icnfs.control.stalls import Stalls
 from icnfs.volume.keyring import Entry
+from icnfs.volume.standing import PolicyReport
 from icnfs.volume.status import ChunkPlace, FileInfo, SharePlace, Status
 
 EXTENTS_MAX: Final = 5000
@@ -77,6 +78,13 @@ class KeyFacts(msgspec.Struct, frozen=True):
     added_ns: int
     providers: int
     stored: int
+
+
+class PolicyFacts(msgspec.Struct, frozen=True):
+    """The report under the policy in force, and, where the TOML says something else by now, what is to be done."""
+
+    report: PolicyReport
+    toml: str
 
 
 def printable_path(path: str | bytes | os.PathLike[str]) -> str:

@@ -22,25 +22,39 @@ from typing import Final
 import trio
 
 from icnfs import process
-from icnfs.config import VolumeConfig
+from icnfs.config import VolumeConfig, load
 from icnfs.control import endpoint, server
-from icnfs.control.facts import FileFacts, KeyFacts, MountStatus, Published, file_facts, key_facts, printable_path
+from icnfs.control.facts import (
+    FileFacts,
+    KeyFacts,
+    MountStatus,
+    PolicyFacts,
+    Published,
+    file_facts,
+    key_facts,
+    printable_path,
+)
 from icnfs.control.failures import single
 from icnfs.control.protocol import Progress
 from icnfs.control.server import ProgressSink
 from icnfs.control.stalls import StallMeter
 from icnfs.crypto.hardening import drop_secrets_from_environment, forbid_core_dumps
-from icnfs.errors import IcnfsError, MountPointError
+from icnfs.errors import ConfigError, IcnfsError, MountPointError
 from icnfs.fuse import mountpoint
 from icnfs.fuse.options import MountOptions
 from icnfs.fuse.serve import SIGNALS, End
 from icnfs.fuse.serve import serve as serve_fuse
 from icnfs.vfs.vfs import Vfs
 from icnfs.volume.keyring import Secrets
+from icnfs.volume.leaving import LeaveProgress, LeaveResult
+from icnfs.volume.standing import Holding
 from icnfs.volume.volume import SyncProgress, Volume, open_volume
 
 LOOK_SECONDS: Final = 2.0
 """What `icnfs mount` waits to hear what is wrong at the providers: most answer in a fraction of it."""
+
+SYNC_GRACE: Final = 5.0
+"""Seconds of an fsync that publishes, beyond the volume's own deadline: what that says of the missing is logged."""
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +88,7 @@ class Front:
 
     def __init__(self, job: Job, live: Callable[[], None]) -> None:
         self._job = job
+        self._adopting = trio.Lock()
         self._live = live
         self._since_ns = time.time_ns()
         self._serving = trio.CancelScope()
@@ -105,6 +120,7 @@ class Front:
         job, name = self._job, self._job.config.name
         listener = endpoint.listen(job.runtime_dir, name)
         end, failure = End.SIGNAL, None
+        publishing = job.options.publishing and not job.options.read_only
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._stalls.run)
@@ -116,11 +132,18 @@ class Front:
                     atime=job.options.atime,
                     read_only=job.options.read_only,
                     read_deadline=job.config.read_deadline,
+                    publish=volume.sync if publishing else None,
                 )
                 try:
                     with self._serving:
                         end = await serve_fuse(
-                            vfs, job.directory, job.options, volume=name, ready=self._ready, signals=()
+                            vfs,
+                            job.directory,
+                            job.options,
+                            volume=name,
+                            ready=self._ready,
+                            signals=(),
+                            fsync_deadline=job.config.sync_deadline + SYNC_GRACE if publishing else None,
                         )
                 except IcnfsError as error:
                     failure = error
@@ -195,10 +218,56 @@ class Front:
         """Remove a key here at once, and at the providers with the next publish."""
         return key_facts(self._volume.remove_key(key_id))
 
+    async def adopt(self, path: bytes) -> None:
+        """Take over what the TOML says now; the verb must have changed the one that this mount reads."""
+        await trio.to_thread.run_sync(_check_same, self._job.config, path)
+        async with self._adopting:
+            await self._volume.adopt(await self._toml())
+        log.info("adopted providers=%s", ",".join(self._volume.config.providers))
+
+    async def _toml(self) -> VolumeConfig:
+        return await trio.to_thread.run_sync(load, self._job.config.name, self._job.config.path)
+
+    async def holdings(self) -> dict[str, Holding]:
+        """What each provider holds."""
+        return self._volume.holdings()
+
+    async def policy(self) -> PolicyFacts:
+        """How providers and segments stand under the policy in force, and whether the TOML has another by now."""
+        return PolicyFacts(self._volume.policy_report(), await self._news())
+
+    async def _news(self) -> str:
+        """What is to be done about a TOML that is not in force; "" where it is."""
+        try:
+            if await self._toml() == self._volume.config:
+                return ""
+        except IcnfsError as error:
+            return f"the TOML cannot be used: {error}"
+        name = self._job.config.name
+        return f"the TOML was changed since it was taken over; `icnfs policy adopt {name}` takes it over now"
+
+    async def leave(self, provider: str, deadline: float, progress: ProgressSink) -> LeaveResult:
+        """Move every share away from a provider that is being drained, and delete what lies there."""
+        return await self._volume.leave(provider, deadline or None, partial(_pass_on_leave, progress))
+
     def _published(self) -> Published:
         status = self._volume.status()
         return Published(status.published_batch, status.epoch, status.sequence, self._volume.unsafe_at())
 
 
+def _check_same(config: VolumeConfig, path: bytes) -> None:
+    """ConfigError unless `path` is where the TOML of this mount really is."""
+    own = os.path.realpath(config.path)
+    if path != os.fsencode(own):
+        raise ConfigError(
+            f"the mount of {config.name} reads {printable_path(own)}, not {printable_path(path)}; "
+            "set ICNFS_CONFIG_DIR as it was set for the mount"
+        )
+
+
 def _pass_on(progress: ProgressSink, now: SyncProgress) -> None:
     progress(Progress(now.done_bytes, now.total_bytes, now.missing_shares))
+
+
+def _pass_on_leave(progress: ProgressSink, now: LeaveProgress) -> None:
+    progress(Progress(now.moved_bytes, now.total_bytes, shares_left=now.shares_left, waiting=now.waiting))

@@ -5,7 +5,7 @@ A connection carries one request and its answers: any number of `Progress`, then
     protocol (1) || length of the body (4, big-endian) || body (msgpack, one tagged struct)
 
 Promises: `take_request` and `take_answer` are total, any bytes give a value or `FormatError`; nothing is allocated for
-a length above the cap.  No secret and no file's name or contents ever crosses this socket: a path is named by its inode
+a length above the cap.  No secret and no file's name or contents ever crosses this socket: a file is named by its inode
 number, and a new key arrives as the slot that the verb has wrapped already.  This module knows nothing of sockets.
 """
 
@@ -16,6 +16,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
+from icnfs.config.paths import NAME_PATTERN
 from icnfs.control.log import escape
 from icnfs.errors import Exit, FormatError, IcnfsError, NewerFormatError
 
@@ -76,6 +77,29 @@ class RemoveKeyRequest(msgspec.Struct, frozen=True, tag="remove-key", forbid_unk
     id: str
 
 
+class AdoptRequest(msgspec.Struct, frozen=True, tag="adopt", forbid_unknown_fields=True):
+    """Read the TOML again and take over its providers and rules; `path` (bytes of a real path) is where the verb has
+    it: a mount that reads another refuses."""
+
+    path: bytes
+
+
+class HoldingsRequest(msgspec.Struct, frozen=True, tag="holdings", forbid_unknown_fields=True):
+    """What each provider holds of the volume, those that the TOML no longer names too."""
+
+
+class PolicyRequest(msgspec.Struct, frozen=True, tag="policy", forbid_unknown_fields=True):
+    """Judge the providers and every segment under the policy in force."""
+
+
+class LeaveRequest(msgspec.Struct, frozen=True, tag="leave", forbid_unknown_fields=True):
+    """Answer when nothing of the volume is left at `provider`, which is being drained; `deadline` in seconds, 0 for
+    none."""
+
+    provider: str
+    deadline: float = 0.0
+
+
 class StopRequest(msgspec.Struct, frozen=True, tag="stop", forbid_unknown_fields=True):
     """End as on SIGTERM: detach even when files are in use."""
 
@@ -88,16 +112,23 @@ Request = (
     | KeysRequest
     | AddKeyRequest
     | RemoveKeyRequest
+    | AdoptRequest
+    | HoldingsRequest
+    | PolicyRequest
+    | LeaveRequest
     | StopRequest
 )
 
 
 class Progress(msgspec.Struct, frozen=True, tag="progress"):
-    """How far a request is: bytes published of those to publish (both may grow), and shares still missing."""
+    """How far a request is: bytes published, or moved, of those to be (both may grow); shares still missing, or still
+    to be moved; and what it waits for, "" while it waits for nothing."""
 
     done: int = 0
     total: int = 0
     missing_shares: int = 0
+    shares_left: int = 0
+    waiting: str = ""
 
 
 class Done(msgspec.Struct, frozen=True, tag="done"):
@@ -152,10 +183,12 @@ def body_length(header: bytes, cap: int) -> int:
 def take_request(body: bytes) -> Request:
     """The request in `body`; FormatError for any other bytes, and for values out of range."""
     request = _decode(_requests, body)
-    if isinstance(request, SyncRequest | UnmountRequest) and not 0.0 <= request.deadline <= WAIT_MAX:
+    if isinstance(request, SyncRequest | UnmountRequest | LeaveRequest) and not 0.0 <= request.deadline <= WAIT_MAX:
         raise FormatError(f"control socket: a deadline of {request.deadline} s; from 0 to {WAIT_MAX:.0f} are allowed")
     if isinstance(request, InfoRequest) and not 0 < request.ino < 2**63:
         raise FormatError("control socket: not an inode number")
+    if isinstance(request, LeaveRequest) and NAME_PATTERN.fullmatch(request.provider) is None:
+        raise FormatError("control socket: not a provider's name")
     return request
 
 

@@ -20,10 +20,14 @@ from icnfs.control.protocol import (
     HEADER,
     REQUEST_MAX,
     AddKeyRequest,
+    AdoptRequest,
     Answer,
     Done,
+    HoldingsRequest,
     InfoRequest,
     KeysRequest,
+    LeaveRequest,
+    PolicyRequest,
     Progress,
     RemoveKeyRequest,
     Request,
@@ -84,6 +88,18 @@ class Operations(Protocol):
 
     async def remove_key(self, key_id: str) -> object:
         """Remove a key."""
+
+    async def adopt(self, path: bytes) -> None:
+        """Take over what the TOML says now; ConfigError, and nothing changed, where that cannot be."""
+
+    async def holdings(self) -> object:
+        """What each provider holds."""
+
+    async def policy(self) -> object:
+        """How providers and segments stand under the policy."""
+
+    async def leave(self, provider: str, deadline: float, progress: ProgressSink) -> object:
+        """Move every share away from `provider` and delete what lies there; DegradedError after `deadline` seconds."""
 
 
 async def serve(
@@ -254,6 +270,21 @@ class _Conversation:
         assert isinstance(request, RemoveKeyRequest)
         return await self._operations.remove_key(request.id)
 
+    async def _adopt(self, request: Request) -> object:
+        assert isinstance(request, AdoptRequest)
+        await self._operations.adopt(request.path)
+        return None
+
+    async def _holdings(self, _: Request) -> object:
+        return await self._operations.holdings()
+
+    async def _policy(self, _: Request) -> object:
+        return await self._operations.policy()
+
+    async def _leave(self, request: Request) -> object:
+        assert isinstance(request, LeaveRequest)
+        return await self._operations.leave(request.provider, request.deadline, self.progress)
+
     async def _stop(self, _: Request) -> object:
         await self._end(True)
         return None
@@ -267,5 +298,9 @@ _MEANINGS: Final[dict[type[Request], Callable[[_Conversation, Request], Awaitabl
     KeysRequest: _Conversation._keys,
     AddKeyRequest: _Conversation._add_key,
     RemoveKeyRequest: _Conversation._remove_key,
+    AdoptRequest: _Conversation._adopt,
+    HoldingsRequest: _Conversation._holdings,
+    PolicyRequest: _Conversation._policy,
+    LeaveRequest: _Conversation._leave,
     StopRequest: _Conversation._stop,
 }

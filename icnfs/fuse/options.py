@@ -31,6 +31,8 @@ _OURS: Final[dict[str, dict[str, Any]]] = {
     "noexec": {"execute": False},
     "poll": {"poll": True},
     "nopoll": {"poll": False},
+    "fsync=local": {"publishing": False},
+    "fsync=publish": {"publishing": True},
     "defaults": {},
 }
 """What each option sets; a later one wins, as in mount(8)."""
@@ -77,6 +79,8 @@ class MountOptions:
     atime: Atime = Atime.RELATIVE
     poll: bool = True
     """Whether idle processors poll while requests come fast (`fuse.wakeups`)."""
+    publishing: bool = False
+    """Whether fsync waits until what it covers is published and safe, and not on this machine alone."""
 
     def for_kernel(self, volume: str) -> set[str]:
         """The options of the mount itself, as pyfuse3 takes them; `volume` is the name that mount(8) and df(1) show."""
@@ -98,9 +102,9 @@ def parse(given: Iterable[str]) -> MountOptions:
         name, _, value = item.partition("=")
         if not item or name in _IGNORED or name.startswith(_IGNORED_PREFIXES):
             continue
-        if name not in _OURS:
-            raise UsageError(f"-o {item!r}: unknown mount option; known are {', '.join(sorted(_OURS))}")
-        if value:
+        if value and name in _OURS:
             raise UsageError(f"-o {item!r}: the mount option {name} takes no value")
-        options = replace(options, **_OURS[name])
+        if item not in _OURS:
+            raise UsageError(f"-o {item!r}: unknown mount option; known are {', '.join(sorted(_OURS))}")
+        options = replace(options, **_OURS[item])
     return options

@@ -69,6 +69,20 @@ class Operations:
     async def remove_key(self, key_id: str) -> object:
         return key_id
 
+    async def adopt(self, path: bytes) -> None:
+        if path != b"/demo.toml":
+            raise ConfigError("another TOML")
+
+    async def holdings(self) -> object:
+        return {"north": 3}
+
+    async def policy(self) -> object:
+        return {"clean": True}
+
+    async def leave(self, provider: str, deadline: float, progress: server.ProgressSink) -> object:
+        progress(p.Progress(3, 5, shares_left=2, waiting=f"{provider} is slow"))
+        return deadline
+
 
 def talk(directory: Path, body: Callable[[Mount], Awaitable[None]], operations: Operations | None = None) -> Operations:
     """Serve `operations` in `directory` while `body` runs."""
@@ -137,6 +151,21 @@ def test_sync_reports_progress_and_answers(tmp_path: Path) -> None:
     answer, seen = ask(p.SyncRequest(), tmp_path)
     assert p.take_facts(answer, dict[str, int]) == {"batch": 7}
     assert seen[-1] == p.Progress(2, 2)
+
+
+def test_a_leave_tells_what_it_waits_for(tmp_path: Path) -> None:
+    answer, seen = ask(p.LeaveRequest("north", 7.0), tmp_path)
+    assert p.take_facts(answer, float) == 7.0
+    assert seen[-1] == p.Progress(3, 5, shares_left=2, waiting="north is slow")
+
+
+def test_adopt_holdings_and_policy_are_answered(tmp_path: Path) -> None:
+    assert p.take_facts(ask(p.AdoptRequest(b"/demo.toml"), tmp_path)[0], type(None)) is None
+    assert p.take_facts(ask(p.HoldingsRequest(), tmp_path)[0], dict[str, int]) == {"north": 3}
+    assert p.take_facts(ask(p.PolicyRequest(), tmp_path)[0], dict[str, bool]) == {"clean": True}
+    with pytest.raises(BaseExceptionGroup) as caught:
+        ask(p.AdoptRequest(b"/other.toml"), tmp_path)
+    assert _only(caught.value, p.RemoteError).exit_code is Exit.CONFIG
 
 
 def test_a_failure_arrives_with_its_exit_code(tmp_path: Path) -> None:

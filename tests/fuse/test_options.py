@@ -25,6 +25,8 @@ def test_each_option_is_taken_and_the_last_one_wins() -> None:
     options = parse(["ro,allow_other,suid,dev,noexec", "noatime,strictatime"])
     assert options == MountOptions(True, True, True, True, False, Atime.STRICT)
     assert parse(["ro,rw"]).read_only is False
+    assert parse(["fsync=publish"]).publishing is True
+    assert parse(["fsync=publish,fsync=local"]).publishing is False
     assert parse(["suid,nosuid,dev,nodev,noexec,exec,noatime,relatime"]) == parse([])
 
 
@@ -33,6 +35,9 @@ def test_unknown_options_are_refused_with_those_that_are_known() -> None:
         parse(["r0"])
     with pytest.raises(UsageError, match="takes no value"):
         parse(["ro=1"])
+    for text in ("fsync", "fsync=", "fsync=never", "fsync=publish=now"):
+        with pytest.raises(UsageError, match=r"unknown mount option; known are .*fsync=local, fsync=publish"):
+            parse([text])
 
 
 def test_the_kernel_always_checks_permissions() -> None:
