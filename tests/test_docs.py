@@ -19,7 +19,12 @@ from icnfs.errors import Exit
 
 ROOT = Path(__file__).resolve().parents[1]
 MAN = ROOT / "man"
-VERBS = ("init", "mount", "umount", "sync", "status", "info", "recover", "key", "provider")
+VERBS = ("init", "mount", "umount", "sync", "status", "info", "recover", "key", "provider", "policy")
+ACTIONS = {
+    "key": ("add", "list", "remove"),
+    "provider": ("test", "add", "list", "drain", "remove"),
+    "policy": ("check", "adopt"),
+}
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 PAGES = sorted(MAN.glob("*.[0-9]"))
 
@@ -60,7 +65,9 @@ def test_readme_shows_both_commands() -> None:
 def test_commands_of_the_readme_exist(words: list[str]) -> None:
     verb, arguments = words[1], words[2:]
     assert verb in VERBS
-    assert {word.split("=")[0] for word in arguments if word.startswith("--")} <= set(OPTION.findall(help_of(verb)))
+    path = (verb, arguments[0]) if verb in ACTIONS else (verb,)
+    assert verb not in ACTIONS or arguments[0] in ACTIONS[verb]
+    assert {word.split("=")[0] for word in arguments if word.startswith("--")} <= set(OPTION.findall(help_of(*path)))
 
 
 def test_help_lists_every_verb() -> None:
@@ -70,8 +77,8 @@ def test_help_lists_every_verb() -> None:
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_option_stands_in_the_verbs_manual_page(verb: str) -> None:
     options = set(OPTION.findall(help_of(verb)))
-    if verb == "key":
-        options |= {option for action in ("add", "list", "remove") for option in OPTION.findall(help_of(verb, action))}
+    for action in ACTIONS.get(verb, ()):
+        options |= set(OPTION.findall(help_of(verb, action)))
     assert options - {"--help"} <= set(OPTION.findall(rendered(page_of(verb))))
 
 

@@ -38,7 +38,8 @@ BELOW: dict[str, set[str]] = {
     "vfs": {"volume", "state", "format", "crypto"},
     "fuse": {"vfs", "volume", "state", "config", "format"},
     "control": {"fuse", "vfs", "volume", "state", "transfer", "config", "placement", "providers", "format", "crypto"},
-    "cli": {"control", "fuse", "vfs", "volume", "state", "transfer", "config", "placement", "providers", "crypto"},
+    "cli": {"control", "fuse", "vfs", "volume", "state", "transfer", "config", "placement", "providers"}
+    | {"format", "crypto"},
 }
 """Part -> the parts that it may import, besides itself and what is everybody's: the arrows, all of which point down."""
 

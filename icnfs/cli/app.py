@@ -29,7 +29,8 @@ VERBS: Final = {
     "info": "Show where a file's contents lie and how many losses they survive.",
     "recover": "Rebuild a volume on this machine from its providers.",
     "key": "Add, list and remove the keys that open a volume.",
-    "provider": "Try out the providers of a volume.",
+    "provider": "Try out, add, list, drain and remove the providers of a volume.",
+    "policy": "Judge where shares lie by the volume's rules, and take over new ones.",
 }
 
 CONTEXT: Final = {"help_option_names": ["-h", "--help"], "max_content_width": 120}

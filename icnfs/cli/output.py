@@ -71,6 +71,11 @@ def size(count: int | None) -> str:
     return f"{count} B" if unit == 0 else f"{value:.1f} {_UNITS[unit]}"
 
 
+def rate(per_second: float | None) -> str:
+    """Bytes per second for people."""
+    return "-" if per_second is None else f"{size(round(per_second))}/s"
+
+
 def age(seconds: float | None) -> str:
     """A span of time for people."""
     if seconds is None:
@@ -106,6 +111,10 @@ def watching(what: str) -> Iterator[Show]:
 
 
 def _phase(what: str, now: protocol.Progress) -> str:
+    if now.waiting:
+        return f"{what}: {now.shares_left} shares left, waiting: {escape(now.waiting)}"
+    if now.shares_left:
+        return f"{what}: {now.shares_left} shares left"
     if now.missing_shares and now.done >= now.total:
         return f"{what}: waiting for {now.missing_shares} shares to be safe"
     return what

@@ -11,7 +11,7 @@ import time
 import click
 import msgspec
 
-from icnfs.cli.output import age, json_option, print_facts, print_json, print_rows, size
+from icnfs.cli.output import age, json_option, print_facts, print_json, print_rows, rate, size
 from icnfs.config.paths import NAME_PATTERN, check_volume_name, config_dir, runtime_dir, state_dir
 from icnfs.config.volume import load
 from icnfs.control import endpoint
@@ -54,6 +54,12 @@ def _ask(name: str) -> MountStatus | None:
     """What the mount says, None where there is none; NotMountedError from one that is there and silent."""
     mount = Mount(runtime_dir(), name)
     return take_facts(mount.ask(StatusRequest()), MountStatus) if mount.alive() else None
+
+
+def provider_states(mount: Mount) -> dict[str, ProviderStatus]:
+    """Each provider as the mount finds it, by name."""
+    status = take_facts(mount.ask(StatusRequest()), MountStatus).volume
+    return {provider.name: provider for provider in status.providers}
 
 
 def _document(name: str, status: MountStatus | None) -> dict[str, object]:
@@ -101,6 +107,8 @@ def _facts(status: MountStatus) -> list[tuple[str, str]]:
         ("shares at risk", _risk(volume)),
         ("stalls", _stalled(status.stalls)),
     ]
+    if volume.moving:
+        facts.append(("moving", f"{volume.moving} segments have shares where they are to have none"))
     if volume.failure:
         facts.append(("last failure", volume.failure))
     if volume.transfer_restarts:
@@ -139,7 +147,10 @@ def _published(volume: Status) -> str:
     return f"batch {volume.published_batch}, {age(volume.published_age_s)} ago, {number}{pending}"
 
 
-_HEAD = ("provider", "owner", "country", "state", "missing", "bad", "free", "latency", "up", "down", "error")
+_HEAD = (
+    *("provider", "owner", "country", "state", "shares", "missing", "bad", "free"),
+    *("latency", "up", "up rate", "down", "down rate", "error"),
+)
 
 
 def _row(provider: ProviderStatus) -> tuple[str, ...]:
@@ -148,12 +159,15 @@ def _row(provider: ProviderStatus) -> tuple[str, ...]:
         provider.name,
         provider.owner,
         provider.country,
-        provider.state,
+        f"{provider.state}, draining" if provider.draining else provider.state,
+        str(provider.shares),
         str(provider.missing),
         str(provider.bad_shares),
         size(provider.free_bytes),
         latency,
         size(provider.bytes_up),
+        rate(provider.rate_up),
         size(provider.bytes_down),
+        rate(provider.rate_down),
         provider.error or "-",
     )

@@ -113,7 +113,21 @@ def test_volume_lives_in_buckets_and_comes_back_from_them(world: World, servers:
         assert digests(tree) == before
     finally:
         os.kill(servers[0].pid, signal.SIGCONT)
+    _replace_a_bucket(world, servers)
+    assert digests(tree) == before
     world.run("umount", world.directory)
+
+
+def _replace_a_bucket(world: World, servers: list[Seaweed]) -> None:
+    """One of the buckets is drained into a new one, tried out and added beside the mount."""
+    facts = ("--owner", "Owner g", "--country", "SE", "--parent-country", "SE")
+    keys = ("--credentials", "config/s3.keys", "--upload", "200MB")
+    added = world.facts("provider", "add", "demo", "g", servers[2].url("beta", "seventh", tls=False), *facts, *keys)
+    assert (added["mounted"], added["trial"]["conditional_writes"]) == (True, True)  # type: ignore[index]
+    assert "nothing of the volume is left at a" in world.run("provider", "drain", "demo", "a").stdout
+    assert shares_at(places(servers)["a"]) == []
+    assert any(name.startswith("shares/") for name in shares_at((servers[2], "beta", "seventh", False)))
+    world.run("provider", "remove", "demo", "a")
 
 
 def _try_providers(world: World) -> None:

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from icnfs.cli.verb_status import _risk, _stalled, _state
+from icnfs.cli.verb_status import _HEAD, _facts, _risk, _row, _stalled, _state
+from icnfs.control.facts import MountStatus
 from icnfs.control.stalls import Stalls
-from icnfs.volume.status import Status
+from icnfs.volume.status import ProviderStatus, Status
 
 HEALTHY = Status(
     name="demo",
@@ -36,6 +37,20 @@ HEALTHY = Status(
     providers=(),
 )
 
+PROVIDER = ProviderStatus(
+    name="north",
+    owner="Nord",
+    country="FI",
+    state="up",
+    error="",
+    free_bytes=None,
+    latency_s=None,
+    bytes_up=0,
+    bytes_down=0,
+    bad_shares=0,
+    missing=0,
+)
+
 
 @pytest.mark.parametrize(
     ("status", "word"),
@@ -61,3 +76,16 @@ def test_stalls_are_told_in_milliseconds() -> None:
     assert _stalled(Stalls()).startswith("none")
     found = Stalls(count=900, p50_ms=0.5, p99_ms=1.2, p999_ms=3.04, max_ms=17.9)
     assert _stalled(found) == "0.5 ms half of the time, 3.0 ms at 99.9 %, 17.9 ms at most"
+
+
+def test_a_drain_shows_at_its_provider_and_in_what_is_to_move() -> None:
+    row = dict(zip(_HEAD, _row(replace(PROVIDER, draining=True, shares=12)), strict=True))
+    assert (row["state"], row["shares"]) == ("up, draining", "12")
+    told = dict(_facts(MountStatus("/mnt", 1, 0, replace(HEALTHY, moving=3))))
+    assert told["moving"] == "3 segments have shares where they are to have none"
+    assert "moving" not in dict(_facts(MountStatus("/mnt", 1, 0, HEALTHY)))
+
+
+def test_rates_are_told_where_they_are_known() -> None:
+    row = _row(replace(PROVIDER, rate_up=2.5 * 2**20, bytes_down=2048))
+    assert row[9:13] == ("0 B", "2.5 MiB/s", "2.0 KiB", "-")
