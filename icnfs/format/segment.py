@@ -51,6 +51,10 @@ class SegmentInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Indexes of the shares that are not stored."""
         return tuple(index for index, share in enumerate(self.shares) if not share.stored)
 
+    def stored(self) -> int:
+        """How many of the shares are."""
+        return sum(share.stored for share in self.shares)
+
 
 class _Wire(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     version: Literal[1]

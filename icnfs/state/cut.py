@@ -177,26 +177,22 @@ async def finish_publish(
     rows: Iterable[Row],
     documents: dict[str, bytes],
     keep_since: int,
-    corrected: Sequence[SegmentInfo] = (),
 ) -> None:
     """A durable head names the cut: keep its location and segment rows, and the publisher's `documents` as settings.
 
     `rows` are committed in their order and, where they are many, in steps, so that nobody's commit waits for all of
     them; each segment must come before what lies in it.  After a crash in between, the next publish leaves out what has
     a location, as if it had uploaded that itself, and carries the row.
-    Of the segments that are `corrected` the run says something else than what became of them; the next will say it.
     Dirty rows up to generation `keep_since` are not needed again, and are forgotten in steps.
     """
-    if corrected:
-        store.touch()
     rest = iter(rows)
     some = await _take(rest)
     while len(some) == KEEP_STEP:
-        await store.task(partial(_keep_rows, cut.generation, some, corrected))
-        some, corrected = await _take(rest), ()
+        await store.task(partial(_keep_rows, cut.generation, some))
+        some = await _take(rest)
 
     def conclude(writer: Writer, generation: int) -> None:
-        _keep_rows(cut.generation, some, corrected, writer, generation)
+        _keep_rows(cut.generation, some, writer, generation)
         for name, document in {**documents, "published": str(cut.generation).encode()}.items():
             writer.put(Table.SETTINGS, name.encode(), document, 0)
         if keep_since > store.dirty_floor:
@@ -214,16 +210,12 @@ async def _take(rows: Iterator[Row]) -> list[Row]:
     return await trio.to_thread.run_sync(lambda: list(islice(rows, KEEP_STEP)))
 
 
-def _keep_rows(
-    of_cut: int, rows: Sequence[Row], corrected: Sequence[SegmentInfo], writer: Writer, generation: int
-) -> None:
+def _keep_rows(of_cut: int, rows: Sequence[Row], writer: Writer, generation: int) -> None:
     for table, key, sealed in rows:
         assert sealed is not None
         writer.put_sealed(Table(table), key, sealed, of_cut)
         if table == Table.LOCATIONS:
             _clean(writer, key)
-    for info in corrected:
-        writer.put(Table.SEGMENTS, info.id, segments.encode(info), generation)
 
 
 def _clean(writer: Writer, key: bytes) -> None:

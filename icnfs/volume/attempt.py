@@ -18,11 +18,12 @@ from __future__ import annotations
 import hashlib
 import logging
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
+import msgspec
 import trio
 
 from icnfs.errors import DamagedError, IcnfsError, TooFewProvidersError
@@ -31,7 +32,6 @@ from icnfs.format import segment as segment_format
 from icnfs.format.head import Head, RunInfo
 from icnfs.format.segment import ID_SIZE, SegmentInfo, ShareInfo, run_share_len
 from icnfs.limits import SEGMENT_SIZE
-from icnfs.placement import place
 from icnfs.state import cut as cuts
 from icnfs.state.cut import PublishCut, Row
 from icnfs.state.store import Store
@@ -44,6 +44,7 @@ from icnfs.volume.added import Added, row_size
 from icnfs.volume.fence import Fence
 from icnfs.volume.heads import Heads, Survey
 from icnfs.volume.network import Network
+from icnfs.volume.repair import Repair
 from icnfs.volume.together import together
 
 log = logging.getLogger(__name__)
@@ -88,6 +89,7 @@ class Attempt:
         heads: Heads,
         fence: Fence,
         uploads: Uploads,
+        repair: Repair,
         progress: Progress,
         rotation: Callable[[], int],
     ) -> None:
@@ -96,12 +98,12 @@ class Attempt:
         self._heads = heads
         self._fence = fence
         self._uploads = uploads
+        self._repair = repair
         self._progress = progress
         self._rotation = rotation
-        self._run_id = secrets.token_bytes(ID_SIZE)
+        self._run_id, self._second_run_id = secrets.token_bytes(ID_SIZE), secrets.token_bytes(ID_SIZE)
         self._wanted: set[int] | None = None
         """Versions that the cut needs; None where nothing else was ever stored."""
-        self._corrected: list[SegmentInfo] = []
 
     async def run(
         self, cut: PublishCut, base_runs: Sequence[RunInfo], keyring: bytes, spare: trio.Nursery
@@ -113,7 +115,7 @@ class Attempt:
         """
         planned = await trio.to_thread.run_sync(self._plan, cut)
         needed = [pack.id for pack in planned]
-        own = await self._fence.begin((*needed, *self._uploads.segments, self._run_id))
+        own = await self._fence.begin((*needed, *self._uploads.segments, self._run_id, self._second_run_id))
         if len(planned) == 1 and self._network.k * planned[0].share_len <= packs.SMALL:
             rows, run, survey = await self._put_small(planned[0], cut, base_runs)
         else:
@@ -128,7 +130,7 @@ class Attempt:
         await self._put_head(head, spare)
         documents = {fences.HEAD: fences.encode_base(head)}
         keep = runs.remembered(head.runs)
-        await cuts.finish_publish(self._store, cut, rows.to_commit(), documents, keep, self._corrected)
+        await cuts.finish_publish(self._store, cut, rows.to_commit(), documents, keep)
         self._fence.published(head)
         added = list(self._uploads.segments.values())
         self._uploads.clear()
@@ -137,7 +139,10 @@ class Attempt:
     async def _put_small(
         self, pack: packs.Pack, cut: PublishCut, base_runs: Sequence[RunInfo]
     ) -> tuple[Added, RunInfo, Survey]:
-        """The one small pack, the run and the survey, all at once."""
+        """The one small pack, the run and the survey, all at once.
+
+        The run says where the pack will lie.  Where that comes differently, another run says how it came.
+        """
         fd, foretold = await self._foretell(pack, cut)
         done: list[tuple[Added, RunInfo, Survey]] = []
 
@@ -147,9 +152,9 @@ class Attempt:
         with bulk.closing(fd):
             await together([lambda: self._put_pack(pack, fd, foretold), rest])
         rows, run, survey = done[0]
-        info = self._uploads.segments[pack.id]
-        if info != foretold:
-            self._corrected.append(info)
+        if self._uploads.segments[pack.id] != foretold:
+            self._run_id = self._second_run_id
+            return await self._put_run_and_look(cut, base_runs)
         return rows, run, survey
 
     async def _put_run_and_look(
@@ -218,51 +223,61 @@ class Attempt:
             return fd, packs.roots(fd, k, n, pack.share_len)
 
         fd, roots = await trio.to_thread.run_sync(work)
-        chosen = self._place()
-        shares = tuple(ShareInfo(name, root, True) for name, root in zip(chosen, roots, strict=True))
+        chosen, away = self._network.place(self._rotation()), self._network.away()
+        shares = tuple(ShareInfo(name, root, name not in away) for name, root in zip(chosen, roots, strict=True))
         return fd, SegmentInfo(pack.id, k, n, pack.share_len, k * pack.share_len, shares)
 
     # --- segments -----------------------------------------------------------------------------------------------------
 
-    def _place(self) -> tuple[str, ...]:
-        network = self._network
-        return place(
-            network.n,
-            network.k,
-            tuple(network.facts.values()),
-            safe=network.safe,
-            rotation=self._rotation(),
-            away=network.away(),
-            policy=network.policy,
-        )
-
     async def _put_segment(
         self, id: bytes, size: int, share_len: int, fd: int, foretold: SegmentInfo | None = None
     ) -> SegmentInfo:
-        """Store a segment; `TooFewProvidersError` where fewer than k shares were."""
+        """Store a segment; `TooFewProvidersError` where fewer than k shares were.
+
+        What one provider does not take goes to another, while there is one that the policy allows.
+        """
         network = self._network
-        chosen = tuple(share.provider for share in foretold.shares) if foretold else self._place()
+        chosen = tuple(share.provider for share in foretold.shares) if foretold else network.place(self._rotation())
         away = network.away()
-        only = [index for index, name in enumerate(chosen) if name not in away] if away else None
-        result = await network.transfer.put_segment(
-            id,
-            network.k,
-            network.n,
-            share_len,
-            size,
-            network.share_names(id, chosen),
-            chosen,
-            fd,
-            only,
-            deadline=UPLOAD_SECONDS,
-        )
-        info = described(id, network.k, network.n, share_len, size, chosen, result, only)
-        if network.n - len(info.missing()) < network.k:
-            why = "; ".join(sorted({str(error) for error in result.errors.values()})) or "they are down"
+        wanted = [index for index, name in enumerate(chosen) if name not in away]
+        info = SegmentInfo(id, network.k, network.n, share_len, size, tuple(ShareInfo(p, b"", False) for p in chosen))
+        failed: set[str] = set()
+        errors: dict[str, IcnfsError] = {}
+        late: set[int] = set()
+        while wanted:
+            result = await self._send(info, wanted, fd, network.n if foretold else network.k + 1 - info.stored())
+            info = _described(info, result, wanted)
+            late |= result.late
+            failed.update(info.shares[index].provider for index in result.errors)
+            errors.update((info.shares[index].provider, error) for index, error in result.errors.items())
+            missing = [index for index in info.missing() if index not in late]
+            places, _ = network.spare(info, missing, self._rotation(), failed)
+            info = _moved(info, places)
+            wanted = sorted(places)
+        self._repair.expect(id, late)
+        if info.stored() < network.k:
+            why = "; ".join(sorted({str(error) for error in errors.values()})) or "they are down"
             raise TooFewProvidersError(f"fewer than {network.k} of {network.n} shares could be stored: {why}")
         if foretold is not None and [s.root for s in foretold.shares] != [s.root for s in info.shares]:
             raise DamagedError("transfer coded a segment differently than the front; restart the mount")
         return info
+
+    async def _send(self, info: SegmentInfo, wanted: Sequence[int], fd: int, enough: int) -> PutResult:
+        """Have `wanted` shares of a segment stored where it says; `enough` of them are worth waiting for."""
+        chosen = tuple(share.provider for share in info.shares)
+        return await self._network.transfer.put_segment(
+            info.id,
+            info.k,
+            info.n,
+            info.share_len,
+            info.size,
+            self._network.share_names(info.id, chosen),
+            chosen,
+            fd,
+            None if len(wanted) == info.n else wanted,
+            enough=max(1, min(enough, len(wanted))),
+            deadline=UPLOAD_SECONDS,
+        )
 
     # --- records ------------------------------------------------------------------------------------------------------
 
@@ -320,6 +335,7 @@ class Attempt:
 
     async def _put_head(self, head: Head, spare: trio.Nursery) -> None:
         stored = await self._heads.store(head, spare)
+        await self._fence.check_names()
         if self._network.owners(stored.providers) < self._network.durable:
             raise TooFewProvidersError(
                 f"the head could be stored with {self._network.owners(stored.providers)} owners and needs "
@@ -337,23 +353,23 @@ def part_id(run: bytes, index: int) -> bytes:
     return hashlib.blake2b(run + index.to_bytes(4, "big"), digest_size=ID_SIZE, person=b"icnfs-part").digest()
 
 
-def described(
-    id: bytes,
-    k: int,
-    n: int,
-    share_len: int,
-    size: int,
-    providers: Sequence[str],
-    result: PutResult,
-    only: Sequence[int] | None,
-) -> SegmentInfo:
-    """The segment as it was stored."""
-    tried = range(n) if only is None else only
+def _described(info: SegmentInfo, result: PutResult, tried: Sequence[int]) -> SegmentInfo:
+    """The segment as it is after `tried` shares were put."""
+    gone = result.errors.keys() | result.late
     shares = tuple(
-        ShareInfo(name, result.roots[index], index in tried and index not in result.errors)
-        for index, name in enumerate(providers)
+        ShareInfo(share.provider, root, share.stored or (index in tried and index not in gone))
+        for index, (share, root) in enumerate(zip(info.shares, result.roots, strict=True))
     )
-    return SegmentInfo(id, k, n, share_len, size, shares)
+    return msgspec.structs.replace(info, shares=shares)
+
+
+def _moved(info: SegmentInfo, places: Mapping[int, str]) -> SegmentInfo:
+    """The segment, with these of its shares meant for others."""
+    shares = tuple(
+        msgspec.structs.replace(share, provider=places.get(index, share.provider))
+        for index, share in enumerate(info.shares)
+    )
+    return msgspec.structs.replace(info, shares=shares)
 
 
 class _Counted:

@@ -29,6 +29,7 @@ from icnfs.format.head import PREFIX as HEADS
 from icnfs.placement import place
 from icnfs.state import loader
 from icnfs.state.store import Store
+from icnfs.transfer.messages import Limits
 from icnfs.volume import keyring as keyrings
 from icnfs.volume import setting_up
 from icnfs.volume.attempt import reasons
@@ -74,9 +75,16 @@ async def create(
     `TooFewProvidersError` where not all providers answer, `ConfigError`, `SecretError`, `LocalDiskError`; before the
     last of the checks nothing was written to any provider.
     """
-    place(config.n, config.k, tuple(config.providers.values()), safe=config.safe, policy=config.policy)
+    place(
+        config.n,
+        config.k,
+        tuple(config.providers.values()),
+        safe=config.safe,
+        policy=config.policy,
+        weights=config.weights,
+    )
     with setting_up.partial_state(state_dir, "init") as half:
-        async with start(config.specs(create=True)) as transfer:
+        async with start(config.specs(create=True), Limits(config.upload, config.download)) as transfer:
             await _look_at_all(config, transfer, _left_by(half))
             setting_up.start_over(half)
             try:

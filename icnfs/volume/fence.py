@@ -104,6 +104,12 @@ class Fence:
         rival = await self._heads.newest(survey, skip=self._is_known, accept=self._is_rival)
         if rival is not None:
             await self._fence(rival)
+        await self.check_names()
+
+    async def check_names(self) -> None:
+        """Raise `FencedError` where a head of somebody else bore the name of one that this machine put."""
+        if self._heads.rival is not None:
+            await self._fence(self._heads.rival)
 
     async def pass_by(self, survey: Survey) -> None:
         """Raise unless `survey` shows that this machine may change what the providers hold."""

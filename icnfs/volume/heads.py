@@ -17,7 +17,7 @@ from typing import Final
 
 import trio
 
-from icnfs.errors import DamagedError, FormatError, IcnfsError, NewerFormatError, ProviderError
+from icnfs.errors import DamagedError, FormatError, IcnfsError, NameTakenError, NewerFormatError, ProviderError
 from icnfs.format import head as head_format
 from icnfs.format.head import PREFIX, Head, HeadName
 from icnfs.volume.network import Network
@@ -67,6 +67,9 @@ class Heads:
         self._disbelieved: dict[tuple[str, HeadName], None] = {}
         self.liars: dict[str, str] = {}
         """What was wrong with a head that a provider showed, by provider."""
+        self.rival: Head | None = None
+        """A head that bore the name of one of ours before it was put: a copy of this machine, with its claim, is at
+        work."""
 
     async def survey(self, after: tuple[int, int] = (0, 0), deadline: float = 30.0) -> Survey:
         """Ask every provider for its heads numbered `after` or later; takes at most `deadline` seconds.
@@ -142,13 +145,14 @@ class Heads:
         log.log(level, "provider %s shows a false head %s: %s", provider, name, why)
 
     async def store(self, head: Head, spare: trio.Nursery, deadline: float = 60.0) -> Stored:
-        """Put `head` at every provider whose place is ours; return once it is durable, or all have answered.
+        """Put `head` at every provider that is to keep it; return once it is durable, or all have answered.
 
-        What is still under way then goes on in `spare`.  The caller asks `Network.owners` whether it is durable.
+        None is ever replaced, where the provider can tell: a head that bears its name already is the `rival`.  What is
+        still under way then goes on in `spare`.  The caller asks `Network.owners` whether it is durable.
         """
         stored = Stored()
         enough = trio.Event()
-        providers = tuple(self._network.taken)
+        providers = self._network.homes
         waiting = len(providers)
 
         async def put(provider: str) -> None:
@@ -157,8 +161,11 @@ class Heads:
             name = HeadName(head.epoch, head.sequence, tag)
             raw = head_format.seal(head, self._network.token(provider), self._network.seal_head)
             try:
-                await self._network.transfer.put_object(provider, str(name), raw, deadline=deadline)
+                await self._network.transfer.put_object(provider, str(name), raw, new=True, deadline=deadline)
                 stored.providers.add(provider)
+            except NameTakenError as error:
+                stored.errors[provider] = error
+                self.rival = await self._believe(provider, name, deadline) or self.rival
             except IcnfsError as error:
                 stored.errors[provider] = error
             finally:

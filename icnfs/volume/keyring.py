@@ -328,6 +328,21 @@ class Keyring:
         else:
             self._gone.pop(provider, None)
 
+    def bequeath(self, provider: str, heirs: Sequence[str]) -> bool:
+        """Give the copies that are `provider`'s to those of `heirs` that have none of that key; True where any went.
+
+        A copy is not wrapped anew, for that takes the secret: whoever remembers it could match it with its heir's.
+        """
+        changed = False
+        for entry in self._entries.values():
+            copy = entry.copies.pop(provider, None)
+            if copy is not None:
+                changed = True
+                heir = next((name for name in heirs if name not in entry.copies), None)
+                if heir is not None:
+                    entry.copies[heir] = Copy(PREFIX + secrets.token_hex(16), copy.slot)
+        return self._gone.pop(provider, None) is not None or changed
+
     def lost(self, provider: str) -> None:
         """`provider`'s place was found empty: it is to be given everything again."""
         for entry in self._entries.values():

@@ -15,17 +15,18 @@ from typing import Final, Protocol
 
 import trio
 
+from icnfs import placement
 from icnfs.config import VolumeConfig
 from icnfs.crypto.keys import MasterKey
 from icnfs.crypto.names import NameHash
 from icnfs.crypto.sealing import open_document, seal_document
-from icnfs.errors import IcnfsError
+from icnfs.errors import ConfigError, IcnfsError, TooFewProvidersError
 from icnfs.format.segment import SegmentInfo
-from icnfs.placement import Policy
+from icnfs.placement import Measure, Policy, Weights
 from icnfs.providers.base import Capacity
 from icnfs.providers.facts import ProviderFacts
 from icnfs.providers.open import ProviderSpec
-from icnfs.transfer.messages import ProviderState
+from icnfs.transfer.messages import Limits, ProviderState, ShareEvent
 from icnfs.transfer.upload import PutResult
 
 log = logging.getLogger(__name__)
@@ -79,30 +80,43 @@ class Transfer(Protocol):
         deadline: float = ...,
     ) -> bytes: ...
 
+    async def fetch_stripe(
+        self, segment: SegmentInfo, names: Sequence[str], offset: int, length: int, *, deadline: float = ...
+    ) -> memoryview: ...
     async def get_segment(self, segment: SegmentInfo, names: Sequence[str], *, deadline: float = ...) -> bytes: ...
-    async def put_object(self, provider: str, name: str, data: bytes, *, deadline: float = ...) -> None: ...
+    async def put_object(
+        self, provider: str, name: str, data: bytes, *, new: bool = ..., deadline: float = ...
+    ) -> None: ...
     async def get_object(self, provider: str, name: str, *, deadline: float = ...) -> bytes: ...
     async def list_objects(
         self, provider: str, prefix: str, after: str = ..., *, deadline: float = ...
     ) -> list[str]: ...
     async def delete_object(self, provider: str, name: str, *, deadline: float = ...) -> None: ...
     async def probe(self, provider: str, *, deadline: float = ...) -> Capacity: ...
+    async def set_providers(self, specs: Sequence[ProviderSpec], limits: Limits) -> None: ...
     def states(self) -> Mapping[str, ProviderState]: ...
 
+    heard: Callable[[ShareEvent], None]
+    """Called with what becomes of shares that were on their way when `put_segment` returned."""
 
-Starter = Callable[[Sequence[ProviderSpec]], AbstractAsyncContextManager[Transfer]]
+
+Starter = Callable[[Sequence[ProviderSpec], Limits], AbstractAsyncContextManager[Transfer]]
 """Starts transfer; a test may run it in this process."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Network:
-    """The providers of one volume, and the keys to speak of its objects with them."""
+    """The providers of one volume, and the keys to speak of its objects with them.
+
+    Who the providers are and what the policy says may change while it is used (`adopt`); the code may not.
+    """
 
     facts: Mapping[str, ProviderFacts]
     k: int
     n: int
     safe: int
     policy: Policy
+    weights: Weights
     master: MasterKey
     transfer: Transfer
     taken: set[str] = field(default_factory=set)
@@ -115,7 +129,17 @@ class Network:
     @classmethod
     def of(cls, config: VolumeConfig, master: MasterKey, transfer: Transfer) -> Network:
         """The network that a configuration describes."""
-        return cls(config.providers, config.k, config.n, config.safe, config.policy, master, transfer)
+        return cls(config.providers, config.k, config.n, config.safe, config.policy, config.weights, master, transfer)
+
+    def adopt(self, config: VolumeConfig) -> None:
+        """Take over providers, policy and weights; a provider that moved is visited as if it were new."""
+        known = (self.taken, self.free, self.foreign)
+        for name, facts in self.facts.items():
+            there = config.providers.get(name)
+            if there is None or there.url != facts.url:
+                for places in known:
+                    places.pop(name, None) if isinstance(places, dict) else places.discard(name)
+        self.facts, self.policy, self.weights = config.providers, config.policy, config.weights
 
     @property
     def providers(self) -> tuple[str, ...]:
@@ -138,8 +162,14 @@ class Network:
         return len({self.facts[name].owner for name in providers if name in self.facts})
 
     def silent(self, answering: Collection[str]) -> int:
-        """Owners of whom not every provider is among `answering`: what one of them holds may lie just there."""
-        return self.owners(name for name in self.facts if name not in answering)
+        """Owners of whom not every provider is among `answering`: what one of them holds may lie just there.
+
+        One that the volume has left holds nothing.
+        """
+        return self.owners(name for name in self.facts if name not in answering and not self._has_left(name))
+
+    def _has_left(self, provider: str) -> bool:
+        return provider in self.free and self.facts[provider].drain
 
     @property
     def silent_most(self) -> int:
@@ -150,17 +180,94 @@ class Network:
         """Whether `safe` distinct owners hold shares of it."""
         return self.owners(share.provider for share in segment.shares if share.stored) >= self.safe
 
+    def is_safe_now(self, segment: SegmentInfo) -> bool:
+        """Whether `safe` distinct owners hold shares of it and can give them back."""
+        lost = self.lost()
+        held = (share.provider for share in segment.shares if share.stored and share.provider not in lost)
+        return self.owners(held) >= self.safe
+
     def away(self) -> frozenset[str]:
         """Providers that nothing can be written to now: down, or their place not known to be ours."""
-        states = self.transfer.states()
-        down = {name for name in self.providers if name in states and states[name].state == "down"}
-        return frozenset(down | (self.facts.keys() - self.taken))
+        return frozenset(self._down() | (self.facts.keys() - self.taken))
 
     def lost(self) -> frozenset[str]:
         """Providers that are known to give back nothing now: down, or their place empty or somebody else's."""
+        return frozenset(self._down() | self.free | self.foreign.keys())
+
+    @property
+    def vacant(self) -> frozenset[str]:
+        """Providers whose place was found empty and is to be taken."""
+        return frozenset(name for name in self.free if not self.facts[name].drain)
+
+    @property
+    def homes(self) -> tuple[str, ...]:
+        """Providers whose place is ours and that are to keep what they are given."""
+        return tuple(name for name in self.facts if name in self.taken and not self.facts[name].drain)
+
+    def _down(self) -> set[str]:
         states = self.transfer.states()
-        down = {name for name in self.providers if name in states and states[name].state == "down"}
-        return frozenset(down | self.free | self.foreign.keys())
+        return {name for name in self.providers if name in states and states[name].is_down}
+
+    # --- where shares go ----------------------------------------------------------------------------------------------
+
+    def place(self, rotation: int) -> tuple[str, ...]:
+        """Providers for the n shares of a new segment (see `placement.place`)."""
+        return placement.place(
+            self.n,
+            self.k,
+            tuple(self.facts.values()),
+            safe=self.safe,
+            rotation=rotation,
+            away=self.away(),
+            policy=self.policy,
+            weights=self.weights,
+            measures=self._measures(),
+        )
+
+    def spare(
+        self, segment: SegmentInfo, wanted: Sequence[int], rotation: int, shunned: Collection[str] = frozenset()
+    ) -> tuple[dict[int, str], IcnfsError | None]:
+        """By index, who may take shares `wanted` of a segment now, and what stands in the way of those left out.
+
+        Nobody of `shunned` is chosen, nor who is away; the other shares count where they lie, or were to lie.
+        """
+        holders: list[str | None] = [share.provider for share in segment.shares]
+        everybody = list(holders)
+        for index in wanted:
+            everybody[index] = None
+        try:
+            places = self._refill(everybody, rotation, shunned)
+            return {index: places[index] for index in wanted}, None
+        except (ConfigError, TooFewProvidersError) as error:
+            obstacle = error
+        found: dict[int, str] = {}
+        for index in wanted if len(wanted) > 1 else ():
+            try:
+                places = self._refill([*holders[:index], None, *holders[index + 1 :]], rotation, shunned)
+            except (ConfigError, TooFewProvidersError):
+                continue
+            holders[index] = found[index] = places[index]
+        return found, obstacle
+
+    def _refill(self, holders: Sequence[str | None], rotation: int, shunned: Collection[str]) -> tuple[str, ...]:
+        return placement.refill(
+            holders,
+            self.k,
+            tuple(self.facts.values()),
+            safe=self.safe,
+            rotation=rotation,
+            away=self.away().union(shunned),
+            policy=self.policy,
+            weights=self.weights,
+            measures=self._measures(),
+        )
+
+    def _measures(self) -> dict[str, Measure]:
+        return {
+            name: Measure(state.latency_s, state.free_bytes)
+            for name, state in self.transfer.states().items()
+            if name in self.facts
+        }
 
     async def wake(self) -> None:
         """Ask the providers that are down whether they are back; whoever answers is up again."""
@@ -174,7 +281,7 @@ class Network:
 
         async with trio.open_nursery() as nursery:
             for provider in self.providers:
-                if provider in states and states[provider].state == "down":
+                if provider in states and states[provider].is_down:
                     nursery.start_soon(ask, provider)
 
     # --- what providers see -------------------------------------------------------------------------------------------
@@ -185,13 +292,14 @@ class Network:
 
     def share_names(self, segment: bytes, providers: Sequence[str]) -> tuple[str, ...]:
         """The objects that hold a segment's shares, by index."""
-        return tuple(self._share_name(segment, index, provider) for index, provider in enumerate(providers))
+        return tuple(self.share_name(segment, index, provider) for index, provider in enumerate(providers))
 
     def names_of(self, segment: SegmentInfo) -> tuple[str, ...]:
         """The objects that hold the shares of a segment, by index."""
         return self.share_names(segment.id, [share.provider for share in segment.shares])
 
-    def _share_name(self, segment: bytes, index: int, provider: str) -> str:
+    def share_name(self, segment: bytes, index: int, provider: str) -> str:
+        """The object that holds share `index` of a segment at `provider`."""
         name = self.names.share_name(segment, index, provider)
         return f"{SHARES_PREFIX}{name[:2]}/{name[2:]}"
 
@@ -208,8 +316,8 @@ class Network:
         return open_document(self.master, "runs", ad, sealed)
 
 
-def start_transfer(specs: Sequence[ProviderSpec]) -> AbstractAsyncContextManager[Transfer]:
+def start_transfer(specs: Sequence[ProviderSpec], limits: Limits) -> AbstractAsyncContextManager[Transfer]:
     """The transfer process."""
     from icnfs.transfer.client import TransferClient
 
-    return TransferClient.start(specs)
+    return TransferClient.start(specs, limits=limits)

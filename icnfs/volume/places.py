@@ -109,13 +109,12 @@ class Places:
     @property
     def owes(self) -> bool:
         """Whether a place that is ours lacks key slots, or holds any that were removed."""
-        return any(map(self._keyring.undelivered, self._network.taken)) or any(
-            map(self._keyring.undeleted, self._network.taken)
-        )
+        homes = self._network.homes
+        return any(map(self._keyring.undelivered, homes)) or any(map(self._keyring.undeleted, homes))
 
     async def deliver_all(self) -> None:
         """`deliver` to every place that is ours, all at once; what cannot be done waits for the next time."""
-        await self._each(self._network.taken, self.deliver)
+        await self._each(self._network.homes, self.deliver)
 
     async def _each(self, providers: Iterable[str], work: Callable[[str], Awaitable[None]]) -> None:
         async def attempt(provider: str) -> None:

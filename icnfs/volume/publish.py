@@ -86,6 +86,8 @@ class Publisher:
         self._runs: tuple[RunInfo, ...] = base.runs if base is not None else ()
         self._news = False
         """Whether the next head is wanted although no record changed: for mended runs, or a place without any head."""
+        self.owes_head = False
+        """Whether shares lie elsewhere than the last head says: a recovery from it would look for them in vain."""
         self._idle_batch = -1
         self._last = trio.current_time()
         self._failures = 0
@@ -179,6 +181,7 @@ class Publisher:
         await self._settle()
         await self._fold()
         cut = await cuts.begin_cut(self._store)
+        self.owes_head = False
         try:
             if not self._must() and not await trio.to_thread.run_sync(self._has_changed, cut):
                 self._idle_batch = self.batch = cut.batch
@@ -189,10 +192,14 @@ class Publisher:
                 self._heads,
                 self._fence,
                 self._uploads,
+                self._repair,
                 self.progress,
                 self._rotate,
             )
             head, added = await attempt.run(cut, self._runs, self._keyring.encode(), self._spare)
+        except BaseException:
+            self.owes_head = True
+            raise
         finally:
             cut.close()
         self._idle_batch = cut.batch
@@ -271,7 +278,7 @@ class Publisher:
 
     @property
     def _owes(self) -> bool:
-        return bool(self._network.free) or self._places.owes
+        return bool(self._network.vacant) or self._places.owes
 
     async def _settle(self) -> None:
         """Places and key slots change only after the heads were looked at: see `places`."""
@@ -280,7 +287,7 @@ class Publisher:
         if not self._owes:
             return
         await self._fence.pass_by(await self._heads.survey(self._fence.number))
-        for provider in tuple(self._network.free):
+        for provider in self._network.vacant:
             await self._note_lost(provider)
             try:
                 await self._places.take(provider)
@@ -312,10 +319,15 @@ class Publisher:
         records = [part for part in parts if part.id not in names and self._store.segment(part.id) is not None]
         if records:
             await cuts.update_segments(self._store, records)
+        self.owes_head = True
         in_runs = [part for part in parts if part.id in names]
         if in_runs:
             await self._mend_runs(in_runs)
         self._repair.note([*records, *in_runs])
+
+    def part(self, id: bytes) -> SegmentInfo | None:
+        """The part of a run that has this id."""
+        return next((part for part in self._parts() if part.id == id), None)
 
     def _parts(self) -> list[SegmentInfo]:
         return [part for run in self._runs for part in run.segments()]

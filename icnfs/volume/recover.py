@@ -38,6 +38,7 @@ from icnfs.format.head import Head, RunInfo
 from icnfs.format.run import RunReader
 from icnfs.state.batch import Counters
 from icnfs.state.loader import Loader
+from icnfs.transfer.messages import Limits
 from icnfs.volume import fence as fences
 from icnfs.volume import keyring as keyrings
 from icnfs.volume import setting_up
@@ -94,7 +95,7 @@ async def recover(
     `DamagedError` where all that is shown of a newer one is false, unless `at_least` allows an older, `LocalDiskError`.
     """
     with setting_up.partial_state(state_dir, "recover") as half:
-        async with start(config.specs()) as transfer:
+        async with start(config.specs(), Limits(config.upload, config.download)) as transfer:
             master = await _unlock(config, transfer, offered)
             network = Network.of(config, master, transfer)
             away = await _visit(network)

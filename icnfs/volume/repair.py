@@ -1,41 +1,66 @@
-"""Completing segments: shares that a provider missed are rebuilt from k others and stored when it returns.
+"""Putting shares where they belong: those that are missing, and those that lie where the policy allows none.
 
-It keeps the list of segments that lack shares; `sync` waits until `safe` distinct owners hold each, `status` shows it.
-A share is put where it was meant to be; moving shares of a provider that is gone for good is not done here.
+A share is *missing* while no provider holds it.  It is rebuilt from k others and stored where it was meant to be, or,
+while that provider is away, at another that the policy allows.  It is *astray* at a provider that the present policy or
+the TOML gives no share, or too many: it is stored elsewhere before its old place is forgotten.  What is only down for
+now is left alone: its shares come back with it.
 
-It also knows, of every segment, who holds it (some 120 bytes each, 8 MB for each TB of contents): what is at risk when
-providers go down is counted at once.
+It knows, of every segment, who holds it (some 150 bytes each, 9 MB for each TB of contents): what is at risk when
+providers go down, what lies astray under another policy and who holds how much is counted at once, by the few sets of
+holders that there are.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable
+import secrets
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from functools import partial
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import trio
 
+from icnfs import placement
 from icnfs.errors import IcnfsError
 from icnfs.format.segment import SegmentInfo
+from icnfs.transfer.messages import ShareEvent
 from icnfs.volume.network import Network
+from icnfs.volume.together import together
 
 log = logging.getLogger(__name__)
 
 COMPLETE_SECONDS: Final = 300.0
-"""Bound of completing one segment."""
+"""Bound of restoring the shares of one segment."""
 
 ROUND: Final = 32
-"""Segments completed between two notes to the local state."""
+"""Segments restored between two notes to the local state."""
+
+AT_ONCE: Final = 3
+"""Segments restored at the same time: each takes its k shares in the transfer process's memory."""
+
+LOOKS: Final = 256
+"""Segments looked at in one round, 50 to 200 us each, where nothing can be done for most."""
+
+FAILURES: Final = 8
+"""Segments that may fail in one round: what stands in their way stands in that of others."""
 
 
-@dataclass
-class _Group:
-    """How many segments exactly these providers hold."""
+LATE_MAX: Final = 10_000
+"""Shares on their way of which it is remembered what became of them."""
 
-    holders: tuple[str, ...]
+
+@dataclass(eq=False)
+class Holders:
+    """Segments that exactly these providers hold, one of whom may hold several shares."""
+
+    providers: tuple[str, ...]
+    astray: bool = False
+    """Whether a share of each is to move."""
     segments: int = 0
+    share_bytes: int = 0
+    """The sum of their shares' lengths, of each provider."""
 
 
 class Risk(NamedTuple):
@@ -46,46 +71,77 @@ class Risk(NamedTuple):
 
 
 class Repair:
-    """The segments that lack shares, by id."""
+    """The segments that lack shares, by id, and who holds what."""
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network, find: Callable[[bytes], SegmentInfo | None] = lambda _: None) -> None:
+        """`find` gives the present description of a segment, None where nothing names it any more."""
         self._network = network
+        self._find = find
         self.lacking: dict[bytes, SegmentInfo] = {}
-        self._holders: dict[bytes, tuple[str, ...]] = {}
-        self._groups: dict[tuple[str, ...], _Group] = {}
-        self.changed = trio.Event()
-        """Set, and replaced, whenever `lacking` shrinks."""
+        self._held: dict[bytes, tuple[Holders, int]] = {}
+        self._groups: dict[tuple[str, ...], Holders] = {}
+        self._late: dict[tuple[bytes, int], None] = {}
+        self._early: dict[tuple[bytes, int], None] = {}
+        self._come: dict[tuple[bytes, int], str] = {}
+        self._turn = secrets.randbelow(1 << 16)
+        self._stuck: set[bytes] = set()
+        self.obstacle: IcnfsError | None = None
+        """What stood in the way of the last round."""
+
+    # --- what is known ------------------------------------------------------------------------------------------------
 
     def note(self, segments: Iterable[SegmentInfo]) -> None:
-        """Look at segments that were just stored, loaded or completed."""
+        """Look at segments that were just stored, loaded or restored."""
         for segment in segments:
             self._count(segment)
             if segment.missing():
                 self.lacking[segment.id] = segment
-            elif self.lacking.pop(segment.id, None) is not None:
-                self.changed.set()
-                self.changed = trio.Event()
+            else:
+                self.lacking.pop(segment.id, None)
 
     def load(self, segments: Iterable[SegmentInfo]) -> None:
         """`note` what an earlier moment knew: of segments that were noted since, that is known better."""
-        self.note(segment for segment in segments if segment.id not in self._holders)
+        self.note(segment for segment in segments if segment.id not in self._held)
 
     def drop(self, ids: Iterable[bytes]) -> None:
         """These segments are named by nothing any more."""
         for id in ids:
             self.lacking.pop(id, None)
-            held = self._holders.pop(id, None)
-            if held is not None:
-                self._groups[held].segments -= 1
+            self._uncount(id)
 
     def _count(self, segment: SegmentInfo) -> None:
         held = tuple(sorted(share.provider for share in segment.shares if share.stored))
-        group = self._groups.setdefault(held, _Group(held))
-        before = self._holders.get(segment.id)
-        if before is not None:
-            self._groups[before].segments -= 1
+        self._uncount(segment.id)
+        group = self._groups.get(held)
+        if group is None:
+            group = self._groups[held] = Holders(held, self._misplaced(held))
         group.segments += 1
-        self._holders[segment.id] = group.holders
+        group.share_bytes += segment.share_len
+        self._held[segment.id] = (group, segment.share_len)
+
+    def _uncount(self, id: bytes) -> None:
+        before = self._held.pop(id, None)
+        if before is not None:
+            group, length = before
+            group.segments -= 1
+            group.share_bytes -= length
+            if not group.segments:
+                self._groups.pop(group.providers, None)
+
+    def _misplaced(self, held: tuple[str, ...]) -> bool:
+        network = self._network
+        stored = [(name, True) for name in held]
+        return bool(placement.misplaced(stored, network.k, network.facts, network.policy))
+
+    def judge_anew(self) -> None:
+        """Providers or the policy have changed."""
+        self._stuck.clear()
+        for group in self._groups.values():
+            group.astray = self._misplaced(group.providers)
+
+    def groups(self) -> list[Holders]:
+        """All segments, by who holds them."""
+        return list(self._groups.values())
 
     def at_risk(self, lost: Collection[str]) -> Risk:
         """What would be gone if the providers `lost` never came back, and what is not stored anyhow."""
@@ -101,6 +157,11 @@ class Repair:
         """Segments that fewer than `safe` distinct owners hold."""
         return [segment for segment in self.lacking.values() if not self._network.is_safe(segment)]
 
+    @property
+    def moving(self) -> int:
+        """Segments of which a share is to move."""
+        return sum(group.segments for group in self._groups.values() if group.astray)
+
     def lacking_at(self) -> dict[str, int]:
         """By provider, how many shares it should hold and does not."""
         counts: dict[str, int] = {}
@@ -110,35 +171,143 @@ class Repair:
                 counts[provider] = counts.get(provider, 0) + 1
         return counts
 
+    # --- shares on their way ------------------------------------------------------------------------------------------
+
+    def expect(self, segment: bytes, late: Iterable[int]) -> None:
+        """These shares are on their way to slow providers: nothing is to be done for them yet."""
+        for key in ((segment, index) for index in late):
+            if key in self._early:
+                del self._early[key]
+            else:
+                self._late[key] = None
+
+    def heard(self, event: ShareEvent) -> None:
+        """What became of a share that was on its way, which may be told before it was said to be late."""
+        key = event.segment, event.index
+        if key in self._late:
+            del self._late[key]
+        else:
+            self._early[key] = None
+            _bound(self._early)
+        if event.what == "stored":
+            self._come[key] = event.provider
+            _bound(self._come)
+
+    def arrivals(self) -> list[SegmentInfo]:
+        """Segments of which shares that were on their way have come, as they are now."""
+        changed: dict[bytes, SegmentInfo] = {}
+        for (id, index), provider in list(self._come.items()):
+            segment = changed.get(id) or self.lacking.get(id)
+            if segment is not None:
+                del self._come[id, index]
+                if segment.shares[index].provider == provider:
+                    changed[id] = _with(segment, {index: provider})
+        return list(changed.values())
+
+    # --- restoring ----------------------------------------------------------------------------------------------------
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is missing or astray."""
+        return not self.lacking and not self.moving
+
     async def round(self) -> list[SegmentInfo]:
-        """Complete up to ROUND segments as far as providers are there now; those that gained shares."""
-        away = self._network.away()
+        """Restore up to ROUND segments as far as providers are there now; those whose shares changed."""
         gained: list[SegmentInfo] = []
-        for segment in list(self.lacking.values()):
-            missing = [index for index in segment.missing() if segment.shares[index].provider not in away]
-            missing = [index for index in missing if segment.shares[index].provider in self._network.facts]
-            if not missing:
-                continue
-            completed = await self._complete(segment, missing)
-            if completed != segment:
-                gained.append(completed)
-            if len(gained) >= ROUND:
+        failed: list[bytes] = []
+        self.obstacle = None
+
+        async def restore(segment: SegmentInfo, to: dict[int, str]) -> None:
+            if len(failed) >= FAILURES:
+                return
+            restored = await self._restore(segment, to)
+            if restored != segment:
+                gained.append(restored)
+            if any(restored.shares[index].provider != to[index] or not restored.shares[index].stored for index in to):
+                failed.append(segment.id)
+
+        tasks = []
+        for looks, segment in enumerate(self._waiting(), 1):
+            await trio.lowlevel.checkpoint()
+            if to := self._destinations(segment):
+                tasks.append(partial(restore, segment, to))
+            else:
+                self._stuck.add(segment.id)
+            if len(tasks) >= ROUND or looks >= LOOKS:
                 break
+        else:
+            self._stuck.clear()
+        await together(tasks, AT_ONCE)
+        self._stuck.update(failed)
         return gained
 
-    async def _complete(self, segment: SegmentInfo, missing: list[int]) -> SegmentInfo:
-        """The segment as it is after trying; errors are logged, for the next round tries again."""
-        providers = [segment.shares[index].provider for index in missing]
-        names = self._network.names_of(segment)
+    def _waiting(self) -> Iterator[SegmentInfo]:
+        """Segments with something to do, but for those that rounds since the last full one could do nothing for."""
+        for segment in list(self.lacking.values()):
+            if segment.id not in self._stuck:
+                yield segment
+        if self.moving:
+            astray = [id for id, (group, _) in self._held.items() if group.astray and id not in self.lacking]
+            for id in astray:
+                found = None if id in self._stuck else self._find(id)
+                if found is not None:
+                    yield found
+
+    def _destinations(self, segment: SegmentInfo) -> dict[int, str]:
+        """By index, who is to get which of its shares now; empty where nothing can be done, or need be."""
+        network, away = self._network, self._network.away()
+        astray = placement.misplaced(
+            [(share.provider, share.stored) for share in segment.shares], network.k, network.facts, network.policy
+        )
+        home: dict[int, str] = {}
+        homeless: list[int] = []
+        for index, share in enumerate(segment.shares):
+            if (segment.id, index) in self._late or (share.stored and index not in astray):
+                continue
+            if not share.stored and share.provider not in away and self._may_hold(share.provider):
+                home[index] = share.provider
+            else:
+                homeless.append(index)
+        self._turn += 1
+        if not homeless:
+            return home
+        found, obstacle = network.spare(segment, homeless, self._turn)
+        self.obstacle = obstacle or self.obstacle
+        return home | found
+
+    def _may_hold(self, provider: str) -> bool:
+        facts = self._network.facts.get(provider)
+        return facts is not None and self._network.policy.objection(facts) is None
+
+    async def _restore(self, segment: SegmentInfo, to: dict[int, str]) -> SegmentInfo:
+        """The segment as it is after trying; errors are logged, for a later round tries again."""
+        network, indexes = self._network, sorted(to)
+        names = network.names_of(segment)
+        targets = [network.share_name(segment.id, index, to[index]) for index in indexes]
         try:
-            result = await self._network.transfer.complete_segment(
-                segment, names, missing, providers, [names[index] for index in missing], deadline=COMPLETE_SECONDS
+            result = await network.transfer.complete_segment(
+                segment, names, indexes, [to[index] for index in indexes], targets, deadline=COMPLETE_SECONDS
             )
         except IcnfsError as error:
-            log.warning("segment %s cannot be completed yet: %s", segment.id.hex(), error)
+            self.obstacle = error
+            log.warning("segment %s cannot be restored yet: %s", segment.id.hex(), error)
             return segment
-        shares = list(segment.shares)
-        for index in missing:
-            if index not in result.errors and result.roots[index] == shares[index].root:
-                shares[index] = msgspec.structs.replace(shares[index], stored=True)
-        return msgspec.structs.replace(segment, shares=tuple(shares))
+        for refusal in result.errors.values():
+            self.obstacle = refusal
+        roots = [share.root for share in segment.shares]
+        done = {i: to[i] for i in indexes if i not in result.errors and result.roots[i] == roots[i]}
+        return _with(segment, done)
+
+
+def _bound(kept: dict[tuple[bytes, int], Any]) -> None:
+    """Forget the oldest: shares of publishes that failed are never asked for again."""
+    while len(kept) > LATE_MAX:
+        del kept[next(iter(kept))]
+
+
+def _with(segment: SegmentInfo, stored: dict[int, str]) -> SegmentInfo:
+    """The segment, with these shares stored at these providers."""
+    shares = list(segment.shares)
+    for index, provider in stored.items():
+        shares[index] = msgspec.structs.replace(shares[index], provider=provider, stored=True)
+    return msgspec.structs.replace(segment, shares=tuple(shares))

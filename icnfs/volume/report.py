@@ -28,6 +28,7 @@ def status_of(volume: Volume, now_ns: int) -> Status:
     store, publisher, fence = volume.store, volume.publisher, volume.fence
     risk = volume.repair.at_risk(volume.network.lost())
     lacking = volume.repair.lacking_at()
+    held = volume.holdings()
     published = publisher.time_ns
     current = fence.claim.current if fence.claim is not None else None
     failure = publisher.failure
@@ -54,11 +55,15 @@ def status_of(volume: Volume, now_ns: int) -> Status:
         missing_shares=sum(lacking.values()),
         lost_shares=risk.shares,
         transfer_restarts=getattr(volume.network.transfer, "restarts", 0),
-        providers=tuple(_provider(volume, name, lacking.get(name, 0)) for name in volume.network.providers),
+        providers=tuple(
+            _provider(volume, name, lacking.get(name, 0), held[name].segments if name in held else 0)
+            for name in volume.network.providers
+        ),
+        moving=volume.repair.moving,
     )
 
 
-def _provider(volume: Volume, name: str, missing: int) -> ProviderStatus:
+def _provider(volume: Volume, name: str, missing: int, shares: int) -> ProviderStatus:
     facts = volume.network.facts[name]
     state = volume.network.transfer.states().get(name, ProviderState(name))
     foreign = volume.network.foreign.get(name)
@@ -75,6 +80,10 @@ def _provider(volume: Volume, name: str, missing: int) -> ProviderStatus:
         bytes_down=state.bytes_down,
         bad_shares=state.bad_shares,
         missing=missing,
+        rate_up=state.rate_up,
+        rate_down=state.rate_down,
+        shares=shares,
+        draining=facts.drain,
     )
 
 

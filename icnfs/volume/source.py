@@ -9,6 +9,7 @@ all providers at once (`stripes`); what lies around a small one is read with it 
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
 import trio
@@ -31,6 +32,7 @@ class ProviderSource:
         self._segment_of = segment_of
         self._ahead = Ahead()
         self._stripes = Stripes()
+        self._due: deque[Stripe] = deque()
 
     async def fetch(self, version: int, location: Location, check: Callable[[bytes], bool], deadline: float) -> bytes:
         """The sealed chunk that passes `check`, by `deadline` (a trio time).
@@ -63,11 +65,12 @@ class ProviderSource:
         """These will be asked for next, in this order; what is returned fetches them, best effort, by `deadline` (a
         trio time), and is to be run once."""
         stripes = self._stripes.want(reader, locations, self._segment_of)
+        self._due.extend(stripes)
 
         async def fill() -> None:
             async with trio.open_nursery() as nursery:
-                for stripe in stripes:
-                    nursery.start_soon(self._fill, stripe, deadline)
+                for _ in stripes:
+                    nursery.start_soon(self._fill_next, deadline)
 
         return fill
 
@@ -75,7 +78,9 @@ class ProviderSource:
         """What was fetched ahead for a reader is wanted no more."""
         self._stripes.forget(reader)
 
-    async def _fill(self, stripe: Stripe, deadline: float) -> None:
+    async def _fill_next(self, deadline: float) -> None:
+        """Fetch the stripe that is due first: tasks begin in any order, and stripes are wanted in theirs."""
+        stripe = self._due.popleft()
         segment = stripe.segment
         try:
             with stripe.scope:

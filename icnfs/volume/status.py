@@ -11,7 +11,10 @@ from icnfs.transfer.messages import ProviderState
 
 @dataclass(frozen=True)
 class ProviderStatus:
-    """One provider; bytes since the mount began, `missing` shares it should hold and does not."""
+    """One provider; bytes since the mount began, rates in bytes per second as measured lately.
+
+    It holds `shares`, should hold `missing` more, and with `draining` is to hold none.
+    """
 
     name: str
     owner: str
@@ -24,6 +27,10 @@ class ProviderStatus:
     bytes_down: int
     bad_shares: int
     missing: int
+    rate_up: float | None = None
+    rate_down: float | None = None
+    shares: int = 0
+    draining: bool = False
 
 
 @dataclass(frozen=True)
@@ -33,8 +40,9 @@ class Status:
     `published_batch` is -1 and `published_ns` 0 before the first publish; `pending` tells whether anything committed
     is not published yet.  `missing_shares` are not stored; `lost_shares` are stored at providers that cannot give them
     back now: down, or their place found empty or foreign.  `unsafe_segments` counts segments of which fewer than `safe`
-    owners hold a share that is neither; `degraded` is when there are such, or the last publish failed.  `fenced` and
-    `failure` are messages, "" where there is nothing to say.
+    owners hold a share that is neither; `degraded` is when there are such, or the last publish failed.  `moving`
+    segments have shares where the policy or a drain leaves them none.  `fenced` and `failure` are messages, "" where
+    there is nothing to say.
     """
 
     name: str
@@ -60,6 +68,7 @@ class Status:
     lost_shares: int
     transfer_restarts: int
     providers: tuple[ProviderStatus, ...]
+    moving: int = 0
 
 
 @dataclass(frozen=True)

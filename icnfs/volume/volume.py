@@ -14,8 +14,9 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import islice
+from math import inf
 from pathlib import Path
 from typing import Final
 
@@ -23,21 +24,25 @@ import trio
 
 from icnfs.config import VolumeConfig
 from icnfs.crypto.keys import MasterKey
-from icnfs.errors import DegradedError, FencedError, IcnfsError, LocalDiskError, TooFewProvidersError
+from icnfs.errors import ConfigError, DegradedError, FencedError, IcnfsError, LocalDiskError, TooFewProvidersError
+from icnfs.format.segment import SegmentInfo
 from icnfs.state import cut as cuts
 from icnfs.state.store import Store
 from icnfs.state.upkeep import Budget, Upkeep
 from icnfs.transfer.engine import bare_errors
+from icnfs.transfer.messages import Limits
 from icnfs.volume import fence as fences
 from icnfs.volume.fence import Fence
 from icnfs.volume.heads import Heads
 from icnfs.volume.keyring import Entry, Keyring, Secrets, unlock
+from icnfs.volume.leaving import LeaveProgress, LeaveResult, Leaving
 from icnfs.volume.network import Network, Starter, start_transfer
 from icnfs.volume.places import Places
 from icnfs.volume.publish import Publisher, segments_at
 from icnfs.volume.repair import Repair
 from icnfs.volume.report import file_info, status_of, usage_of
 from icnfs.volume.source import ProviderSource
+from icnfs.volume.standing import Holding, PolicyReport, holdings_of, policy_report
 from icnfs.volume.status import FileInfo, Status, Usage
 from icnfs.volume.supervise import supervised
 
@@ -48,6 +53,12 @@ CARE_SECONDS: Final = 2.0
 
 LOAD_STEP: Final = 1024
 """Segments looked at in one go when a mount begins."""
+
+ADOPT_SECONDS: Final = 30.0
+"""What looking at the places of new providers may take; later ones are looked at before the next publish."""
+
+ADOPTED: Final = frozenset({"providers", "policy", "weights", "upload", "download"})
+"""What of a configuration may change while the volume is mounted."""
 
 SYNC_RETRY: Final = 0.5
 """Between the tries of a `sync` that cannot publish yet."""
@@ -75,7 +86,8 @@ class Volume:
         self.heads = Heads(network)
         self.fence = Fence(store, network, self.heads, fences.load_base(store))
         self.places = Places(network, keyring, keyring.save)
-        self.repair = Repair(network)
+        self.repair = Repair(network, self._segment)
+        self._caring = trio.Lock()
         self.publisher = Publisher(
             store,
             network,
@@ -88,10 +100,17 @@ class Volume:
             seconds=config.publish_seconds,
             dirty_limit=config.publish_bytes,
         )
+        self.loaded = trio.Event()
+        """Set once it is known who holds what."""
         self.looked = trio.Event()
         """Set once this mount has looked at its providers' places, or will not."""
         store.source = ProviderSource(network, store.segment)
-        store.is_safe = network.is_safe
+        store.is_safe = network.is_safe_now
+        network.transfer.heard = self.repair.heard
+
+    def _segment(self, id: bytes) -> SegmentInfo | None:
+        """A segment of contents or of a run, as it is now."""
+        return self.store.segment(id) or self.publisher.part(id)
 
     # --- what runs beside requests ------------------------------------------------------------------------------------
 
@@ -120,28 +139,36 @@ class Volume:
             cut.close()
 
     async def care(self) -> None:
-        """Complete segments whenever shares are missing and providers are there."""
+        """Put shares where they belong, whenever some are missing or astray and providers are there."""
         loaded = False
         while not loaded:
             try:
                 await self.load_segments()
                 loaded = True
+                self.loaded.set()
             except IcnfsError as error:
                 log.warning("who holds what is not known yet: %s", error)
                 await trio.sleep(CARE_SECONDS)
         while True:
             await trio.sleep(CARE_SECONDS)
-            if self.repair.lacking and not self.store.read_only:
+            busy = True
+            while busy and not self.repair.idle and not self.store.read_only:
                 try:
-                    await self.care_once()
+                    busy = await self.care_once()
                 except IcnfsError as error:
-                    log.warning("completed segments could not be noted: %s", error)
+                    log.warning("restored segments could not be noted: %s", error)
+                    busy = False
 
-    async def care_once(self) -> None:
-        """One round of repair."""
-        gained = await self.repair.round()
-        if gained:
-            await self.publisher.mend(gained)
+    async def care_once(self) -> bool:
+        """One round of repair; whether it changed anything."""
+        async with self._caring:
+            arrived = self.repair.arrivals()
+            if arrived:
+                await self.publisher.mend(arrived)
+            restored = await self.repair.round()
+            if restored:
+                await self.publisher.mend(restored)
+            return bool(arrived or restored)
 
     # --- publishing on demand -----------------------------------------------------------------------------------------
 
@@ -190,7 +217,7 @@ class Volume:
 
     async def _until_published(self, batch: int) -> None:
         told = ""
-        while self.publisher.batch < batch:
+        while self.publisher.batch < batch or self.publisher.owes_head:
             try:
                 await self.publisher.publish()
             except (FencedError, LocalDiskError):
@@ -203,15 +230,17 @@ class Volume:
     async def _until_safe(self, batch: int) -> None:
         await self._until_published(batch)
         told = ""
-        while self.repair.unsafe or self.network.free:
+        while self.repair.unsafe or self.network.vacant:
             try:
                 await self.publisher.settle()
                 await self.care_once()
             except TooFewProvidersError as error:
                 if told != (told := str(error)):
                     log.info("sync waits for providers: %s", error)
-            if self.repair.unsafe or self.network.free:
+            if self.repair.unsafe or self.network.vacant:
                 await trio.sleep(SYNC_RETRY)
+            else:
+                await self._until_published(batch)
 
     def unsafe_at(self) -> list[str]:
         """Providers that lack shares, where fewer owners than are to be safe hold all that is published; else none."""
@@ -241,6 +270,71 @@ class Volume:
     def _report_once(self, progress: Callable[[SyncProgress], None]) -> None:
         now = self.publisher.progress
         progress(SyncProgress(now.done, now.total, sum(self.repair.lacking_at().values())))
+
+    # --- providers ----------------------------------------------------------------------------------------------------
+
+    async def adopt(self, config: VolumeConfig) -> None:
+        """Take over the providers, policy, weights and limits of a TOML that was read again.
+
+        Raises `ConfigError` where anything else of it has changed, for that takes another mount, and where a provider
+        that holds shares is no longer in it.
+        """
+        changed = [key.name for key in fields(config) if getattr(config, key.name) != getattr(self.config, key.name)]
+        if fixed := sorted(set(changed) - ADOPTED):
+            raise ConfigError(f"{config.path}: {', '.join(fixed)} cannot change while the volume is mounted")
+        if not self.loaded.is_set():
+            raise ConfigError("who holds what is not known yet; try again in a moment")
+        for name, held in self.holdings().items():
+            if name in self.network.facts and name not in config.providers:
+                raise ConfigError(f"provider {name} holds {held.segments} shares; drain it before it is removed")
+        await self.network.transfer.set_providers(config.specs(), Limits(config.upload, config.download))
+        gone = self.network.facts.keys() - config.providers.keys()
+        self.network.adopt(config)
+        self.config = config
+        self.repair.judge_anew()
+        for name in sorted(gone):
+            self.keyring.bequeath(name, ())
+        if gone:
+            self.keyring.save()
+        with trio.move_on_after(ADOPT_SECONDS):
+            try:
+                await self.publisher.settle()
+            except IcnfsError as error:
+                log.warning("the providers' places could not all be looked at yet: %s", error)
+
+    def holdings(self) -> dict[str, Holding]:
+        """What each provider holds, by name."""
+        return holdings_of(self.repair.groups())
+
+    def policy_report(self) -> PolicyReport:
+        """What the policy says of every provider and every segment."""
+        return policy_report(self.network, self.repair)
+
+    async def leave(
+        self,
+        provider: str,
+        deadline: float | None = None,
+        progress: Callable[[LeaveProgress], None] = lambda _: None,
+    ) -> LeaveResult:
+        """Leave a provider that is being drained: see `leaving`.
+
+        Raises what that does, and `DegradedError` past `deadline` (seconds; None for no bound): its shares go on
+        moving, and another call goes on from there.
+        """
+        leaving = Leaving(
+            self.network, self.repair, self.keyring, self.care_once, self._publish_all, self.publisher.settle
+        )
+        await self.loaded.wait()
+        with trio.move_on_after(inf if deadline is None else deadline):
+            return await leaving.run(provider, progress)
+        left = self.holdings().get(provider)
+        raise DegradedError(
+            f"provider {provider} still holds {left.segments if left else 0} shares after {deadline:.0f} s: "
+            f"{self.repair.obstacle or 'they go on moving'}; call it again"
+        )
+
+    async def _publish_all(self) -> None:
+        await self._until_published(await self.store.flush())
 
     # --- facts --------------------------------------------------------------------------------------------------------
 
@@ -305,7 +399,8 @@ async def open_volume(
         if fenced is not None:
             store.fence(fenced)
         with bare_errors():
-            async with start(config.specs()) as transfer, trio.open_nursery() as nursery:
+            limits = Limits(config.upload, config.download)
+            async with start(config.specs(), limits) as transfer, trio.open_nursery() as nursery:
                 volume = Volume(config, store, Network.of(config, master, transfer), keyring, nursery)
                 volume.mend_keyring()
                 await nursery.start(store.run)

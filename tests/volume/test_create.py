@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
 import pytest
 import trio
 
 from icnfs.crypto.keys import Secret
 from icnfs.errors import ForeignProviderError, LocalDiskError, SecretError, TooFewProvidersError, VolumeExistsError
 from icnfs.format.marker import pack_marker
+from icnfs.providers.base import Data
 from icnfs.providers.memory import MemoryProvider
 from icnfs.volume import create as create_module
 from icnfs.volume.keyring import Secrets
 from icnfs.volume.volume import Volume
 from tests.volume.world import PASSPHRASE, World, list_files
+
+T = TypeVar("T")
 
 
 async def names(volume: Volume) -> list[bytes]:
@@ -92,18 +98,21 @@ def test_an_init_that_broke_off_anywhere_is_started_over(
     world: World, puts: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     left = puts
-    real = MemoryProvider.put
 
-    async def put(self: MemoryProvider, name: str, data: bytes) -> None:
-        nonlocal left
-        left -= 1
-        if left < 0:
-            raise KeyboardInterrupt
-        await real(self, name, data)
+    def breaking(real: Callable[[MemoryProvider, str, Data], Awaitable[T]]) -> Callable[..., Awaitable[T]]:
+        async def put(self: MemoryProvider, name: str, data: Data) -> T:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise KeyboardInterrupt
+            return await real(self, name, data)
+
+        return put
 
     here = world.machine()
     with monkeypatch.context() as patch:
-        patch.setattr(MemoryProvider, "put", put)
+        patch.setattr(MemoryProvider, "put", breaking(MemoryProvider.put))
+        patch.setattr(MemoryProvider, "put_new", breaking(MemoryProvider.put_new))
         with pytest.raises(BaseException):  # noqa: B017  # the interrupt may come in a group
             here.init()
     assert not here.state_dir.exists()

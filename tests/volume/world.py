@@ -20,13 +20,13 @@ from icnfs.crypto.keys import Secret
 from icnfs.crypto.slots import Costs, parse_recovery_key
 from icnfs.errors import FsError
 from icnfs.format.segment import SegmentInfo
-from icnfs.providers.base import Capacity
+from icnfs.providers.base import Capacity, Provider
 from icnfs.providers.memory import MemoryProvider
 from icnfs.providers.open import ProviderSpec
 from icnfs.state import loader
 from icnfs.transfer import bulk
 from icnfs.transfer.engine import Engine, open_engine
-from icnfs.transfer.messages import Order, ProviderState
+from icnfs.transfer.messages import Limits, Order, ProviderState, ShareEvent
 from icnfs.transfer.upload import PutResult
 from icnfs.vfs.vfs import Vfs
 from icnfs.volume.create import Created, create
@@ -48,8 +48,12 @@ TOML = """
 code = "{code}"
 publish_seconds = 1000
 publish_mib = 1000
-""" + "".join(
-    f"""
+"""
+MORE_PLACES = ("CH", "SE", "DK", "ES")
+
+
+def table(name: str, place: str) -> str:
+    return f"""
 [provider.{name}]
 url = "file:///nowhere/{name}"
 owner = "{name} inc"
@@ -59,17 +63,20 @@ site = "{name}"
 eur_per_tb_month = 5.0
 eur_per_tb_read = 0.0
 """
-    for name, place in zip(NAMES, PLACES, strict=True)
-)
+
+
+TOML += "".join(map(table, NAMES, PLACES))
 
 
 class LocalTransfer:
     """The engine in this process, with the calls of `TransferClient`."""
 
-    def __init__(self, engine: Engine, calls: list[str]) -> None:
+    def __init__(self, engine: Engine, calls: list[str], providers: Mapping[str, Provider]) -> None:
         self._engine = engine
+        self._providers = providers
         self._calls = calls
         self.restarts = 0
+        self.heard: Callable[[ShareEvent], None] = lambda _: None
 
     async def put_segment(
         self,
@@ -90,7 +97,7 @@ class LocalTransfer:
         bulk.seal(payload_fd)
         payload = bulk.view(payload_fd, k * share_len)
         order = Order(id, k, n, share_len, size, tuple(names), tuple(providers))
-        return await self._engine.put_segment(order, payload, only, deadline=deadline)
+        return await self._engine.put_segment(order, payload, only, enough=enough, deadline=deadline)
 
     async def complete_segment(
         self,
@@ -121,11 +128,20 @@ class LocalTransfer:
             segment, names, share, offset, length, distrust=distrust, rebuild=rebuild, deadline=deadline
         )
 
+    async def fetch_stripe(
+        self, segment: SegmentInfo, names: Sequence[str], offset: int, length: int, *, deadline: float = 60.0
+    ) -> memoryview:
+        self._calls.append("fetch_stripe")
+        parts = await self._engine.fetch_stripe(segment, names, offset, length, deadline=deadline)
+        return memoryview(b"".join(parts))
+
     async def get_segment(self, segment: SegmentInfo, names: Sequence[str], *, deadline: float = 60.0) -> bytes:
         return b"".join(await self._engine.get_segment(segment, names, deadline=deadline))
 
-    async def put_object(self, provider: str, name: str, data: bytes, *, deadline: float = 60.0) -> None:
-        await self._engine.put_object(provider, name, data, deadline=deadline)
+    async def put_object(
+        self, provider: str, name: str, data: bytes, *, new: bool = False, deadline: float = 60.0
+    ) -> None:
+        await self._engine.put_object(provider, name, data, new=new, deadline=deadline)
 
     async def get_object(self, provider: str, name: str, *, deadline: float = 60.0) -> bytes:
         return await self._engine.get_object(provider, name, deadline=deadline)
@@ -139,6 +155,9 @@ class LocalTransfer:
     async def probe(self, provider: str, *, deadline: float = 60.0) -> Capacity:
         return await self._engine.probe(provider, deadline=deadline)
 
+    async def set_providers(self, specs: Sequence[ProviderSpec], limits: Limits) -> None:
+        self._engine.set_providers([self._providers[spec.name] for spec in specs])
+
     def states(self) -> Mapping[str, ProviderState]:
         return self._engine.states()
 
@@ -146,17 +165,25 @@ class LocalTransfer:
 class World:
     """The providers, and a root folder for machines."""
 
-    def __init__(self, root: Path, code: str = "4-of-6") -> None:
+    def __init__(self, root: Path, code: str = "4-of-6", more: Sequence[str] = ()) -> None:
+        """`more` providers, each in a country of its own, are there beside the six."""
         self.root = root
-        self.providers = {name: MemoryProvider(name, capacity=1 << 40, pool="one") for name in NAMES}
-        self.config = configs.parse("demo", root / "demo.toml", TOML.format(code=code).encode())
+        self.providers = {name: MemoryProvider(name, capacity=1 << 40, pool="one") for name in (*NAMES, *more)}
+        toml = TOML.format(code=code) + "".join(map(table, more, MORE_PLACES))
+        self.config = configs.parse("demo", root / "demo.toml", toml.encode())
         self.calls: list[str] = []
         """Segments put and ranges fetched, in order."""
 
     @asynccontextmanager
-    async def start(self, specs: Sequence[ProviderSpec]) -> AsyncIterator[LocalTransfer]:
-        async with open_engine(list(self.providers.values()), watch=False) as engine:
-            yield LocalTransfer(engine, self.calls)
+    async def start(self, specs: Sequence[ProviderSpec], limits: Limits) -> AsyncIterator[LocalTransfer]:
+        def tell(event: ShareEvent) -> None:
+            if event.what in ("stored", "failed"):
+                transfer.heard(event)
+
+        named = [self.providers[spec.name] for spec in specs]
+        async with open_engine(named, watch=False, notify=tell) as engine:
+            transfer = LocalTransfer(engine, self.calls, self.providers)
+            yield transfer
 
     def machine(self, name: str = "here") -> Machine:
         return Machine(self, self.root / name / "demo")

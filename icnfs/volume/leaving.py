@@ -1,0 +1,151 @@
+"""Leaving a provider: every share of it stored elsewhere, and then nothing of the volume left there.
+
+Steps, each of which may be broken off and begun again:
+
+1. Its shares move (`repair` does it, since a provider that is being drained may hold none), and its copies of key slots
+   go to providers that have none.
+2. A head is published that names nothing there.
+3. Whatever of the volume lies there is deleted, the marker last, for it is what tells that the rest is ours.
+
+Older heads still name shares there: of segments that are gone by now.  Each of those has n - 1 others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+import trio
+
+from icnfs.errors import ConfigError, IcnfsError, ProviderError, UsageError
+from icnfs.format import marker
+from icnfs.format.head import PREFIX as HEADS
+from icnfs.volume import keyring as keyrings
+from icnfs.volume.network import SHARES_PREFIX, Network
+from icnfs.volume.places import VISIT_SECONDS
+from icnfs.volume.repair import Repair
+from icnfs.volume.standing import Holding, holdings_of
+from icnfs.volume.together import together
+
+LOOK_SECONDS: Final = 0.5
+"""Between looks at what is left, while nothing can be moved."""
+
+DELETES_AT_ONCE: Final = 8
+
+
+@dataclass(frozen=True)
+class LeaveProgress:
+    """Bytes of shares that have left, of those that were there in all; shares left; what it waits for, "" for
+    nothing."""
+
+    moved_bytes: int
+    total_bytes: int
+    shares_left: int
+    waiting: str
+
+
+@dataclass(frozen=True)
+class LeaveResult:
+    """What has left: shares and their bytes.
+
+    `left` objects are still listed there that no volume made.  `unreachable` tells why what lies there could not be
+    deleted; "" where nothing of the volume is left.
+    """
+
+    shares: int
+    bytes: int
+    left: int
+    unreachable: str
+
+
+class Leaving:
+    """One provider's end; `care`, `publish` and `settle` are the volume's."""
+
+    def __init__(
+        self,
+        network: Network,
+        repair: Repair,
+        keys: keyrings.Keyring,
+        care: Callable[[], Awaitable[bool]],
+        publish: Callable[[], Awaitable[None]],
+        settle: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._network = network
+        self._repair = repair
+        self._keys = keys
+        self._care = care
+        self._publish = publish
+        self._settle = settle
+
+    async def run(self, provider: str, progress: Callable[[LeaveProgress], None]) -> LeaveResult:
+        """Leave `provider`, which is being drained; see the module.
+
+        Raises `UsageError` where it is not being drained, `ConfigError` where the policy allows no other place for what
+        it holds, `FencedError`; what can be waited for is waited for.
+        """
+        facts = self._network.facts.get(provider)
+        if facts is None or not facts.drain:
+            raise UsageError(f"provider {provider} is not being drained; write drain = true in its table first")
+        first = self._holding(provider)
+        if self._keys.bequeath(provider, self._network.homes):
+            self._keys.save()
+        while True:
+            await self._move(provider, first.bytes, progress)
+            await self._publish()
+            if not self._concerns(provider):
+                break
+        left, unreachable = 0, ""
+        try:
+            await self._settle()
+            left = await self._clear(provider)
+        except ProviderError as error:
+            unreachable = str(error)
+        return LeaveResult(first.segments, first.bytes, left, unreachable)
+
+    def _holding(self, provider: str) -> Holding:
+        return holdings_of(self._repair.groups()).get(provider, Holding(provider, 0, 0))
+
+    def _concerns(self, provider: str) -> bool:
+        """Whether any share lies there, or was to."""
+        return self._holding(provider).segments > 0 or provider in self._repair.lacking_at()
+
+    async def _move(self, provider: str, total: int, progress: Callable[[LeaveProgress], None]) -> None:
+        while self._concerns(provider):
+            now = self._holding(provider)
+            obstacle = self._repair.obstacle
+            total = max(total, now.bytes)
+            progress(LeaveProgress(total - now.bytes, total, now.segments, str(obstacle or "")))
+            if not await self._care() and self._concerns(provider):
+                if isinstance(self._repair.obstacle, ConfigError):
+                    raise self._repair.obstacle
+                await trio.sleep(LOOK_SECONDS)
+        progress(LeaveProgress(total, total, 0, ""))
+
+    async def _clear(self, provider: str) -> int:
+        """Delete what is there of the volume; how many other objects are listed afterwards."""
+        transfer = self._network.transfer
+        self._network.taken.discard(provider)
+        try:
+            for prefix in _prefixes():
+                names = await transfer.list_objects(provider, prefix, deadline=VISIT_SECONDS)
+                deletions = (
+                    partial(transfer.delete_object, provider, name, deadline=VISIT_SECONDS)
+                    for name in names
+                    if name != marker.NAME
+                )
+                await together(deletions, DELETES_AT_ONCE)
+            await transfer.delete_object(provider, marker.NAME, deadline=VISIT_SECONDS)
+            left = await transfer.list_objects(provider, "", deadline=VISIT_SECONDS)
+        except IcnfsError:
+            self._network.taken.add(provider)
+            raise
+        self._network.free.add(provider)
+        return len(left)
+
+
+def _prefixes() -> Iterator[str]:
+    """Of all that a volume stores; shares in parts, so that no listing grows large."""
+    yield from (f"{SHARES_PREFIX}{digit}" for digit in "abcdefghijklmnopqrstuvwxyz234567")
+    yield from (HEADS, keyrings.PREFIX)

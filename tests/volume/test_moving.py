@@ -1,0 +1,377 @@
+"""Shares that go elsewhere: past a provider that fails, out of one that is drained, back under a policy."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import trio
+
+from icnfs.errors import ConfigError, DegradedError, FencedError, UsageError
+from icnfs.format.segment import SegmentInfo
+from icnfs.placement import Policy
+from icnfs.providers.facts import ProviderFacts
+from icnfs.transfer.messages import ShareEvent
+from icnfs.volume.leaving import LeaveProgress
+from icnfs.volume.volume import Volume
+from tests.volume.world import NAMES, Machine, World, get_file, put_file
+
+DATA = os.urandom(3_000_000)
+SMALL = b"a small file"
+
+
+@pytest.fixture
+def wide(tmp_path: Path) -> World:
+    """Seven providers for six shares."""
+    return World(tmp_path, more=("gnu",))
+
+
+async def write(volume: Volume) -> None:
+    await put_file(volume, b"f", DATA)
+    await put_file(volume, b"small", SMALL)
+    await volume.sync()
+
+
+async def look(volume: Volume) -> None:
+    assert await get_file(volume, b"f") == DATA
+    assert await get_file(volume, b"small") == SMALL
+
+
+def segments(volume: Volume) -> list[SegmentInfo]:
+    """All that the local state and the last head name."""
+    ids = list(volume.repair._held)
+    found = [volume._segment(id) for id in ids]
+    assert None not in found
+    return [segment for segment in found if segment is not None]
+
+
+def drained(machine: Machine, *names: str) -> Mapping[str, ProviderFacts]:
+    facts = machine.config().providers
+    return {name: replace(one, drain=name in names) for name, one in facts.items()}
+
+
+def recovered(world: World, key: str, *lost: str, **changes: object) -> None:
+    """The volume is whole on another machine, without those that are lost."""
+    world.away(*lost)
+    there = world.machine(f"there-without-{'-'.join(lost)}")
+    there.recover(key)
+    there.run(look)
+    world.away()
+
+
+# --- past a provider that fails ---------------------------------------------------------------------------------------
+
+
+def test_what_a_provider_does_not_take_goes_to_a_spare_one_before_the_head(wide: World) -> None:
+    here = wide.machine()
+    key = here.init().recovery_key
+    wide.providers["cat"].read_only = True
+
+    async def main(volume: Volume) -> None:
+        await write(volume)
+        assert not volume.repair.lacking
+        assert all(segment.stored() == 6 for segment in segments(volume))
+        published = [part for run in volume.publisher.head.runs for part in run.segments()]  # type: ignore[union-attr]
+        assert all(part.stored() == 6 for part in published)
+
+    here.run(main)
+    recovered(wide, key, "ada", "bee")
+
+
+def test_without_a_spare_provider_the_volume_is_degraded_and_says_so(world: World) -> None:
+    here = world.machine()
+    here.init()
+    world.providers["cat"].read_only = True
+
+    async def main(volume: Volume) -> None:
+        await put_file(volume, b"f", DATA)
+        with pytest.raises(DegradedError, match="cat lacks"):
+            await volume.sync(deadline=2)
+        assert volume.status().degraded
+        world.providers["cat"].read_only = False
+        await volume.sync()
+        assert not volume.status().degraded
+
+    here.run(main)
+
+
+def test_sync_has_put_a_head_that_knows_where_repaired_shares_lie(world: World) -> None:
+    """Else a recovery would look for them in vain, and bear fewer losses than were promised."""
+    here = world.machine()
+    key = here.init().recovery_key
+    world.away("cat", "dog")
+
+    async def main(volume: Volume) -> None:
+        await put_file(volume, b"f", DATA)
+        await put_file(volume, b"small", SMALL)
+        with pytest.raises(DegradedError):
+            await volume.sync(deadline=1)
+        world.away()
+        await volume.sync()
+
+    here.run(main)
+    recovered(world, key, "ada", "fox")
+
+
+def test_a_local_copy_is_kept_while_a_holder_cannot_give_it_back(world: World) -> None:
+    here = world.machine()
+    here.init()
+
+    async def main(volume: Volume) -> None:
+        await write(volume)
+        assert all(map(volume.store.is_safe, segments(volume)))
+        world.away("eel")
+        await volume.first_look()
+        assert not any(map(volume.store.is_safe, segments(volume)))
+
+    here.run(main)
+
+
+def test_late_shares_are_waited_for_and_not_sent_again(world: World) -> None:
+    here = world.machine()
+    here.init()
+
+    async def main(volume: Volume) -> None:
+        await write(volume)
+        segment = max(segments(volume), key=lambda s: s.share_len)
+        lacking = replace_stored(segment, 2, False)
+        await volume.publisher.mend([lacking])
+        volume.repair.expect(segment.id, [2])
+        assert not await volume.care_once(), "it is on its way"
+        provider, name = segment.shares[2].provider, volume.network.names_of(segment)[2]
+        volume.repair.heard(ShareEvent(provider, name, segment.id, 2, "stored", ""))
+        assert await volume.care_once()
+        assert volume._segment(segment.id) == segment
+        assert volume.publisher.owes_head
+
+    here.run(main)
+
+
+def test_a_late_share_may_be_told_of_before_it_is_expected(world: World) -> None:
+    here = world.machine()
+    here.init()
+
+    async def main(volume: Volume) -> None:
+        await write(volume)
+        segment = max(segments(volume), key=lambda s: s.share_len)
+        await volume.publisher.mend([replace_stored(segment, 2, False)])
+        volume.repair.heard(ShareEvent(segment.shares[2].provider, "x", segment.id, 2, "failed", "it broke off"))
+        volume.repair.expect(segment.id, [2])
+        assert await volume.care_once(), "it did not come, and is rebuilt"
+        assert volume._segment(segment.id) == segment
+
+    here.run(main)
+
+
+def replace_stored(segment: SegmentInfo, index: int, stored: bool) -> SegmentInfo:
+    import msgspec
+
+    shares = list(segment.shares)
+    shares[index] = msgspec.structs.replace(shares[index], stored=stored)
+    return msgspec.structs.replace(segment, shares=tuple(shares))
+
+
+# --- out of a provider that is drained --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["ada", "fox"])
+def test_a_drained_provider_is_left_with_nothing_of_the_volume(wide: World, name: str) -> None:
+    here = wide.machine()
+    key = here.init().recovery_key
+    here.run(write)
+    told: list[LeaveProgress] = []
+
+    async def leave(volume: Volume) -> None:
+        await volume.loaded.wait()
+        before = volume.holdings()[name]
+        result = await volume.leave(name, 30, told.append)
+        assert (result.shares, result.bytes) == (before.segments, before.bytes)
+        assert (result.left, result.unreachable) == (0, "")
+        assert name not in volume.holdings()
+        assert all(segment.stored() == 6 for segment in segments(volume))
+        await put_file(volume, b"after", b"more")
+        await volume.sync()
+        await volume.publisher.settle()
+        await look(volume)
+
+    here.run(leave, providers=drained(here, name))
+    assert not wide.providers[name].objects
+    assert told[-1].shares_left == 0 and told[-1].moved_bytes == told[-1].total_bytes > 0
+    wide.config = replace(
+        wide.config, providers={other: one for other, one in wide.config.providers.items() if other != name}
+    )
+    del wide.providers[name]
+    recovered(wide, key, *[other for other in NAMES if other != name][:2])
+
+
+def test_a_dead_provider_is_left_by_rebuilding_and_what_lies_there_is_said_to_stay(wide: World) -> None:
+    here = wide.machine()
+    here.init()
+    here.run(write)
+    wide.away("dog")
+
+    async def leave(volume: Volume) -> None:
+        result = await volume.leave("dog", 30)
+        assert "dog" in result.unreachable
+        assert all(segment.stored() == 6 for segment in segments(volume))
+        assert "dog" not in volume.holdings()
+
+    here.run(leave, providers=drained(here, "dog"))
+
+
+def test_leaving_needs_a_place_for_what_leaves_and_says_what_would_make_one(world: World) -> None:
+    here = world.machine()
+    here.init()
+    here.run(write)
+
+    async def leave(volume: Volume) -> None:
+        with pytest.raises(ConfigError):
+            await volume.leave("dog", 30)
+        assert all(segment.stored() == 6 for segment in segments(volume))
+
+    here.run(leave, providers=drained(here, "dog"))
+
+    async def not_drained(volume: Volume) -> None:
+        with pytest.raises(UsageError, match="not being drained"):
+            await volume.leave("dog", 30)
+
+    here.run(not_drained)
+
+
+def test_other_peoples_objects_are_left_alone(wide: World) -> None:
+    here = wide.machine()
+    here.init()
+    here.run(write)
+    wide.providers["bee"].objects["others/thing"] = b"not ours"
+
+    async def leave(volume: Volume) -> None:
+        assert (await volume.leave("bee", 30)).left == 1, list(wide.providers["bee"].objects)
+
+    here.run(leave, providers=drained(here, "bee"))
+    assert list(wide.providers["bee"].objects) == ["others/thing"]
+
+
+def test_key_slots_go_to_a_provider_that_has_none(wide: World) -> None:
+    here = wide.machine()
+    wide.config = replace(
+        wide.config, providers={name: one for name, one in wide.config.providers.items() if name != "gnu"}
+    )
+    here.init()
+    here.run(write)
+    before = sum(map(len, wide.objects("slots/").values()))
+    wide.config = World(wide.root, more=("gnu",)).config
+
+    async def leave(volume: Volume) -> None:
+        await volume.publisher.settle()
+        assert (await volume.leave("cat", 30)).unreachable == ""
+
+    here.run(leave, providers=drained(here, "cat"))
+    assert sum(map(len, wide.objects("slots/").values())) == before
+    assert wide.objects("slots/")["gnu"]
+
+
+# --- back under a policy ----------------------------------------------------------------------------------------------
+
+
+def test_segments_out_of_policy_are_told_queued_and_moved(wide: World) -> None:
+    here = wide.machine()
+    here.init()
+    here.run(write)
+    policy = Policy(excluded_parents=frozenset({"NL"}))
+
+    async def main(volume: Volume) -> None:
+        await volume.loaded.wait()
+        report = volume.policy_report()
+        assert [verdict.name for verdict in report.providers if verdict.objection] == ["eel"]
+        assert report.obstacle == ""
+        while not volume.repair.idle:
+            await volume.care_once()
+        after = volume.policy_report()
+        assert (after.clean, after.queued, after.breaches) == (after.segments, 0, ())
+        assert "eel" not in volume.holdings()
+        await look(volume)
+
+    here.run(main, policy=policy)
+
+
+def test_a_policy_that_cannot_be_met_moves_nothing_and_names_the_change(world: World) -> None:
+    here = world.machine()
+    here.init()
+    here.run(write)
+
+    async def main(volume: Volume) -> None:
+        await volume.loaded.wait()
+        before = segments(volume)
+        report = volume.policy_report()
+        assert report.queued == report.segments > 0
+        assert "DE" in report.obstacle or "max_per_country" in report.obstacle
+        assert not await volume.care_once()
+        assert segments(volume) == before
+
+    here.run(main, policy=Policy(max_per_country=1))
+
+
+# --- a TOML that was read again ---------------------------------------------------------------------------------------
+
+
+def test_a_mount_takes_over_new_providers_and_policy_and_lets_old_ones_go(tmp_path: Path) -> None:
+    world = World(tmp_path, more=("gnu", "hen"))
+    whole = world.config.providers
+    here = world.machine()
+    world.config = replace(world.config, providers={name: whole[name] for name in NAMES})
+    here.init()
+
+    async def main(volume: Volume) -> None:
+        await write(volume)
+        assert not world.providers["gnu"].objects
+        await volume.loaded.wait()
+        await volume.adopt(replace(world.config, providers=whole, policy=Policy(excluded_parents=frozenset({"AT"}))))
+        assert "gnu" in volume.network.taken, "its empty place is taken at once"
+        assert {p.name for p in volume.status().providers} == set(whole)
+        while not volume.repair.idle:
+            await volume.care_once()
+        await volume.sync()
+        assert "ada" not in volume.holdings()
+        slim = replace(volume.config, providers={name: one for name, one in whole.items() if name != "ada"})
+        await volume.adopt(slim)
+        assert "ada" not in volume.network.facts
+        with pytest.raises(ConfigError, match=r"bee holds .* drain it"):
+            await volume.adopt(
+                replace(slim, providers={name: one for name, one in slim.providers.items() if name != "bee"})
+            )
+        with pytest.raises(ConfigError, match="cache_clean"):
+            await volume.adopt(replace(slim, cache_clean=1 << 30))
+        await put_file(volume, b"more", DATA)
+        await volume.sync()
+        await look(volume)
+
+    here.run(main)
+
+
+# --- one name, two heads ----------------------------------------------------------------------------------------------
+
+
+def test_a_copy_of_this_very_mount_is_found_out_by_the_name_of_a_head(world: World) -> None:
+    """A virtual machine restored while it was mounted goes on with the same claim: only the name can tell."""
+    here = world.machine()
+    here.init()
+
+    async def main(volume: Volume) -> None:
+        await put_file(volume, b"f", DATA)
+        await volume.sync()
+        head = volume.publisher.head
+        assert head is not None
+        claim = volume.fence.claim
+        await put_file(volume, b"g", b"one future")
+        await volume.sync()
+        volume.fence.base, volume.fence.claim = head, claim
+        volume.publisher._runs = head.runs
+        await put_file(volume, b"h", b"another future")
+        with pytest.raises(FencedError):
+            await volume.sync()
+        await trio.sleep(0)
+
+    here.run(main)
