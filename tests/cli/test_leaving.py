@@ -6,7 +6,9 @@ import errno
 import hashlib
 import json
 import os
+import signal
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -131,6 +133,34 @@ def test_a_drain_outlives_deadline_and_mount_and_is_taken_back(world: World) -> 
     (world.directory / "more").write_bytes(os.urandom(1_000_000))
     world.run("sync", "demo")
     assert listed(world)["a"]["draining"] is False
+
+
+def test_an_interrupted_drain_goes_on_in_the_mount(world: World) -> None:
+    (world.directory / "file").write_bytes(os.urandom(2_000_000))
+    world.run("sync", "demo")
+    add(world, "g", "--upload", "64KiB")  # some seconds for a share
+    command = [sys.executable, "-m", "icnfs.cli", "provider", "drain", "demo", "a"]
+    with subprocess.Popen(command, env=world.environment, stderr=subprocess.PIPE, text=True) as drain:
+        until = time.monotonic() + BOUND
+        while not listed(world)["a"]["draining"]:
+            assert time.monotonic() < until
+        drain.send_signal(signal.SIGINT)
+        _, told = drain.communicate(timeout=BOUND)
+    assert (drain.returncode, told.count("icnfs: interrupted")) == (Exit.INTERRUPTED, 1)
+    while listed(world)["a"]["shares"]:
+        assert time.monotonic() < until
+    assert world.facts("provider", "drain", "demo", "a")["empty"] is True
+
+
+def test_a_provider_added_without_a_mount_is_used_by_the_next(world: World) -> None:
+    world.run("umount", world.directory)
+    add(world, "g")
+    assert objects(world, "g") == []
+    world.run("mount", "demo", world.directory)
+    (world.directory / "file").write_bytes(os.urandom(300_000))
+    world.run("sync", "demo")
+    assert "volume" in [path.name for path in objects(world, "g")]
+    assert listed(world)["g"]["state"] == "up"
 
 
 def test_a_drained_provider_that_is_gone_is_told(world: World) -> None:
