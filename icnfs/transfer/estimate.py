@@ -5,7 +5,7 @@ at the provider's rate.  Latency is the median of recent small calls; the rate c
 can be trusted is measured as well: what recent calls took as a multiple of what was expected of them.  A call that is
 late by that measure is *overdue*, and while it is, or once it was given up, the provider counts as that slow.
 
-    nothing known       as the median of the others; of nobody: no time at all, and patience is the longest
+    nothing known       as the median of the others; of nobody: UNKNOWN_RATE, and patience is the longest
     slow, and asked     what it does, call by call
     slow, not asked     what was known fades towards the others' median, by half each HALF_LIFE: so it is tried again
 
@@ -37,6 +37,9 @@ FADES: Final = 0.9
 HALF_LIFE: Final = 15.0
 """Seconds in which the bad reputation of a provider that is not asked halves."""
 
+STALE: Final = 30.0
+"""Seconds without a call of its size after which what those before it took is not held against the next."""
+
 PATIENCE_LEAST: Final = 0.05
 """Seconds; below it lies what a busy machine does to a call that no provider is to blame for."""
 
@@ -45,6 +48,9 @@ BARELY: Final = 0.005
 
 LATE_MAX: Final = 30.0
 """Seconds that a provider which lets one call after another hang is at most expected to take."""
+
+UNKNOWN_RATE: Final = 8 * MIB
+"""Bytes per second that are expected of anybody before the first large call."""
 
 SLOWEST_USEFUL: Final = 2 * MIB
 """A call may take its bytes at this rate, per second, on top of the longest patience."""
@@ -79,7 +85,7 @@ class Pace:
 
     def seconds_per_byte(self) -> float:
         known = [one.seconds_per_byte for one in self.estimates if one.seconds_per_byte is not None]
-        return median(known) if known else 0.0
+        return median(known) if known else 1 / UNKNOWN_RATE
 
     def multiples(self) -> list[float]:
         return [multiple for one in self.estimates for multiple in one.multiples]
@@ -98,9 +104,9 @@ class Estimate:
         self._calls: dict[Call, None] = {}
         self._small: deque[float] = deque(maxlen=RECENT)
         self._seconds = self._bytes = 0.0
-        self._told = float("-inf")
+        self._told_latency = self._told_rate = float("-inf")
         self._late = 0.0
-        self._late_told = float("-inf")
+        self._late_told = self._proven = float("-inf")
         pace.estimates.append(self)
 
     @property
@@ -135,22 +141,22 @@ class Estimate:
 
     def _plain(self, length: int, now: float) -> float:
         """By latency and rate alone."""
-        age = now - self._told
         latency, each = self._pace.latency(), self._pace.seconds_per_byte()
         if self.latency is not None:
-            latency = self._faded(self.latency, latency, age)
+            latency = self._faded(self.latency, latency, now - self._told_latency)
         if self.seconds_per_byte is not None:
-            each = self._faded(self.seconds_per_byte, each, age)
+            each = self._faded(self.seconds_per_byte, each, now - self._told_rate)
         return latency + (self.in_flight + length) * each
 
     def _faded(self, own: float, common: float, age: float) -> float:
         return own if own <= common else common + (own - common) * 0.5 ** (age / HALF_LIFE)
 
     def _overdue(self, now: float) -> float:
-        """What the oldest call under way has taken, if it is late."""
+        """What the oldest call under way has taken, if it is late and none that began after it was answered."""
         for call in self._calls:
-            waited = now - call.begun
-            return waited if waited >= call.patience else 0.0
+            if call.begun >= self._proven:
+                waited = now - call.begun
+                return waited if waited >= call.patience else 0.0
         return 0.0
 
     # --- what is learned ----------------------------------------------------------------------------------------------
@@ -168,18 +174,20 @@ class Estimate:
         self._end(call)
         took = now - call.begun
         self._note(took, call)
-        age, self._told = now - self._told, now
+        self._proven = max(self._proven, call.begun)
         if call.begun >= self._late_told:
             self._late = 0.0
         if call.length <= SMALL:
             if call.behind <= SMALL:
+                if now - self._told_latency > STALE:
+                    self._small.clear()
                 self._small.append(took)
-                self.latency = median(self._small)
+                self.latency, self._told_latency = median(self._small), now
             return
-        keeps = FADES * 0.5 ** (age / HALF_LIFE)
+        keeps = FADES if now - self._told_rate <= STALE else 0.0
         self._seconds = self._seconds * keeps + took - (self._pace.latency() if self.latency is None else self.latency)
         self._bytes = self._bytes * keeps + max(call.behind, call.length)
-        self.seconds_per_byte = max(self._seconds / self._bytes, 0.0)
+        self.seconds_per_byte, self._told_rate = max(self._seconds / self._bytes, 0.0), now
 
     def given_up(self, call: Call, now: float) -> None:
         """It failed, or its caller wants it no more: only if it was late does that say anything."""
@@ -188,12 +196,14 @@ class Estimate:
         if took < call.patience:
             return
         self._note(took, call)
+        if call.begun < self._proven:
+            return  # others that began after it were answered: it was in trouble, and not its provider
         # Each time in a row it is expected to take twice as long, so that one that hangs is tried ever more seldom.
         again = self._late * 2 if call.begun >= self._late_told else self._late
         self._late, self._late_told = min(max(took, again), LATE_MAX), now
 
     def _note(self, took: float, call: Call) -> None:
-        if call.expected > 0:
+        if self.latency is not None or self.seconds_per_byte is not None:  # what was expected was more than a guess
             self.multiples.append(took / max(call.expected, BARELY))
 
     def _end(self, call: Call) -> None:

@@ -26,7 +26,7 @@ from icnfs.transfer.shares import Segment, Shares, too_few
 REBUILD_FACTOR: Final = 2.0
 """A rebuild moves k times the bytes: one is preferred where the direct read is expected to take so much longer."""
 
-PARITY_FACTOR: Final = 1.5
+PARITY_FACTOR: Final = 1.2
 """Another share in a data share's place moves no more bytes, but all are verified and one is decoded."""
 
 SLACK_SECONDS: Final = 0.02
@@ -203,11 +203,17 @@ async def _stripe(shares: Shares, segment: Segment, order: list[int], start: int
     """Whole leaves of all data shares, unverified where all k came; otherwise of fewer than those, all verified."""
     k = segment.info.k
     decoding = any(index >= k for index in order[:k])
+    planned = set(order[:k])  # what others plan meanwhile takes account of it
+    for index in planned:
+        shares.plan(segment, index, length)
 
     async with trio.open_nursery() as aside:
 
         async def read(index: int) -> tuple[bytes, bool]:
             nonlocal decoding
+            if index in planned:
+                planned.remove(index)
+                shares.plan(segment, index, -length)
             if index >= k and not decoding:
                 decoding = True  # those that were asked before it must be verified too: ask for their hashes meanwhile
                 for other in order[: order.index(index)]:
@@ -216,7 +222,13 @@ async def _stripe(shares: Shares, segment: Segment, order: list[int], start: int
                 return await shares.read_range(segment, index, start, length), True
             return await shares.read_direct(segment, index, start, length), False
 
-        gathered = await gather(k, order, read, lambda index: shares.patience(segment, index, length), shares.hedges)
+        try:
+            gathered = await gather(
+                k, order, read, lambda index: shares.patience(segment, index, length), shares.hedges
+            )
+        finally:
+            for index in planned:
+                shares.plan(segment, index, -length)
         got = {index: data for index, (data, _) in gathered.got.items()}
         if got.keys() != set(range(k)):
             raw = [index for index, (_, verified) in gathered.got.items() if not verified]

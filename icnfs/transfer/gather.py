@@ -1,8 +1,10 @@
 """Any `need` good answers out of several candidates, as fast as the candidates allow.
 
 The first `need` candidates are asked at once; each that fails is replaced by the next, and so is each that is late,
-though it may still answer.  So a candidate that is dead costs a round trip, one that hangs costs its patience, and
-neither costs the deadline while enough others answer.  It does not know what is read.
+though it may still answer.  When all but one have answered, that one is late as soon as it takes much longer than they
+did and than was expected of it: one connection in trouble is noticed by that long before its provider is.  So a
+candidate that is dead costs a round trip, one that hangs costs its patience, and neither costs the deadline while
+enough others answer.  It does not know what is read.
 
 When everything is slow, asking more makes it slower: who is late by its usual patience is replaced only while there
 are `Hedges` left, of which every SPARING-th read gives one; who is late by the longest patience is always replaced.
@@ -18,6 +20,7 @@ from typing import Final, Generic, NamedTuple, TypeVar
 import trio
 
 from icnfs.errors import IcnfsError
+from icnfs.transfer.estimate import PATIENCE_LEAST
 
 SPARING: Final = 10
 """Of so many reads one may be hedged early: twice what a patience of 19 in 20 asks for while all is well."""
@@ -28,9 +31,15 @@ HEDGES_MAX: Final = 32
 T = TypeVar("T")
 
 
-class Patience(NamedTuple):
-    """Seconds: what 19 of 20 reads take, and what none may take without that somebody else is asked."""
+FACTOR: Final = 2.0
+"""The last of several reads of one kind is late when it takes so many times what the others took."""
 
+
+class Patience(NamedTuple):
+    """Seconds: what a read is expected to take, what 19 of 20 take, and what none may take without that somebody else
+    is asked."""
+
+    expected: float
     usual: float
     longest: float
 
@@ -52,12 +61,22 @@ class Hedges:
         self._left -= 1
         return True
 
-    async def late(self, patience: Patience) -> None:
-        """Return when a read that begins now is to be asked of somebody else as well."""
+    async def late(self, patience: Patience, others: trio.Event | None = None) -> None:
+        """Return when a read that begins now is to be asked of somebody else as well.
+
+        `others` is set when all that were asked together with it have answered.
+        """
         self.earn()
-        await trio.sleep(patience.usual)
+        begun = trio.current_time()
+        if others is not None and patience.usual < patience.longest:
+            with trio.move_on_after(patience.usual):
+                await others.wait()
+            took = max((trio.current_time() - begun) * FACTOR, patience.expected * FACTOR)
+            await trio.sleep_until(begun + min(max(took, PATIENCE_LEAST), patience.usual))
+        else:
+            await trio.sleep(patience.usual)
         if patience.usual < patience.longest and not self.take():
-            await trio.sleep(patience.longest - patience.usual)
+            await trio.sleep_until(begun + patience.longest)
 
 
 @dataclass(frozen=True)
@@ -84,6 +103,7 @@ async def gather(
     waiting = list(reversed(candidates))
     running: set[int] = set()
     late: set[int] = set()
+    others = trio.Event()
     send, receive = trio.open_memory_channel[tuple[int, T | IcnfsError | None]](math.inf)
 
     async def ask(candidate: int) -> None:
@@ -94,7 +114,7 @@ async def gather(
         send.send_nowait((candidate, answer))
 
     async def watch(candidate: int) -> None:
-        await hedges.late(patience(candidate))
+        await hedges.late(patience(candidate), others)
         send.send_nowait((candidate, None))
 
     async with trio.open_nursery() as nursery:
@@ -116,5 +136,7 @@ async def gather(
                 errors[candidate] = answer
             else:
                 got[candidate] = answer
+                if len(got) == need - 1:
+                    others.set()
         nursery.cancel_scope.cancel()
     return Gathered(got, errors)

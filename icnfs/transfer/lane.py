@@ -26,6 +26,7 @@ from icnfs.providers.base import Capacity, Data, Provider, list_all
 from icnfs.providers.guard import Rates, guard
 from icnfs.transfer.estimate import Call, Estimate
 from icnfs.transfer.health import Health
+from icnfs.transfer.turns import Turns
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ class Lane:
         self.health = health
         self.provider = provider
         self._guarded = guard(provider, health, rates)
+        self._turns = Turns()
         self._asked = 0
         self._idle = trio.Event()
 
@@ -51,7 +53,8 @@ class Lane:
         """As Provider.get, once and without retries: whoever reads shares asks `health` where to go."""
         with self._measured(self.health.reads, length or 0) as call:
             await self._guarded.breaker.patiently()
-            data = await self._mapped(lambda: self._guarded.once.get(name, offset, length))
+            async with self._turns.of(length or 0):
+                data = await self._mapped(lambda: self._guarded.once.get(name, offset, length))
             if length is not None and len(data) != length:
                 lie = ProviderLiesError(self.name, f"it answered {len(data)} bytes where {length} were asked")
                 raise self._blamed(lie)

@@ -62,6 +62,7 @@ from icnfs.transfer.messages import (
     encode,
     fault_of,
 )
+from icnfs.transfer.turns import turn
 from icnfs.transfer.upload import PutResult
 from icnfs.transfer.wire import Wire
 
@@ -145,6 +146,7 @@ class Session:
             await trio.sleep(PUSH_SECONDS)
 
     async def _work(self, request: Work, fd: int | None, scope: trio.CancelScope) -> None:
+        turn.set(request.call)
         with scope:
             try:
                 await _HANDLERS[type(request)](self, request, fd)

@@ -109,13 +109,18 @@ class Shares:
         lane = self.lane(segment.info.shares[index].provider)
         return math.inf if lane is None else lane.health.reads.expected(length, trio.current_time())
 
+    def plan(self, segment: Segment, index: int, length: int) -> None:
+        """`length` bytes of a share are about to be asked for; less than none when they are, or will not be."""
+        if lane := self.lane(segment.info.shares[index].provider):
+            lane.health.reads.in_flight += length
+
     def patience(self, segment: Segment, index: int, length: int) -> Patience:
         """How long to wait for `length` bytes of a share, asked for now, before others are asked as well."""
         lane = self.lane(segment.info.shares[index].provider)
         if lane is None:
-            return Patience(0.0, 0.0)
-        reads = lane.health.reads
-        return Patience(reads.patience(length, trio.current_time()), reads.longest(length))
+            return Patience(0.0, 0.0, 0.0)
+        reads, now = lane.health.reads, trio.current_time()
+        return Patience(reads.expected(length, now), reads.patience(length, now), reads.longest(length))
 
     async def read_direct(self, segment: Segment, index: int, offset: int, length: int) -> bytes:
         """A range of a share's payload in one read, **not verified**: its caller holds the chunk's own tag.

@@ -26,7 +26,7 @@ async def _gather(need: int, delays: list[float], failing: set[int]) -> tuple[Ga
         return candidate * 10
 
     begun = trio.current_time()
-    gathered = await gather(need, range(len(delays)), read, lambda _: Patience(HEDGE, HEDGE), Hedges())
+    gathered = await gather(need, range(len(delays)), read, lambda _: Patience(0.0, HEDGE, HEDGE), Hedges())
     return gathered, asked, trio.current_time() - begun
 
 
