@@ -68,6 +68,7 @@ class VolumeConfig:
                 credential=facts.credential or "",
                 upload=facts.upload or 0,
                 download=facts.download or 0,
+                eur_per_tb_read=facts.eur_per_tb_read,
             )
             for facts in self.providers.values()
         ]

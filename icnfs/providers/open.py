@@ -1,6 +1,8 @@
 """From a url to a provider: the table of the kinds that there are.
 
 A url is read without touching what it points at, so that a configuration can be checked with every disk unplugged.
+The client of S3 (see `s3`) is a signer over the standard library and carries no other kind of storage at no further
+cost; a kind that comes (`node://`) is a row of `_KINDS` and a way to read its url.
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ class ProviderSpec:
     upload: int = 0
     download: int = 0
     """Bytes per second, 0 for no bound."""
+    eur_per_tb_read: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,6 +101,11 @@ class Opened:
         }
         return list(self._open.values())
 
+    def price(self, engine: Engine) -> None:
+        """Tell the engine what reading from each of them costs."""
+        for spec in self._open:
+            engine.board[spec.name].read_price = spec.eur_per_tb_read
+
 
 class Session:
     """One front, one engine, and the calls between them."""
@@ -169,6 +174,7 @@ class Session:
 
     async def _providers(self, request: Providers, fd: int | None) -> None:
         self._engine.set_providers(self._opened.change(request.specs, request.limits), self._opened.rates)
+        self._opened.price(self._engine)
         self._send(Done(request.call))
 
     async def _put_segment(self, request: PutSegment, fd: int | None) -> None:
@@ -293,6 +299,7 @@ async def run(wire: Wire) -> None:
         ) as engine,
         trio.open_nursery() as nursery,
     ):
+        opened.price(engine)
         session = Session(wire, engine, opened, outbox)
         nursery.start_soon(_write, wire, posted)
         nursery.start_soon(session.push)

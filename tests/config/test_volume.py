@@ -149,7 +149,7 @@ def test_every_key_is_read() -> None:
 
 
 def test_specs_open_the_providers_in_order() -> None:
-    assert read(FULL).specs()[0] == ProviderSpec("x-1", "/srv/x", upload=MIB, download=2 * MIB)
+    assert read(FULL).specs()[0] == ProviderSpec("x-1", "/srv/x", upload=MIB, download=2 * MIB, eur_per_tb_read=1.0)
     assert read(FULL).specs()[2] == ProviderSpec("y", "/srv/y", create=False)
     assert all(spec.create for spec in read(FULL).specs(create=True))
 

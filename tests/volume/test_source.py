@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import os
 import random
+from functools import cache
 from pathlib import Path
 
 import pytest
+import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
 from icnfs.errors import ProviderAwayError, TooFewProvidersError
 from icnfs.format.records import Location
-from icnfs.limits import KIB
+from icnfs.format.segment import SegmentInfo, ShareInfo
+from icnfs.limits import CHUNK_SIZE, KIB, LEAF_SIZE, MIB
 from icnfs.state import loader
+from icnfs.vfs.vfs import Vfs
 from icnfs.volume.ahead import FOLLOWED, HELD, WIDE, Ahead
+from icnfs.volume.stripes import STRIPES_MAX, Stripe, Stripes
 from icnfs.volume.volume import Volume
-from tests.volume.world import World, files_of, flip, get_file, list_files, put_file
+from tests.volume.world import Machine, World, files_of, flip, get_file, list_files, put_file
 
 FILES = 200
 SEGMENT = bytes(16)
@@ -171,3 +176,136 @@ def test_what_lies_in_a_window_on_its_way_is_not_asked_for_again_and_not_lost_wh
         assert await get_file(volume, b"large") == large
 
     elsewhere.run(fail)
+
+
+# --- readers in order -------------------------------------------------------------------------------------------------
+
+LARGE = 40 * MIB
+
+
+async def _read_in_order(volume: Volume, name: bytes, pause: float = 0.0, until: int = LARGE) -> bytes:
+    """As a mount reads: with tasks that fetch ahead, 128 KiB at a time."""
+    async with trio.open_nursery() as nursery:
+        vfs = Vfs(volume.store, volume.free_bytes, nursery=nursery)
+        handle = vfs.open(vfs.lookup(loader.ROOT_INO, name).ino, os.O_RDONLY)
+        parts = []
+        for at in range(0, until, CHUNK_SIZE):
+            parts.append(await vfs.read(handle.fh, at, CHUNK_SIZE))
+            await trio.sleep(pause)
+        vfs.release(handle.fh)
+    return b"".join(parts)
+
+
+def _large(world: World) -> tuple[Machine, bytes]:
+    """A machine to which a file of several segments is cold; what it holds."""
+    large = random.Random(7).randbytes(LARGE)
+
+    async def write(volume: Volume) -> None:
+        await put_file(volume, b"large", large)
+        await volume.sync()
+
+    here = world.machine()
+    key = here.init().recovery_key
+    here.run(write)
+    there = world.machine("there")
+    there.recover(key)
+    world.calls.clear()
+    return there, large
+
+
+def test_a_file_read_in_order_is_fetched_in_stripes_of_all_its_segments(world: World) -> None:
+    there, large = _large(world)
+
+    async def read(volume: Volume) -> None:
+        assert await _read_in_order(volume, b"large") == large
+
+    there.run(read)
+    assert world.calls.count("fetch_stripe") <= 35 * 1.2  # as counted, of 320 chunks: most of them while it begins
+    assert world.calls.count("fetch") <= 4
+
+
+def test_who_stops_reading_has_little_more_fetched(world: World) -> None:
+    there, large = _large(world)
+
+    async def read(volume: Volume) -> None:
+        assert await _read_in_order(volume, b"large", until=MIB) == large[:MIB]
+        assert not volume.store.source._stripes._stripes  # type: ignore[attr-defined]
+
+    there.run(read)
+    assert world.calls.count("fetch_stripe") <= 7 * 1.2
+
+
+def test_a_file_read_in_order_is_right_with_a_share_of_every_segment_damaged(world: World) -> None:
+    there, large = _large(world)
+    for provider in list(world.providers.values())[:2]:
+        for name in [n for n in provider.objects if n.startswith("shares/")]:
+            for at in range(5000, len(provider.objects[name]), 300_000):
+                provider.objects[name] = flip(provider.objects[name], at)
+
+    async def read(volume: Volume) -> None:
+        assert await _read_in_order(volume, b"large") == large
+
+    there.run(read)
+
+
+def test_a_file_read_in_order_is_right_without_n_less_k_providers(world: World) -> None:
+    there, large = _large(world)
+
+    async def read(volume: Volume) -> None:
+        world.away("ada", "eel")
+        assert await _read_in_order(volume, b"large") == large
+
+    there.run(read)
+
+
+INFO = SegmentInfo(SEGMENT, 4, 6, 40 * LEAF_SIZE + 100, 1, tuple(ShareInfo(f"p{i}", bytes(32), True) for i in range(6)))
+
+
+def _stripe_data(stripe: Stripe) -> memoryview:
+    parts = [_share(share)[stripe.offset : stripe.offset + stripe.length] for share in range(4)]
+    return memoryview(b"".join(parts))
+
+
+@cache
+def _share(index: int) -> bytes:
+    return random.Random(index).randbytes(INFO.share_len)
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 3), st.integers(0, 40 * LEAF_SIZE - 200_000), st.integers(60_000, 200_000)),
+        min_size=1,
+        max_size=40,
+    ),
+    st.randoms(),
+)
+def test_stripes_hold_what_lies_there_and_nothing_once_it_is_taken(
+    wanted: list[tuple[int, int, int]], noise: random.Random
+) -> None:
+    stripes = Stripes()
+    locations = [Location(SEGMENT, share, offset, length) for share, offset, length in wanted]
+    new = stripes.want(1, locations, lambda _: INFO)
+    assert stripes.size == sum(stripe.size for stripe in new) <= STRIPES_MAX
+    for stripe in noise.sample(new, len(new)):
+        if noise.random() < 0.9:
+            stripes.keep(stripe, _stripe_data(stripe))
+        else:
+            stripes.give_up(stripe)
+    for location in locations:
+        assert stripes.coming(location) is None
+        data = stripes.take(location)
+        assert data is None or data == _share(location.share)[location.offset : location.offset + location.length]
+    stripes.forget(1)
+    assert stripes.size == 0 and not stripes._leaves and not stripes._places
+
+
+def test_however_many_read_no_more_is_held_than_may_be() -> None:
+    stripes = Stripes()
+    for reader in range(1, 9):
+        assert 0 <= stripes.room(reader) < STRIPES_MAX
+        for number in range(40):
+            info = SegmentInfo(bytes([reader, number]) * 8, 4, 6, 40 * LEAF_SIZE, 1, INFO.shares)
+            rows = [Location(info.id, share, 0, 30 * LEAF_SIZE) for share in range(4)]
+            for stripe in stripes.want(reader, rows, lambda _, info=info: info):  # type: ignore[misc]
+                stripes.keep(stripe, memoryview(bytes(stripe.size)))
+            assert stripes.size <= STRIPES_MAX
