@@ -11,7 +11,7 @@ import time
 import click
 import msgspec
 
-from icnfs.cli.output import age, json_option, print_facts, print_json, print_rows, rate, size
+from icnfs.cli.output import age, json_option, print_facts, print_json, print_rows, size
 from icnfs.config.paths import NAME_PATTERN, check_volume_name, config_dir, runtime_dir, state_dir
 from icnfs.config.volume import load
 from icnfs.control import endpoint
@@ -149,7 +149,7 @@ def _published(volume: Status) -> str:
 
 _HEAD = (
     *("provider", "owner", "country", "state", "shares", "missing", "bad", "free"),
-    *("latency", "up", "up rate", "down", "down rate", "error"),
+    *("latency", "up", "down", "error"),
 )
 
 
@@ -166,8 +166,6 @@ def _row(provider: ProviderStatus) -> tuple[str, ...]:
         size(provider.free_bytes),
         latency,
         size(provider.bytes_up),
-        rate(provider.rate_up),
         size(provider.bytes_down),
-        rate(provider.rate_down),
         provider.error or "-",
     )

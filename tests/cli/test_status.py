@@ -84,8 +84,3 @@ def test_a_drain_shows_at_its_provider_and_in_what_is_to_move() -> None:
     told = dict(_facts(MountStatus("/mnt", 1, 0, replace(HEALTHY, moving=3))))
     assert told["moving"] == "3 segments have shares where they are to have none"
     assert "moving" not in dict(_facts(MountStatus("/mnt", 1, 0, HEALTHY)))
-
-
-def test_rates_are_told_where_they_are_known() -> None:
-    row = _row(replace(PROVIDER, rate_up=2.5 * 2**20, bytes_down=2048))
-    assert row[9:13] == ("0 B", "2.5 MiB/s", "2.0 KiB", "-")
