@@ -261,6 +261,40 @@ def test_connection_that_was_closed_while_idle_is_replaced(keys: Path) -> None:
         trio.run(main, server)
 
 
+def test_server_that_knows_no_conditional_writes_is_asked_for_none_any_more(keys: Path) -> None:
+    def answer(asked: Request) -> bytes:
+        return reply(501, error("NotImplemented")) if "if-none-match" in asked.headers else reply(200, b"", ETAG)
+
+    async def main(provider: S3Provider) -> None:
+        assert await provider.put_new("a", b"data") and await provider.put_new("b", b"data")
+        await provider.close()
+
+    with hostile(answer) as server:
+        trio.run(main, provider_of(server.url, keys))
+        assert ["if-none-match" in asked.headers for asked in server.requests] == [True, False, False]
+
+
+def test_many_names_are_listed_in_pages(keys: Path) -> None:
+    """Also by somebody who makes them up; past the most that are taken it is a lie."""
+
+    def answer(asked: Request) -> bytes:
+        last = asked.target.partition("start-after=p%2Fa%2F")[2].partition("&")[0]
+        first = int(last or 0) + 1
+        numbers = range(first, min(first + 1000, 100_001))
+        return reply(200, listing(*(f"p/a/{number:08}" for number in numbers), more=first < 99_001))
+
+    async def main(provider: S3Provider) -> None:
+        names = await list_all(provider, "a/")
+        assert len(names) == 100_000 and names[-1] == "a/00100000"
+        with pytest.raises(ProviderLiesError, match="does not end within 1500 names"):
+            await list_all(provider, "a/", most=1500)
+        await provider.close()
+
+    with hostile(answer) as server:
+        trio.run(main, provider_of(server.url, keys))
+        assert len(server.requests) == 100 + 1 + 2
+
+
 # --- keys -----------------------------------------------------------------------------------------------------------
 
 
