@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import socket
 import ssl
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -20,10 +23,11 @@ from icnfs.errors import (
     ProviderRefusedError,
 )
 from icnfs.limits import OBJECT_MAX
-from icnfs.providers import http
+from icnfs.providers import breaker, http
 from icnfs.providers.base import Pieces, list_all
 from icnfs.providers.open import ProviderSpec, open_provider, parse_url
 from icnfs.providers.s3 import S3Provider
+from tests import plain_s3
 from tests.providers.hostile import HOUR_AGO, NOW, Answer, Hostile, Request, hostile, reply
 from tests.seaweed import ACCESS_KEY, READER_KEY, SECRET_KEY, Seaweed, certify, request, write_keys
 
@@ -395,6 +399,47 @@ def test_certificate_that_does_not_hold_is_refused(
         with pytest.raises(ProviderRefusedError, match=match):
             ask(provider_of(server.url, keys, f"&ca={ca}" if ours else ""), CALLS["probe"])
         assert not server.requests
+
+
+def test_a_watched_connection_is_kept_and_what_is_read_after_an_idle_time_uses_it(
+    tmp_path: Path, keys: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The times of `http` and `breaker`, a hundred times faster; their proportion is what counts."""
+    assert breaker.WATCH_SECONDS + 2 * breaker.TICK_SECONDS < http.IDLE_SECONDS
+    monkeypatch.setattr(http, "IDLE_SECONDS", http.IDLE_SECONDS / 20)
+    monkeypatch.setattr(breaker, "WATCH_SECONDS", breaker.WATCH_SECONDS / 20)
+    monkeypatch.setattr(breaker, "TICK_SECONDS", breaker.TICK_SECONDS / 20)
+    ca, certificate, key = certify(tmp_path / "tls", days=2, host="127.0.0.1")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    (tmp_path / "bucket").mkdir()
+    taken = 0
+
+    def serve(listener: socket.socket) -> None:
+        nonlocal taken
+        with contextlib.suppress(OSError):
+            while True:
+                peer, _ = listener.accept()
+                taken += 1
+                secured = context.wrap_socket(peer, server_side=True)
+                threading.Thread(target=plain_s3._Connection(secured, tmp_path).serve, daemon=True).start()
+
+    async def main(provider: S3Provider) -> None:
+        watched = breaker.Breaker(provider, breaker.Switch())
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watched.watch)
+            await watched.put("a", b"data")
+            for _ in range(2):
+                await trio.sleep(1.5 * http.IDLE_SECONDS)
+                assert await watched.get("a", 1, 2) == b"at"
+            nursery.cancel_scope.cancel()
+        await provider.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=serve, args=(listener,), daemon=True).start()
+        trio.run(main, provider_of(f"https://127.0.0.1:{listener.getsockname()[1]}", keys, f"&ca={ca}"))
+        listener.shutdown(socket.SHUT_RDWR)
+    assert taken <= 2  # the put beside the first probe may have needed another
 
 
 def test_file_of_authorities_that_is_missing_is_named(tmp_path: Path, keys: Path) -> None:
