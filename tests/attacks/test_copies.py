@@ -188,17 +188,17 @@ def test_a_recovery_that_ends_at_any_put_of_its_head_is_started_over(world: Worl
     here.run(write)
     there = world.machine("there")
     left = puts
-    real = MemoryProvider.put
+    real = MemoryProvider.put_new
 
-    async def put(self: MemoryProvider, name: str, data: bytes) -> None:
+    async def put_new(self: MemoryProvider, name: str, data: bytes) -> bool:
         nonlocal left
         if left == 0:
             raise PowerCut
         left -= 1
-        await real(self, name, data)
+        return await real(self, name, data)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(MemoryProvider, "put", put)
+        patch.setattr(MemoryProvider, "put_new", put_new)
         with pytest.raises((PowerCut, BaseExceptionGroup)):
             there.recover(key)
     assert not there.state_dir.exists()
