@@ -26,6 +26,7 @@ VERBS: Final = {
     "umount": "Unmount a directory; what is not published waits for the next mount.",
     "sync": "Publish all that is written and wait until it is safe.",
     "status": "Show volumes, what is not yet published, and each provider's state.",
+    "health": "Show which segments are safe, degraded, at risk or lost, and how providers do.",
     "info": "Show where a file's contents lie and how many losses they survive.",
     "recover": "Rebuild a volume on this machine from its providers.",
     "key": "Add, list and remove the keys that open a volume.",

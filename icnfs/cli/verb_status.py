@@ -20,6 +20,7 @@ from icnfs.control.facts import MountStatus
 from icnfs.control.protocol import StatusRequest, take_facts
 from icnfs.control.stalls import Stalls
 from icnfs.errors import Exit
+from icnfs.volume.health import HealthCounts
 from icnfs.volume.keyring import FILE
 from icnfs.volume.status import ProviderStatus, Status
 
@@ -105,6 +106,7 @@ def _facts(status: MountStatus) -> list[tuple[str, str]]:
         ("dirty", size(volume.dirty_bytes)),
         ("published", _published(volume)),
         ("shares at risk", _risk(volume)),
+        ("health", health_line(volume.health)),
         ("stalls", _stalled(status.stalls)),
     ]
     if volume.moving:
@@ -131,6 +133,11 @@ def _risk(volume: Status) -> str:
         f"{volume.missing_shares} missing, {volume.lost_shares} where they cannot be had now; "
         f"{volume.unsafe_segments} segments are not safe"
     )
+
+
+def health_line(counts: HealthCounts) -> str:
+    """How many segments have which verdict."""
+    return f"{counts.safe} segments safe, {counts.degraded} degraded, {counts.at_risk} at risk, {counts.lost} lost"
 
 
 def _stalled(stalls: Stalls) -> str:

@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 
 from icnfs.control.stalls import Stalls
+from icnfs.volume.health import HealthCounts, HealthPage, ProviderHealth
 from icnfs.volume.keyring import Entry
 from icnfs.volume.standing import PolicyReport
 from icnfs.volume.status import ChunkPlace, FileInfo, SharePlace, Status
@@ -78,6 +79,15 @@ class KeyFacts(msgspec.Struct, frozen=True):
     added_ns: int
     providers: int
     stored: int
+
+
+class HealthFacts(msgspec.Struct, frozen=True):
+    """The health of a volume: segments by verdict, the providers, and a page of the segments that are not safe."""
+
+    safe: int
+    counts: HealthCounts
+    providers: list[ProviderHealth]
+    page: HealthPage
 
 
 class PolicyFacts(msgspec.Struct, frozen=True):

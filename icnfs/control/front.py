@@ -26,6 +26,7 @@ from icnfs.config import VolumeConfig, load
 from icnfs.control import endpoint, server
 from icnfs.control.facts import (
     FileFacts,
+    HealthFacts,
     KeyFacts,
     MountStatus,
     PolicyFacts,
@@ -47,6 +48,7 @@ from icnfs.fuse.serve import serve as serve_fuse
 from icnfs.vfs.vfs import Vfs
 from icnfs.volume.keyring import Secrets
 from icnfs.volume.leaving import LeaveProgress, LeaveResult
+from icnfs.volume.report import provider_healths
 from icnfs.volume.standing import Holding
 from icnfs.volume.volume import SyncProgress, Volume, open_volume
 
@@ -235,6 +237,14 @@ class Front:
     async def policy(self) -> PolicyFacts:
         """How providers and segments stand under the policy in force, and whether the TOML has another by now."""
         return PolicyFacts(self._volume.policy_report(), await self._news())
+
+    async def health(self, after: str, most: int) -> HealthFacts:
+        """The health of every segment, and a page of those that are not safe."""
+        volume = self._volume
+        await volume.loaded.wait()
+        health = volume.health()
+        page = await health.page(after, most)
+        return HealthFacts(volume.network.safe, health.counts(), provider_healths(volume), page)
 
     async def _news(self) -> str:
         """What is to be done about a TOML that is not in force; "" where it is."""

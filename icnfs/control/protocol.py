@@ -30,6 +30,9 @@ REQUEST_MAX: Final = 64 * 1024
 ANSWER_MAX: Final = 8 * 1024 * 1024
 """Bytes in an answer's body: `info` of a file over 100,000 segments stays below it."""
 
+MOST_SEGMENTS: Final = 100_000
+"""Segments that a page of `health` may be asked for; it may have fewer."""
+
 WAIT_MAX: Final = 7 * 86400.0
 """Longest deadline a request may ask for, in seconds."""
 
@@ -92,6 +95,14 @@ class PolicyRequest(msgspec.Struct, frozen=True, tag="policy", forbid_unknown_fi
     """Judge the providers and every segment under the policy in force."""
 
 
+class HealthRequest(msgspec.Struct, frozen=True, tag="health", forbid_unknown_fields=True):
+    """The health of all segments, and up to `most` of those that are not safe, from `after` on ("", or what the last
+    page said)."""
+
+    after: str = ""
+    most: int = 20
+
+
 class LeaveRequest(msgspec.Struct, frozen=True, tag="leave", forbid_unknown_fields=True):
     """Answer when nothing of the volume is left at `provider`, which is being drained; `deadline` in seconds, 0 for
     none."""
@@ -115,6 +126,7 @@ Request = (
     | AdoptRequest
     | HoldingsRequest
     | PolicyRequest
+    | HealthRequest
     | LeaveRequest
     | StopRequest
 )
@@ -187,6 +199,8 @@ def take_request(body: bytes) -> Request:
         raise FormatError(f"control socket: a deadline of {request.deadline} s; from 0 to {WAIT_MAX:.0f} are allowed")
     if isinstance(request, InfoRequest) and not 0 < request.ino < 2**63:
         raise FormatError("control socket: not an inode number")
+    if isinstance(request, HealthRequest) and not (0 <= request.most <= MOST_SEGMENTS and len(request.after) <= 64):
+        raise FormatError("control socket: not a page of segments")
     if isinstance(request, LeaveRequest) and NAME_PATTERN.fullmatch(request.provider) is None:
         raise FormatError("control socket: not a provider's name")
     return request

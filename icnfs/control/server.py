@@ -23,6 +23,7 @@ from icnfs.control.protocol import (
     AdoptRequest,
     Answer,
     Done,
+    HealthRequest,
     HoldingsRequest,
     InfoRequest,
     KeysRequest,
@@ -97,6 +98,9 @@ class Operations(Protocol):
 
     async def policy(self) -> object:
         """How providers and segments stand under the policy."""
+
+    async def health(self, after: str, most: int) -> object:
+        """The health of every segment, and a page of those that are not safe."""
 
     async def leave(self, provider: str, deadline: float, progress: ProgressSink) -> object:
         """Move every share away from `provider` and delete what lies there; DegradedError after `deadline` seconds."""
@@ -281,6 +285,10 @@ class _Conversation:
     async def _policy(self, _: Request) -> object:
         return await self._operations.policy()
 
+    async def _health(self, request: Request) -> object:
+        assert isinstance(request, HealthRequest)
+        return await self._operations.health(request.after, request.most)
+
     async def _leave(self, request: Request) -> object:
         assert isinstance(request, LeaveRequest)
         return await self._operations.leave(request.provider, request.deadline, self.progress)
@@ -301,6 +309,7 @@ _MEANINGS: Final[dict[type[Request], Callable[[_Conversation, Request], Awaitabl
     AdoptRequest: _Conversation._adopt,
     HoldingsRequest: _Conversation._holdings,
     PolicyRequest: _Conversation._policy,
+    HealthRequest: _Conversation._health,
     LeaveRequest: _Conversation._leave,
     StopRequest: _Conversation._stop,
 }

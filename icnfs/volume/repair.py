@@ -143,6 +143,14 @@ class Repair:
         """All segments, by who holds them."""
         return list(self._groups.values())
 
+    def held(self) -> list[tuple[bytes, tuple[Holders, int]]]:
+        """All segments by id, each with who holds it and the length of its shares."""
+        return list(self._held.items())
+
+    def holders(self, id: bytes) -> Holders | None:
+        """Who holds a segment, None where it is not known."""
+        return self._held[id][0] if id in self._held else None
+
     def at_risk(self, lost: Collection[str]) -> Risk:
         """What would be gone if the providers `lost` never came back, and what is not stored anyhow."""
         shares = segments = 0

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from icnfs.format.segment import SegmentInfo
 from icnfs.transfer.messages import ProviderState
+from icnfs.volume.health import ProviderHealth
 from icnfs.volume.status import (
     ChunkPlace,
     FileInfo,
@@ -60,6 +61,7 @@ def status_of(volume: Volume, now_ns: int) -> Status:
             for name in volume.network.providers
         ),
         moving=volume.repair.moving,
+        health=volume.health().counts(),
     )
 
 
@@ -85,6 +87,16 @@ def _provider(volume: Volume, name: str, missing: int, shares: int) -> ProviderS
         shares=shares,
         draining=facts.drain,
     )
+
+
+def provider_healths(volume: Volume) -> list[ProviderHealth]:
+    """What `icnfs health` shows of each provider."""
+    lacking, held = volume.repair.lacking_at(), volume.holdings()
+    healths = []
+    for name in volume.network.providers:
+        status = _provider(volume, name, lacking.get(name, 0), held[name].segments if name in held else 0)
+        healths.append(ProviderHealth(name, status.owner, status.state, status.shares, status.missing))
+    return healths
 
 
 def usage_of(volume: Volume) -> Usage:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from icnfs.format.segment import SegmentInfo
 from icnfs.transfer.messages import ProviderState
+from icnfs.volume.health import HealthCounts
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,8 @@ class Status:
     is not published yet.  `missing_shares` are not stored; `lost_shares` are stored at providers that cannot give them
     back now: down, or their place found empty or foreign.  `unsafe_segments` counts segments of which fewer than `safe`
     owners hold a share that is neither; `degraded` is when there are such, or the last publish failed.  `moving`
-    segments have shares where the policy or a drain leaves them none.  `fenced` and `failure` are messages, "" where
-    there is nothing to say.
+    segments have shares where the policy or a drain leaves them none; `health` counts all segments by verdict.
+    `fenced` and `failure` are messages, "" where there is nothing to say.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Status:
     transfer_restarts: int
     providers: tuple[ProviderStatus, ...]
     moving: int = 0
+    health: HealthCounts = field(default_factory=HealthCounts)
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ from icnfs.transfer.messages import Limits
 from icnfs.volume import fence as fences
 from icnfs.volume.fence import Fence
 from icnfs.volume.heads import Heads
+from icnfs.volume.health import Health
 from icnfs.volume.keyring import Entry, Keyring, Secrets, unlock
 from icnfs.volume.leaving import LeaveProgress, LeaveResult, Leaving
 from icnfs.volume.network import Network, Starter, start_transfer
@@ -305,6 +306,10 @@ class Volume:
     def holdings(self) -> dict[str, Holding]:
         """What each provider holds, by name."""
         return holdings_of(self.repair.groups())
+
+    def health(self) -> Health:
+        """The health of every segment, now."""
+        return Health(self.network, self.repair, self._segment, {})
 
     def policy_report(self) -> PolicyReport:
         """What the policy says of every provider and every segment."""

@@ -19,7 +19,7 @@ from icnfs.cli import changing, verb_provider
 from icnfs.cli.app import guarded, icnfs
 from icnfs.config import VolumeConfig, load
 from icnfs.control import endpoint, server
-from icnfs.control.facts import MountStatus, PolicyFacts
+from icnfs.control.facts import HealthFacts, MountStatus, PolicyFacts
 from icnfs.control.protocol import Progress
 from icnfs.errors import ConfigError, DegradedError, Exit, IcnfsError
 from icnfs.volume.leaving import LeaveResult
@@ -43,6 +43,8 @@ class StandIn:
         self.result = LeaveResult(4, 4096, 0, "")
         self.leave_failure: IcnfsError | None = None
         self.left: list[tuple[str, float]] = []
+        self.healths: dict[str, HealthFacts] = {}
+        self.asked: list[tuple[str, int]] = []
         self.on_leave: Callable[[], None] = lambda: None
 
     async def status(self, looked: bool) -> MountStatus:
@@ -65,6 +67,10 @@ class StandIn:
 
     async def policy(self) -> PolicyFacts:
         return PolicyFacts(self.report, self.news)
+
+    async def health(self, after: str, most: int) -> HealthFacts:
+        self.asked.append((after, most))
+        return self.healths[after]
 
     async def leave(self, provider: str, deadline: float, progress: server.ProgressSink) -> LeaveResult:
         self.left.append((provider, deadline))

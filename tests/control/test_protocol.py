@@ -20,6 +20,7 @@ REQUESTS = [
     p.AdoptRequest(b"/etc/icnfs/\xff.toml"),
     p.HoldingsRequest(),
     p.PolicyRequest(),
+    p.HealthRequest("2-00", 20),
     p.LeaveRequest("north", 60.0),
     p.StopRequest(),
 ]
@@ -68,10 +69,26 @@ def test_any_header_gives_a_length_below_the_cap_or_the_one_error(header: bytes)
         msgspec.msgpack.encode({"type": "sync", "more": 1}),
         msgspec.msgpack.encode({"type": "leave", "provider": "north", "deadline": -1.0}),
         msgspec.msgpack.encode({"type": "leave", "provider": "../north"}),
+        msgspec.msgpack.encode({"type": "health", "most": 10**9}),
+        msgspec.msgpack.encode({"type": "health", "after": "0" * 65}),
         msgspec.msgpack.encode({"type": "adopt"}),
         b"\x81\xa4type\xa6\xff\xff\xff\xff\xff\xff",
     ],
-    ids=["nested", "unknown", "negative", "huge", "nan", "forever", "extra", "past", "path", "bare", "not-utf8"],
+    ids=[
+        "nested",
+        "unknown",
+        "negative",
+        "huge",
+        "nan",
+        "forever",
+        "extra",
+        "past",
+        "path",
+        "many",
+        "far",
+        "bare",
+        "not-utf8",
+    ],
 )
 def test_hostile_requests_are_refused(body: bytes) -> None:
     with pytest.raises(FormatError):

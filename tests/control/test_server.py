@@ -79,6 +79,9 @@ class Operations:
     async def policy(self) -> object:
         return {"clean": True}
 
+    async def health(self, after: str, most: int) -> object:
+        return [after, most]
+
     async def leave(self, provider: str, deadline: float, progress: server.ProgressSink) -> object:
         progress(p.Progress(3, 5, shares_left=2, waiting=f"{provider} is slow"))
         return deadline
