@@ -214,7 +214,7 @@ class Layers:
         while len(self._warm) >= WARM_MAX:
             self._warm.pop(next(iter(self._warm)))
         self._warm[version] = sealed
-        if self._store.failure is None:
+        if self._store.failure is None and self._store.keeps_cold:
             self._store.committer.submit(CacheJob(version, sealed))
 
     def _checker(self, record: ChunkRecord) -> Callable[[bytes], bool]:

@@ -103,6 +103,8 @@ class Store(Records):
         self._inodes: dict[int, Inode | None] = {}
         self.contents = Contents(self)
         self.source: ColdSource
+        self.keeps_cold = True
+        """Whether chunks that were fetched are kept, as clean ones."""
         self.is_safe: Callable[[SegmentInfo], bool] = lambda segment: not segment.missing()
         self.fenced: FencedError | None = None
         self.read_only = False

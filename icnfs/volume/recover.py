@@ -96,16 +96,21 @@ async def recover(
     """
     with setting_up.partial_state(state_dir, "recover") as half:
         async with start(config.specs(), Limits(config.upload, config.download)) as transfer:
-            master = await _unlock(config, transfer, offered)
-            network = Network.of(config, master, transfer)
-            away = await _visit(network)
-            heads = Heads(network)
-            head = await _newest(network, heads, away, at_least)
+            slots = await slots_of(config, transfer)
+            master = await trio.to_thread.run_sync(unlock, [slot for _, slot in slots], offered)
+            network, heads, head, missing = await find(config, transfer, master, at_least)
+            for provider in sorted(missing):
+                log.warning("left out: %s", missing[provider])
             try:
                 while True:
                     found(_found(head))
                     setting_up.start_over(half)
-                    taken_over = await _load(network, half, head, progress)
+                    taken_over, claim = _taking_over(head)
+                    settings = {
+                        fences.HEAD: fences.encode_base(taken_over),
+                        fences.CLAIM: msgspec.msgpack.encode(claim),
+                    }
+                    await load(network, half, head, settings, progress)
                     await _take_over(network, heads, taken_over)
                     later = await _later(heads, head, taken_over)
                     if later is None:
@@ -121,9 +126,13 @@ async def recover(
 # --- finding ----------------------------------------------------------------------------------------------------------
 
 
-async def _unlock(config: VolumeConfig, transfer: Transfer, offered: Secrets) -> MasterKey:
-    """The master key, from whatever key slots the providers hold."""
-    slots: list[Slot] = []
+async def slots_of(config: VolumeConfig, transfer: Transfer) -> list[tuple[str, Slot]]:
+    """The key slots that providers hold, each with its provider: at least one.
+
+    Raises `TooFewProvidersError` where too few answer, `NewerFormatError` and `DamagedError` where none of what they
+    hold is a slot, and `NoVolumeError`.
+    """
+    slots: list[tuple[str, Slot]] = []
     false: dict[str, FormatError] = {}
     away: dict[str, IcnfsError] = {}
 
@@ -133,7 +142,7 @@ async def _unlock(config: VolumeConfig, transfer: Transfer, offered: Secrets) ->
             for name in names[:SLOTS_MAX]:
                 raw = await transfer.get_object(provider, name, deadline=VISIT_SECONDS)
                 try:
-                    slots.append(decode_slot(raw[: SLOT_MAX + 1]))
+                    slots.append((provider, decode_slot(raw[: SLOT_MAX + 1])))
                 except FormatError as error:
                     false[provider] = error
         except IcnfsError as error:
@@ -149,7 +158,22 @@ async def _unlock(config: VolumeConfig, transfer: Transfer, offered: Secrets) ->
         raise NoVolumeError("no provider that answers holds a key slot: was the volume ever initialised here?")
     for provider, error in sorted(false.items()):
         log.warning("provider %s: a key slot: %s", provider, error)
-    return await trio.to_thread.run_sync(unlock, slots, offered)
+    return slots
+
+
+async def find(
+    config: VolumeConfig, transfer: Transfer, master: MasterKey, at_least: tuple[int, int] | None = None
+) -> tuple[Network, Heads, Head, Mapping[str, IcnfsError]]:
+    """The newest published state that is real, where it is, and what is the matter with providers that are missing.
+
+    Nothing is written.  Raises what `recover` does of finding.
+    """
+    network = Network.of(config, master, transfer)
+    away = await _visit(network)
+    heads = Heads(network)
+    survey = await heads.survey()
+    missing = {**away, **survey.away}
+    return network, heads, await _newest(network, heads, survey, missing, at_least), missing
 
 
 async def _visit(network: Network) -> dict[str, IcnfsError]:
@@ -179,16 +203,16 @@ async def _visit(network: Network) -> dict[str, IcnfsError]:
 
 
 async def _newest(
-    network: Network, heads: Heads, away: Mapping[str, IcnfsError], at_least: tuple[int, int] | None
+    network: Network,
+    heads: Heads,
+    survey: Survey,
+    missing: Mapping[str, IcnfsError],
+    at_least: tuple[int, int] | None,
 ) -> Head:
-    survey = await heads.survey()
     answering = survey.listed.keys() & network.taken
-    missing = {**away, **survey.away}
     head = await heads.newest(survey)
     if len(answering) < network.k or network.silent(answering) > network.silent_most:
         raise _too_few(network.k, network.facts, missing)
-    for provider in sorted(missing):
-        log.warning("left out: %s", missing[provider])
     if head is None:
         _refuse_false("heads", {name: DamagedError(why) for name, why in heads.liars.items()})
         raise NoVolumeError("no provider that answers holds a head of this volume: it was never published")
@@ -246,20 +270,21 @@ def _found(head: Head) -> Found:
 # --- loading ----------------------------------------------------------------------------------------------------------
 
 
-async def _load(network: Network, half: Path, head: Head, progress: Progress) -> Head:
-    """Build the local state of `head` in `half`; the head that takes it over.
-
-    A thread of its own owns the loader (LMDB's write transactions belong to their thread) while parts are read ahead.
-    """
+def _taking_over(head: Head) -> tuple[Head, Claim]:
+    """The head that takes `head` over, and the claim to it."""
     mine = Own(head.epoch + 1, secrets.token_bytes(16), head.sequence + 1)
     taken_over = msgspec.structs.replace(
         head, epoch=mine.epoch, sequence=mine.sequence, writer=mine.writer, previous=head.number
     )
+    return taken_over, Claim((mine,))
+
+
+async def load(network: Network, half: Path, head: Head, settings: dict[str, bytes], progress: Progress) -> None:
+    """Build the local state of `head`, with these settings, in the empty folder `half`.
+
+    A thread of its own owns the loader (LMDB's write transactions belong to their thread) while parts are read ahead.
+    """
     Keyring.decode(head.keyring).save(half)
-    settings = {
-        fences.HEAD: fences.encode_base(taken_over),
-        fences.CLAIM: msgspec.msgpack.encode(Claim((mine,))),
-    }
     send, receive = trio.open_memory_channel[bytes | IcnfsError](PARTS_AHEAD)
     failures: list[IcnfsError] = []
 
@@ -275,7 +300,6 @@ async def _load(network: Network, half: Path, head: Head, progress: Progress) ->
         nursery.cancel_scope.cancel()
     if failures:
         raise failures[0]
-    return taken_over
 
 
 async def _read_parts(network: Network, head: Head, send: trio.MemorySendChannel[bytes | IcnfsError]) -> None:
