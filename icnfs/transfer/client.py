@@ -15,7 +15,6 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Final, TypeVar
 
 import msgspec
@@ -24,16 +23,20 @@ import trio
 from icnfs.errors import ConfigError, FormatError, IcnfsError, ProviderAwayError, ProviderError
 from icnfs.format import segment as segment_format
 from icnfs.format.segment import SegmentInfo
-from icnfs.limits import HEDGE_SECONDS, IN_PLACE_MAX, INLINE_MAX
+from icnfs.limits import IN_PLACE_MAX, INLINE_MAX
 from icnfs.providers.base import Capacity
 from icnfs.providers.open import ProviderSpec
 from icnfs.transfer import bulk
+from icnfs.transfer.checks import Looked
+from icnfs.transfer.deadlines import DEFAULT_DEADLINES, Deadlines
 from icnfs.transfer.engine import bare_errors
 from icnfs.transfer.health import BAD_SHARES_MAX
 from icnfs.transfer.lately import LateShares
 from icnfs.transfer.link import NO_LIMITS, Link, LinkLostError, spawn
 from icnfs.transfer.messages import (
     Answer,
+    Check,
+    Checked,
     CompleteSegment,
     Data,
     DeleteObject,
@@ -76,20 +79,7 @@ DEADLINE_MAX: Final = 86_400.0
 TRIES: Final = 2
 """Processes that one call is given to."""
 
-_A = TypeVar("_A", Done, Data, Stored, Facts)
-
-
-@dataclass(frozen=True)
-class Deadlines:
-    """Seconds that a call gets when it names no deadline of its own, and after which a read is hedged."""
-
-    read: float = 20.0
-    write: float = 300.0
-    object: float = 30.0
-    hedge: float = HEDGE_SECONDS
-
-
-DEFAULT_DEADLINES: Final = Deadlines()
+_A = TypeVar("_A", Done, Data, Stored, Checked, Facts)
 
 
 class TransferClient:
@@ -291,6 +281,27 @@ class TransferClient:
             lambda call, left: GetSegment(call, left, encoded, tuple(names)),
             _or_default(deadline, self._deadlines.read),
         )
+
+    async def check(
+        self,
+        segment: SegmentInfo,
+        names: Sequence[str],
+        index: int,
+        leaves: Sequence[int] = (),
+        *,
+        deadline: float | None = None,
+    ) -> Looked:
+        """Whether a share is still what was stored: by these of its leaves, or as a whole where none is named.
+
+        Raises ProviderAwayError where transfer gave no answer at all: of the provider that says nothing.
+        """
+        encoded = segment_format.encode(segment)
+        checked = await self._call(
+            Checked,
+            lambda call, left: Check(call, left, encoded, tuple(names), index, tuple(leaves)),
+            _or_default(deadline, self._deadlines.read),
+        )
+        return Looked(checked.outcome, checked.bytes, checked.detail)
 
     async def put_object(
         self, provider: str, name: str, data: bytes, *, new: bool = False, deadline: float | None = None

@@ -26,8 +26,9 @@ from icnfs.format.segment import SegmentInfo
 from icnfs.limits import HEDGE_SECONDS, OBJECT_MAX
 from icnfs.providers.base import Buffer, Capacity, Provider
 from icnfs.providers.guard import Rates
+from icnfs.transfer import checks, upload
 from icnfs.transfer import fetch as fetching
-from icnfs.transfer import upload
+from icnfs.transfer.checks import Looked
 from icnfs.transfer.health import Board
 from icnfs.transfer.lane import Lane
 from icnfs.transfer.late import Late
@@ -205,6 +206,13 @@ class Engine:
         """The k data shares, verified.  Raises TooFewProvidersError, or ProviderAwayError past the deadline."""
         segment = Segment(info, tuple(names))
         return await self._within(deadline, "", lambda: fetching.get_segment(self._shares, segment))
+
+    async def check(
+        self, info: SegmentInfo, names: Sequence[str], index: int, leaves: Sequence[int], *, deadline: float
+    ) -> Looked:
+        """Whether a share is still what was stored: by some of its leaves, or as a whole where none is named."""
+        until = trio.current_time() + deadline
+        return await checks.check(self._shares, Segment(info, tuple(names)), index, leaves, until)
 
     async def put_object(self, provider: str, name: str, data: Buffer, *, new: bool = False, deadline: float) -> None:
         """Store an object; with `new` only where no other bytes have that name.  Raises ProviderError."""

@@ -91,6 +91,10 @@ class Lane:
         self.health.bytes_down += len(data)
         return data
 
+    async def size(self, name: str) -> int:
+        """As Provider.size, once and without retries."""
+        return await self._mapped(lambda: self._guarded.once.size(name))
+
     async def list_all(self, prefix: str, after: str = "") -> list[str]:
         """Every name under `prefix` that sorts after `after`, sorted; fails at once while the provider is down."""
         return await self._mapped(lambda: list_all(self._guarded.again, prefix, after))

@@ -17,11 +17,12 @@ import msgspec
 
 from icnfs import errors
 from icnfs.errors import FormatError, IcnfsError, ProviderError
-from icnfs.limits import INLINE_MAX, MESSAGE_MAX, OBJECT_MAX, SEGMENT_MAX, SHARES_MAX
+from icnfs.limits import INLINE_MAX, LEAF_SIZE, MESSAGE_MAX, OBJECT_MAX, SEGMENT_MAX, SHARES_MAX
 from icnfs.providers.open import ProviderSpec
 
 Call = Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
 Index = Annotated[int, msgspec.Meta(ge=0, lt=SHARES_MAX)]
+Leaf = Annotated[int, msgspec.Meta(ge=0, lt=SEGMENT_MAX // LEAF_SIZE)]
 Count = Annotated[int, msgspec.Meta(ge=1, le=SHARES_MAX)]
 Size = Annotated[int, msgspec.Meta(ge=0, le=SEGMENT_MAX)]
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=86_400 * 366)]
@@ -164,6 +165,20 @@ class GetSegment(Message, frozen=True):
     names: Names
 
 
+class Check(Message, frozen=True):
+    """See whether a share is still what was stored: by these of its leaves, or as a whole where there are none.
+
+    Answered with Checked.
+    """
+
+    call: Call
+    deadline: Seconds
+    segment: Descriptor
+    names: Names
+    index: Index
+    leaves: Annotated[tuple[Leaf, ...], msgspec.Meta(max_length=SEGMENT_MAX // LEAF_SIZE)]
+
+
 class PutObject(Message, frozen=True):
     """Store an object: `data`, or the memfd beside the message if `data` is None.  Answered with Done.
 
@@ -229,6 +244,7 @@ Request = (
     | Fetch
     | FetchStripe
     | GetSegment
+    | Check
     | PutObject
     | GetObject
     | ListObjects
@@ -243,6 +259,7 @@ Work = (
     | Fetch
     | FetchStripe
     | GetSegment
+    | Check
     | PutObject
     | GetObject
     | ListObjects
@@ -284,6 +301,15 @@ class Stored(Message, frozen=True):
     roots: Annotated[tuple[Root, ...], msgspec.Meta(max_length=SHARES_MAX)]
     errors: Annotated[dict[Index, Fault], msgspec.Meta(max_length=SHARES_MAX)]
     late: Indexes = ()
+
+
+class Checked(Message, frozen=True):
+    """What a check found (see `checks`), and for how many bytes that were read."""
+
+    call: Call
+    outcome: Annotated[str, msgspec.Meta(pattern="^(present|missing|altered|down|unknown)\\Z")]
+    bytes: Bytes
+    detail: Text
 
 
 class Facts(Message, frozen=True):
@@ -344,8 +370,8 @@ class ShareEvent(Message, frozen=True):
     detail: Text
 
 
-Reply = Done | Data | Stored | Facts | Failed | States | ShareEvent
-Answer = Done | Data | Stored | Facts | Failed
+Reply = Done | Data | Stored | Checked | Facts | Failed | States | ShareEvent
+Answer = Done | Data | Stored | Checked | Facts | Failed
 Push = States | ShareEvent
 
 _M = TypeVar("_M")

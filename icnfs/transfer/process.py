@@ -36,6 +36,8 @@ from icnfs.transfer import bulk
 from icnfs.transfer.engine import Engine, open_engine
 from icnfs.transfer.messages import (
     Cancel,
+    Check,
+    Checked,
     CompleteSegment,
     Data,
     DeleteObject,
@@ -62,7 +64,7 @@ from icnfs.transfer.messages import (
     encode,
     fault_of,
 )
-from icnfs.transfer.turns import turn
+from icnfs.transfer.turns import BACKGROUND, turn
 from icnfs.transfer.upload import PutResult
 from icnfs.transfer.wire import Wire
 
@@ -218,6 +220,14 @@ class Session:
         data = await self._engine.get_segment(segment, request.names, deadline=request.deadline)
         await self._send_data(request.call, data)
 
+    async def _check(self, request: Check, fd: int | None) -> None:
+        turn.set(BACKGROUND + request.call)
+        segment = segment_format.decode(request.segment)
+        looked = await self._engine.check(
+            segment, request.names, request.index, request.leaves, deadline=request.deadline
+        )
+        self._send(Checked(request.call, looked.outcome, looked.bytes, looked.detail[:500]))
+
     async def _put_object(self, request: PutObject, fd: int | None) -> None:
         data: bytes | memoryview
         if request.data is not None:
@@ -264,6 +274,7 @@ _HANDLERS: Final[dict[type[Work], Callable[[Session, Any, int | None], Awaitable
     Fetch: Session._fetch,
     FetchStripe: Session._fetch_stripe,
     GetSegment: Session._get_segment,
+    Check: Session._check,
     PutObject: Session._put_object,
     GetObject: Session._get_object,
     ListObjects: Session._list_objects,

@@ -137,9 +137,7 @@ class Shares:
     async def read_whole(self, segment: Segment, index: int) -> memoryview:
         """A share's whole payload, verified.  Raises ProviderError."""
         payload = await self._reported(segment, index, lambda lane, name: self._whole(segment, index))
-        lane = self.lane(segment.info.shares[index].provider)
-        if lane is not None and lane.health.is_bad(segment.names[index]):
-            self._board.note_share(share_event(segment, index, "mended", "it is whole again"))
+        self.note(segment, index, "mended", "it is whole again")
         return payload
 
     async def verify(self, segment: Segment, index: int, offset: int, data: bytes) -> bytes:
@@ -156,9 +154,13 @@ class Shares:
     def stored(self, segment: Segment, index: int) -> None:
         """A share was stored; if it was known to be bad, it is no longer."""
         self._hashes.pop((segment.info.id, index), None)
+        self.note(segment, index, "mended", "it was stored anew")
+
+    def note(self, segment: Segment, index: int, what: str, detail: str) -> None:
+        """A share was found "bad", "missing" or "mended" (whole, though it may have been thought bad)."""
         lane = self.lane(segment.info.shares[index].provider)
-        if lane is not None and lane.health.is_bad(segment.names[index]):
-            self._board.note_share(share_event(segment, index, "mended", "it was stored anew"))
+        if lane is not None and (what != "mended" or lane.health.is_bad(segment.names[index])):
+            self._board.note_share(share_event(segment, index, what, detail))
 
     async def _range(self, segment: Segment, index: int, offset: int, length: int) -> bytes:
         info, lane, name = segment.info, self._known(segment.info.shares[index].provider), segment.names[index]

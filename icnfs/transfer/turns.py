@@ -23,6 +23,9 @@ BULK: Final = 256 * KIB
 PLACES: Final = 6
 """Bulk reads under way at one provider: a line is full while one of them waits for its answer to begin."""
 
+BACKGROUND: Final = 2**63
+"""Beyond every other turn: for what nobody waits for."""
+
 turn: Final = ContextVar("turn", default=0)
 """The place in the order, least first, of what a task and those that it starts read."""
 

@@ -26,6 +26,7 @@ from icnfs.placement import Measure, Policy, Weights
 from icnfs.providers.base import Capacity
 from icnfs.providers.facts import ProviderFacts
 from icnfs.providers.open import ProviderSpec
+from icnfs.transfer.checks import Looked
 from icnfs.transfer.messages import Limits, ProviderState, ShareEvent
 from icnfs.transfer.upload import PutResult
 
@@ -84,6 +85,15 @@ class Transfer(Protocol):
         self, segment: SegmentInfo, names: Sequence[str], offset: int, length: int, *, deadline: float = ...
     ) -> memoryview: ...
     async def get_segment(self, segment: SegmentInfo, names: Sequence[str], *, deadline: float = ...) -> bytes: ...
+    async def check(
+        self,
+        segment: SegmentInfo,
+        names: Sequence[str],
+        index: int,
+        leaves: Sequence[int] = ...,
+        *,
+        deadline: float = ...,
+    ) -> Looked: ...
     async def put_object(
         self, provider: str, name: str, data: bytes, *, new: bool = ..., deadline: float = ...
     ) -> None: ...

@@ -31,10 +31,11 @@ from icnfs.errors import (
     ProviderRefusedError,
 )
 from icnfs.format.segment import SegmentInfo, ShareInfo
-from icnfs.limits import INLINE_MAX, MIB
+from icnfs.limits import INLINE_MAX, LEAF_SIZE, MIB
 from icnfs.providers.open import ProviderSpec
 from icnfs.transfer import bulk, link
-from icnfs.transfer.client import Deadlines, TransferClient
+from icnfs.transfer.client import TransferClient
+from icnfs.transfer.deadlines import Deadlines
 from icnfs.transfer.messages import Done, Hello, Limits, ShareEvent, encode
 from icnfs.transfer.upload import PutResult
 from icnfs.transfer.wire import Wire, socket_pair
@@ -63,6 +64,26 @@ def test_a_segment_crosses_is_stored_and_read_back_in_every_way(tmp_path: Path) 
             assert client.restarts == 0
 
     trio.run(main)
+
+
+def test_checks_cross_and_name_what_they_find(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        async with _client(tmp_path) as client:
+            info = await _stored(client)
+            assert (await client.check(info, NAMES, 0)).outcome == "present"
+            path = tmp_path / "p1" / NAMES[1]
+            path.write_bytes(path.read_bytes()[:-1] + b"?")
+            (tmp_path / "p2" / NAMES[2]).unlink()
+            found = [(await client.check(info, NAMES, index, (0,))).outcome for index in range(3)]
+            assert found == ["present", "altered" if SHARE <= LEAF_SIZE else "present", "missing"]
+            looked = await client.check(info, NAMES, 1)
+            assert looked.outcome == "altered" and looked.detail and looked.bytes > SHARE
+            assert client.states()["p1"].bad_shares == client.states()["p2"].bad_shares == 1
+            (tmp_path / "p3").rename(tmp_path / "gone")
+            assert (await client.check(info, NAMES, 3)).outcome == "down"
+
+    trio.run(main)
+    assert f"provider p1: share {NAMES[1]} is bad" in caplog.text
 
 
 def test_objects_of_every_size_cross(tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ from icnfs.limits import INLINE_MAX, MESSAGE_MAX, SHARES_MAX
 from icnfs.providers.open import ProviderSpec
 from icnfs.transfer import messages
 from icnfs.transfer.messages import (
+    Check,
+    Checked,
     CompleteSegment,
     Data,
     Fault,
@@ -46,11 +48,13 @@ REQUESTS = [
     PutObject(5, 1.0, "p0", "heads/1", None, True),
     CompleteSegment(6, 1.0, b"segment", ("a", "b"), (1,), ("p1",), ("c",)),
     FetchStripe(7, 1.0, b"segment", ("a", "b"), 7, 9),
+    Check(9, 1.0, b"segment", ("a", "b"), 1, (0, 1023)),
     Providers(8, (ProviderSpec("p0", "file:///srv", upload=1000),), Limits(5, 7)),
 ]
 REPLIES = [
     Data(1, 3, b"abc"),
     Stored(2, (bytes(32),) * 3, {1: Fault("ProviderFullError", "p1", "no room")}),
+    Checked(3, "altered", 66_000, "its leaves do not fit"),
     States((ProviderState("p0", "up", latency_s=0.25),)),
     ShareEvent("p0", "shares/aa/b", bytes(16), 3, "bad", "altered"),
     ShareEvent("p0", "shares/aa/b", bytes(16), 3, "stored", ""),

@@ -25,6 +25,7 @@ from icnfs.providers.memory import MemoryProvider
 from icnfs.providers.open import ProviderSpec
 from icnfs.state import loader
 from icnfs.transfer import bulk
+from icnfs.transfer.checks import Looked
 from icnfs.transfer.engine import Engine, open_engine
 from icnfs.transfer.messages import Limits, Order, ProviderState, ShareEvent
 from icnfs.transfer.upload import PutResult
@@ -137,6 +138,17 @@ class LocalTransfer:
 
     async def get_segment(self, segment: SegmentInfo, names: Sequence[str], *, deadline: float = 60.0) -> bytes:
         return b"".join(await self._engine.get_segment(segment, names, deadline=deadline))
+
+    async def check(
+        self,
+        segment: SegmentInfo,
+        names: Sequence[str],
+        index: int,
+        leaves: Sequence[int] = (),
+        *,
+        deadline: float = 60.0,
+    ) -> Looked:
+        return await self._engine.check(segment, names, index, leaves, deadline=deadline)
 
     async def put_object(
         self, provider: str, name: str, data: bytes, *, new: bool = False, deadline: float = 60.0
