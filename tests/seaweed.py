@@ -107,11 +107,24 @@ def certify(folder: Path, *, days: int = 2, host: str = "127.0.0.1") -> tuple[Pa
     return files
 
 
+_PORTS = range(12_000, 32_000)
+"""Below those that the kernel gives to whoever connects (ip_local_port_range): a server that is killed finds its own
+ports free again."""
+
+_given: set[int] = set()
+
+
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens at; somebody may the next moment."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [each.getsockname()[1] for each in sockets]
+    """Ports that nobody listens at, and that this process has not been given before; others may be, the next moment."""
+    found: list[int] = []
+    while len(found) < count:
+        port = random.choice(_PORTS)  # noqa: S311 - so that processes that look at the same time seldom meet
+        if port in _given:
+            continue
+        _given.add(port)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            found.append(port)
+    return found
 
 
 class Server:
