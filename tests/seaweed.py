@@ -11,6 +11,7 @@ import http.client
 import ipaddress
 import json
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -118,7 +119,7 @@ def free_ports(count: int) -> list[int]:
     """Ports that nobody listens at, and that this process has not been given before; others may be, the next moment."""
     found: list[int] = []
     while len(found) < count:
-        port = random.choice(_PORTS)  # noqa: S311 - so that processes that look at the same time seldom meet
+        port = random.choice(_PORTS)
         if port in _given:
             continue
         _given.add(port)
