@@ -250,6 +250,8 @@ class Trial:
         self.rows: list[Row] = []
         self._tell = tell
         self._sums: dict[str, int] = {}
+        self._plain: dict[str, float] = {}
+        """Rates that the plain client reached, of "put" and "get"."""
 
     def run(self) -> None:
         self._row("round trip of the lines", f"{self.ground.round_trip * 1e3:.1f} ms")
@@ -291,6 +293,7 @@ class Trial:
             count = max(1, total * N // K // len(PROVIDERS) // (4 * MIB))
             processor = self.ground.processor()
             plain = put_all(self.ground.places, count, os.urandom(4 * MIB))
+            self._plain["put"] = plain.rate
             self._row(
                 "plain client, puts of 4 MiB", _rate(plain.rate), plain.rate / allowed, more=_cpu(processor, plain)
             )
@@ -302,7 +305,14 @@ class Trial:
         if "publish" in self.plan.parts:
             ratio, least = took.rate / allowed, self.plan.targets.publish
             assert status["published_batch"] == -1 or status["dirty_bytes"], status
-            self._row(what, _rate(took.rate), ratio, f">= {least:.2f}", ratio >= least, _cpu(processor, took))
+            self._row(
+                what,
+                _rate(took.rate),
+                ratio,
+                f">= {least:.2f}",
+                ratio >= least,
+                self._beside("put", took) + _cpu(processor, took),
+            )
 
     def _lose_state(self) -> None:
         machine = self.ground.machine
@@ -342,6 +352,7 @@ class Trial:
             keys.append(shares[:each])
         processor = self.ground.processor()
         got = get_all(places, keys)
+        self._plain["get"] = got.rate
         allowed = self.plan.rate * providers
         self._row("plain client, gets of shares", _rate(got.rate), got.rate / allowed, more=_cpu(processor, got))
 
@@ -359,7 +370,7 @@ class Trial:
             after = self.ground.links.carried()
             each = [(b["down"] - a["down"]) // MIB for a, b in zip(before, after, strict=True)]
             down = f"; MiB by line {each}"
-        more = _cpu(processor, got) + down
+        more = self._beside("get", got) + _cpu(processor, got) + down
         self._row(
             what,
             _rate(got.rate),
@@ -369,6 +380,11 @@ class Trial:
             more,
         )
         return got.rate
+
+    def _beside(self, kind: str, took: Carried) -> str:
+        """What part of the plain client's rate this is."""
+        plain = self._plain.get(kind)
+        return f"{took.rate / plain:.2f} of the plain client; " if plain else ""
 
     def _slow(self, links: Links) -> None:
         """The first line ten times slower from now on; the last file is read with it well again."""

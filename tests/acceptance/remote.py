@@ -17,7 +17,7 @@ from tests.acceptance.harness import PROVIDERS, Settings, Volume
 from tests.seaweed import ACCESS_KEY, SECRET_KEY, write_keys
 
 SEVENTH: Final = "vilnius"
-_FACTS: Final = PROVIDERS | {SEVENTH: ("Neris Duomenys UAB", "LT", "LT", "Vilnius")}
+FACTS: Final = PROVIDERS | {SEVENTH: ("Neris Duomenys UAB", "LT", "LT", "Vilnius")}
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class RemoteVolume(Volume):
         write_keys(self.config_dir / "s3.keys")
 
     def provider_facts(self, provider: str) -> dict[str, str | int | float]:
-        owner, parent, country, site = _FACTS[provider]
+        owner, parent, country, site = FACTS[provider]
         facts: dict[str, str | int | float] = {"url": self.urls[provider], "owner": owner, "parent_country": parent}
         facts |= {"country": country, "site": site, "eur_per_tb_month": 6.0}
         if self.urls[provider].startswith("s3:"):
