@@ -5,6 +5,8 @@ It sleeps nowhere, so it runs in trio's virtual time.  `objects` may be read and
 
 from __future__ import annotations
 
+from heapq import nsmallest
+
 import trio
 
 from icnfs.errors import ObjectMissingError, ProviderAwayError, ProviderFullError, ProviderRefusedError
@@ -75,7 +77,7 @@ class MemoryProvider(Provider):
     async def list(self, prefix: str, after: str = "") -> list[str]:
         check_prefix(prefix)
         await self._turn()
-        return sorted(name for name in self.objects if name.startswith(prefix) and name > after)[:LIST_PAGE]
+        return nsmallest(LIST_PAGE, (name for name in self.objects if name.startswith(prefix) and name > after))
 
     async def probe(self) -> Capacity:
         await self._turn()
