@@ -78,11 +78,23 @@ def _print(name: str, facts: HealthFacts) -> None:
         print("and more; --json has all of them")
 
 
-_HEAD: Final = ("provider", "owner", "state", "shares", "missing")
+OUTCOMES: Final = ("present", "missing", "altered", "down", "unknown")
+_HEAD: Final = ("provider", "owner", "state", "standing", "shares", "lacks", *OUTCOMES, "right", "there", "reason")
 
 
 def _row(provider: ProviderHealth) -> tuple[str, ...]:
-    return provider.name, provider.owner, provider.state, str(provider.shares), str(provider.missing)
+    return (
+        provider.name,
+        provider.owner,
+        provider.state,
+        provider.standing or "-",
+        str(provider.shares),
+        str(provider.missing),
+        *(str(provider.outcomes.get(outcome, 0)) for outcome in OUTCOMES),
+        f"{provider.right:.0%}",
+        f"{provider.there:.0%}",
+        provider.reason or "-",
+    )
 
 
 def _segment(segment: SegmentHealth) -> tuple[str, str, str]:

@@ -85,6 +85,11 @@ TABLES: Final[dict[str, dict[str, Key]]] = {
         "upload": Key(values.size_of(RATE_LEAST), None, '"50MB"'),
         "download": Key(values.size_of(RATE_LEAST), None, '"50MB"'),
     },
+    "audit": {
+        "enabled": Key(values.read_bool, True, "true"),
+        "days": Key(values.number_of(1, 3650, "days"), 14.0, "14"),
+        "most": Key(values.number_of(0.001, 100, "percent of the stored bytes a day"), 0.1, "0.1"),
+    },
     "log": {
         "level": Key(values.read_level, "info", '"info"'),
     },

@@ -28,6 +28,17 @@ FILE_MAX: Final = 256 * KIB
 
 
 @dataclass(frozen=True, slots=True)
+class AuditRules:
+    """How much of what is stored is looked at, unasked."""
+
+    enabled: bool = True
+    days: float = 14.0
+    """Within so many days every share is looked at."""
+    most: float = 0.1
+    """Percent of the stored bytes that may be read a day."""
+
+
+@dataclass(frozen=True, slots=True)
 class VolumeConfig:
     """What the TOML says, defaults filled in.  Sizes are bytes, times seconds."""
 
@@ -52,6 +63,7 @@ class VolumeConfig:
     upload: int
     download: int
     """Bytes per second to and from all providers together; 0 for no bound."""
+    audit: AuditRules
     log_level: str
     providers: dict[str, ProviderFacts]
     """By name, in the TOML's order."""
@@ -157,6 +169,7 @@ class _Reader:
             weights=Weights(**got["placement"]),
             upload=got["limits"]["upload"] or 0,
             download=got["limits"]["download"] or 0,
+            audit=AuditRules(**got["audit"]),
             log_level=got["log"]["level"],
             providers=self._providers(document.get("provider", {})),
         )

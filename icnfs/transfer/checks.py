@@ -1,4 +1,4 @@
-"""Checking that a provider still holds a share, as a whole or by a few of its leaves.
+"""Checking that a provider still holds a share: as a whole, by a few of its leaves, or by its list of leaf hashes.
 
 Outcomes are kept apart, so that nobody is blamed for what nobody knows:
 
@@ -51,13 +51,13 @@ class Looked:
     detail: str = ""
 
 
-async def check(shares: Shares, segment: Segment, index: int, leaves: Sequence[int], until: float) -> Looked:
-    """Check leaves of a share, or all of it where none is named, until `until` (a trio time).
+async def check(shares: Shares, segment: Segment, index: int, leaves: Sequence[int] | None, until: float) -> Looked:
+    """Check leaves of a share until `until` (a trio time): () for all of it, None for the list of leaf hashes alone.
 
     FormatError for leaves that the share does not have.
     """
     count = hashtree.leaf_count(segment.info.share_len)
-    if index >= segment.info.n or any(leaf >= count for leaf in leaves):
+    if index >= segment.info.n or any(leaf >= count for leaf in leaves or ()):
         raise FormatError("a leaf is to be checked that its segment does not have")
     lane = shares.lane(segment.info.shares[index].provider)
     if lane is None:
@@ -65,10 +65,10 @@ async def check(shares: Shares, segment: Segment, index: int, leaves: Sequence[i
     looking = _Looking(shares, segment, index, lane)
     found = Looked(DOWN, 0, "no answer in time")
     with trio.move_on_at(until):
-        found = await looking.outcome(sorted(set(leaves)))
+        found = await looking.outcome(leaves)
     if found.outcome in (MISSING, ALTERED):
         shares.note(segment, index, "missing" if found.outcome == MISSING else "bad", found.detail)
-    elif found.outcome == PRESENT and not leaves:
+    elif found.outcome == PRESENT and leaves is not None and not leaves:
         shares.note(segment, index, "mended", "it is whole again")
     return found
 
@@ -84,9 +84,12 @@ class _Looking:
         self._lane = lane
         self._bytes = 0
 
-    async def outcome(self, leaves: Sequence[int]) -> Looked:
+    async def outcome(self, leaves: Sequence[int] | None) -> Looked:
         try:
-            await (self._leaves(leaves) if leaves else self._whole())
+            if leaves is not None and not leaves:
+                await self._whole()
+            else:
+                await self._leaves(sorted(set(leaves or ())))
         except ObjectMissingError as error:
             return Looked(MISSING, self._bytes, error.detail)
         except FormatError as error:

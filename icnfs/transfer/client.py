@@ -287,18 +287,19 @@ class TransferClient:
         segment: SegmentInfo,
         names: Sequence[str],
         index: int,
-        leaves: Sequence[int] = (),
+        leaves: Sequence[int] | None = (),
         *,
         deadline: float | None = None,
     ) -> Looked:
-        """Whether a share is still what was stored: by these of its leaves, or as a whole where none is named.
+        """Whether a share is still what was stored: see `checks`.
 
         Raises ProviderAwayError where transfer gave no answer at all: of the provider that says nothing.
         """
         encoded = segment_format.encode(segment)
+        chosen = None if leaves is None else tuple(leaves)
         checked = await self._call(
             Checked,
-            lambda call, left: Check(call, left, encoded, tuple(names), index, tuple(leaves)),
+            lambda call, left: Check(call, left, encoded, tuple(names), index, chosen),
             _or_default(deadline, self._deadlines.read),
         )
         return Looked(checked.outcome, checked.bytes, checked.detail)

@@ -208,9 +208,9 @@ class Engine:
         return await self._within(deadline, "", lambda: fetching.get_segment(self._shares, segment))
 
     async def check(
-        self, info: SegmentInfo, names: Sequence[str], index: int, leaves: Sequence[int], *, deadline: float
+        self, info: SegmentInfo, names: Sequence[str], index: int, leaves: Sequence[int] | None, *, deadline: float
     ) -> Looked:
-        """Whether a share is still what was stored: by some of its leaves, or as a whole where none is named."""
+        """Whether a share is still what was stored; see `checks`."""
         until = trio.current_time() + deadline
         return await checks.check(self._shares, Segment(info, tuple(names)), index, leaves, until)
 

@@ -166,7 +166,8 @@ class GetSegment(Message, frozen=True):
 
 
 class Check(Message, frozen=True):
-    """See whether a share is still what was stored: by these of its leaves, or as a whole where there are none.
+    """See whether a share is still what was stored: by these of its leaves, as a whole where there are none, by its
+    list of leaf hashes alone for None.
 
     Answered with Checked.
     """
@@ -176,7 +177,7 @@ class Check(Message, frozen=True):
     segment: Descriptor
     names: Names
     index: Index
-    leaves: Annotated[tuple[Leaf, ...], msgspec.Meta(max_length=SEGMENT_MAX // LEAF_SIZE)]
+    leaves: Annotated[tuple[Leaf, ...], msgspec.Meta(max_length=SEGMENT_MAX // LEAF_SIZE)] | None
 
 
 class PutObject(Message, frozen=True):

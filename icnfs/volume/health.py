@@ -22,7 +22,7 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
@@ -134,13 +134,23 @@ class HealthPage:
 
 @dataclass(frozen=True)
 class ProviderHealth:
-    """One provider: its `state` is as in `icnfs status`; it holds `shares` and should hold `missing` more."""
+    """One provider: its `state` is as in `icnfs status`; it holds `shares` and should hold `missing` more.
+
+    `standing`, since when (Unix time, ns) and its `reason` are as in `trust`; `right` is the part of its last answers
+    that were right, `there` the part of the time of late that it was there; `outcomes` counts those of all checks.
+    """
 
     name: str
     owner: str
     state: str
     shares: int
     missing: int
+    standing: str = ""
+    since_ns: int = 0
+    reason: str = ""
+    right: float = 1.0
+    there: float = 1.0
+    outcomes: Mapping[str, int] = field(default_factory=dict)
 
 
 Bad = Mapping[bytes, Mapping[int, ShareState]]

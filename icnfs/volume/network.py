@@ -90,7 +90,7 @@ class Transfer(Protocol):
         segment: SegmentInfo,
         names: Sequence[str],
         index: int,
-        leaves: Sequence[int] = ...,
+        leaves: Sequence[int] | None = ...,
         *,
         deadline: float = ...,
     ) -> Looked: ...
@@ -135,6 +135,8 @@ class Network:
     """Providers whose place was found empty: new ones, or such as lost everything."""
     foreign: dict[str, str] = field(default_factory=dict)
     """Providers whose place is somebody else's, and what was found there."""
+    suspended: Callable[[], frozenset[str]] = frozenset
+    """Providers whose answers of late were wrong too often (see `trust`)."""
 
     @classmethod
     def of(cls, config: VolumeConfig, master: MasterKey, transfer: Transfer) -> Network:
@@ -197,8 +199,15 @@ class Network:
         return self.owners(held) >= self.safe
 
     def away(self) -> frozenset[str]:
-        """Providers that nothing can be written to now: down, or their place not known to be ours."""
-        return frozenset(self._down() | (self.facts.keys() - self.taken))
+        """Providers that are given no new shares now: down, their place not known to be ours, or suspended.
+
+        A suspension counts while there are enough others: a share at a doubtful provider is better than none.
+        """
+        gone = self._down() | (self.facts.keys() - self.taken)
+        suspended = self.suspended() - gone
+        others = [name for name in self.homes if name not in gone and name not in suspended]
+        enough = len(others) >= self.n and self.owners(others) >= self.safe
+        return frozenset(gone | suspended if enough else gone)
 
     def lost(self) -> frozenset[str]:
         """Providers that are known to give back nothing now: down, or their place empty or somebody else's."""

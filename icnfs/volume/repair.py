@@ -147,6 +147,10 @@ class Repair:
         """All segments by id, each with who holds it and the length of its shares."""
         return list(self._held.items())
 
+    def ids(self) -> list[bytes]:
+        """All segments."""
+        return list(self._held)
+
     def holders(self, id: bytes) -> Holders | None:
         """Who holds a segment, None where it is not known."""
         return self._held[id][0] if id in self._held else None

@@ -18,6 +18,7 @@ from icnfs.volume.status import (
     survives,
     usable_bytes,
 )
+from icnfs.volume.trust import Record
 
 if TYPE_CHECKING:
     from icnfs.format.records import ChunkRecord
@@ -95,7 +96,21 @@ def provider_healths(volume: Volume) -> list[ProviderHealth]:
     healths = []
     for name in volume.network.providers:
         status = _provider(volume, name, lacking.get(name, 0), held[name].segments if name in held else 0)
-        healths.append(ProviderHealth(name, status.owner, status.state, status.shares, status.missing))
+        one = volume.audit.trust.records.get(name) or Record(0.0, 0.0)
+        health = ProviderHealth(
+            name,
+            status.owner,
+            status.state,
+            status.shares,
+            status.missing,
+            one.standing,
+            round(one.since * 1e9),
+            one.reason,
+            one.right,
+            one.there,
+            dict(one.outcomes),
+        )
+        healths.append(health)
     return healths
 
 

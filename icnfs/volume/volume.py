@@ -32,7 +32,9 @@ from icnfs.state.upkeep import Budget, Upkeep
 from icnfs.transfer.engine import bare_errors
 from icnfs.transfer.messages import Limits
 from icnfs.volume import fence as fences
+from icnfs.volume.audit import Audit
 from icnfs.volume.fence import Fence
+from icnfs.volume.findings import Findings
 from icnfs.volume.heads import Heads
 from icnfs.volume.health import Health
 from icnfs.volume.keyring import Entry, Keyring, Secrets, unlock
@@ -58,7 +60,7 @@ LOAD_STEP: Final = 1024
 ADOPT_SECONDS: Final = 30.0
 """What looking at the places of new providers may take; later ones are looked at before the next publish."""
 
-ADOPTED: Final = frozenset({"providers", "policy", "weights", "upload", "download"})
+ADOPTED: Final = frozenset({"providers", "policy", "weights", "upload", "download", "audit"})
 """What of a configuration may change while the volume is mounted."""
 
 SYNC_RETRY: Final = 0.5
@@ -105,6 +107,9 @@ class Volume:
         """Set once it is known who holds what."""
         self.looked = trio.Event()
         """Set once this mount has looked at its providers' places, or will not."""
+        self.audit = Audit(store, network, self.repair, self._segment, lambda: self.config.audit)
+        self.findings = Findings(network, self._amend, self.audit.answered)
+        network.suspended = self.audit.trust.suspended
         store.source = ProviderSource(network, store.segment)
         store.is_safe = network.is_safe_now
         network.transfer.heard = self.repair.heard
@@ -160,6 +165,19 @@ class Volume:
                     log.warning("restored segments could not be noted: %s", error)
                     busy = False
 
+    async def watch_over(self) -> None:
+        """Audit, once it is known what there is."""
+        await self.loaded.wait()
+        await self.audit.run(self.findings)
+
+    async def _amend(self, id: bytes, change: Callable[[SegmentInfo], SegmentInfo | None]) -> None:
+        """Note what `change` makes of a segment, if anything, while nothing is being restored."""
+        async with self._caring:
+            now = self._segment(id)
+            changed = change(now) if now is not None else None
+            if changed is not None:
+                await self.publisher.mend([changed])
+
     async def care_once(self) -> bool:
         """One round of repair; whether it changed anything."""
         async with self._caring:
@@ -169,6 +187,7 @@ class Volume:
             restored = await self.repair.round()
             if restored:
                 await self.publisher.mend(restored)
+                self.findings.restored(restored)
             return bool(arrived or restored)
 
     # --- publishing on demand -----------------------------------------------------------------------------------------
@@ -309,7 +328,7 @@ class Volume:
 
     def health(self) -> Health:
         """The health of every segment, now."""
-        return Health(self.network, self.repair, self._segment, {})
+        return Health(self.network, self.repair, self._segment, self.findings.bad(), self.network.suspended())
 
     def policy_report(self) -> PolicyReport:
         """What the policy says of every provider and every segment."""
@@ -418,6 +437,7 @@ async def open_volume(
                 else:
                     nursery.start_soon(supervised, "first look", volume.first_look)
                     nursery.start_soon(supervised, "publisher", volume.publisher.run)
+                    nursery.start_soon(supervised, "audit", volume.watch_over)
                 try:
                     yield volume
                 finally:

@@ -20,7 +20,9 @@ from icnfs.volume.health import (
 from tests.cli.machine import World
 from tests.cli.test_providing import StandIn, mount, run, world  # noqa: F401 - fixtures
 
-PROVIDERS = [ProviderHealth("north", "Nord", "up", 3, 1)]
+PROVIDERS = [
+    ProviderHealth("north", "Nord", "up", 3, 1, "suspended", 5, "it lost much", 0.5, 0.9, {"present": 7, "altered": 2})
+]
 
 
 def segment(number: int, verdict: Verdict) -> SegmentHealth:
@@ -51,7 +53,7 @@ def test_it_ends_by_the_worst_verdict(
     assert run("health", "demo") == code
     out = capsys.readouterr().out
     assert f"{counts.safe} segments safe, {counts.degraded} degraded" in out
-    assert "north\tNord\tup\t3\t1" in out
+    assert "north\tNord\tup\tsuspended\t3\t1\t7\t0\t2\t0\t0\t50%\t90%\tit lost much" in out
 
 
 def test_without_json_the_worst_are_shown_and_more_is_said_of(

@@ -49,6 +49,7 @@ REQUESTS = [
     CompleteSegment(6, 1.0, b"segment", ("a", "b"), (1,), ("p1",), ("c",)),
     FetchStripe(7, 1.0, b"segment", ("a", "b"), 7, 9),
     Check(9, 1.0, b"segment", ("a", "b"), 1, (0, 1023)),
+    Check(9, 1.0, b"segment", ("a", "b"), 1, None),
     Providers(8, (ProviderSpec("p0", "file:///srv", upload=1000),), Limits(5, 7)),
 ]
 REPLIES = [

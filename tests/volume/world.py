@@ -144,7 +144,7 @@ class LocalTransfer:
         segment: SegmentInfo,
         names: Sequence[str],
         index: int,
-        leaves: Sequence[int] = (),
+        leaves: Sequence[int] | None = (),
         *,
         deadline: float = 60.0,
     ) -> Looked:
