@@ -32,12 +32,16 @@ BEHIND: Final = 10
 others want as well, all of one that nobody wants.  With SCHED_IDLE, and so idle disk priority, requests became slower:
 whoever holds a lock of the file system then waits for its turn."""
 
+ARENAS: Final = 2
+"""Heaps that threads share, each of which keeps so much: glibc makes up to eight for each processor."""
+
 _LARGEST: Final = 32 * MIB
 """glibc takes no higher bound for what comes from the heap (mallopt(3))."""
 
 _M_TRIM_THRESHOLD: Final = -1
 _M_TOP_PAD: Final = -2
 _M_MMAP_THRESHOLD: Final = -3
+_M_ARENA_MAX: Final = -8
 
 
 def tune() -> None:
@@ -48,6 +52,7 @@ def tune() -> None:
         mallopt(_M_MMAP_THRESHOLD, _LARGEST)
         mallopt(_M_TRIM_THRESHOLD, KEPT)
         mallopt(_M_TOP_PAD, 4 * MIB)
+        mallopt(_M_ARENA_MAX, ARENAS)
 
 
 def take_place(niceness: int) -> None:

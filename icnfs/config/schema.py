@@ -54,6 +54,7 @@ TABLES: Final[dict[str, dict[str, Key]]] = {
         "publish_seconds": Key(values.number_of(1, 86_400, "seconds"), 30.0, "30"),
         "publish_mib": Key(values.number_of(1, 65_536, "MiB"), 64.0, "64"),
         "sync_deadline": Key(values.number_of(1, 86_400, "seconds"), 300.0, "300"),
+        "grace_hours": Key(values.number_of(1, 87_600, "hours"), 24.0, "24"),
         "read_deadline": Key(values.number_of(0.1, 3_600, "seconds"), 20.0, "20"),
     },
     "cache": {

@@ -51,6 +51,8 @@ class VolumeConfig:
     publish_seconds: float
     publish_bytes: int
     sync_deadline: float
+    grace: float
+    """Seconds from when nothing needs an object any more until it is deleted at its provider."""
     read_deadline: float
     cache_clean: int
     cache_dirty: int
@@ -158,6 +160,7 @@ class _Reader:
             publish_seconds=got["volume"]["publish_seconds"],
             publish_bytes=int(got["volume"]["publish_mib"] * MIB),
             sync_deadline=got["volume"]["sync_deadline"],
+            grace=3600 * got["volume"]["grace_hours"],
             read_deadline=got["volume"]["read_deadline"],
             cache_clean=got["cache"]["clean"],
             cache_dirty=got["cache"]["dirty"],

@@ -17,9 +17,10 @@ its table and key.  Every `unpack_*` is total: any input gives a value or `Forma
 | segments   | segment (16)                          | `format.segment`                                              |
 | orphans    | inode (8)                             | nothing                                                       |
 | salts      | salt id (4)                           | salt (32), sealed under its own subkey                        |
-| garbage    | version (8)                           | nothing; local                                                |
+| garbage    | version (8)                           | generation (8) in which it died, in clear; local              |
 | settings   | name                                  | a document; local                                             |
 | dirty      | generation (8), table (1), key        | nothing, in clear; local                                      |
+| condemned  | time (8), random (8)                  | objects to be deleted at providers; local                     |
 
 A names cookie is a 59-bit keyed hash of (parent, name), then a 4-bit collision rank: 63 bits, never negative as an
 off_t.  `chunks.length` is that of the sealed chunk.  A patch of kind DATA replaces bytes at its offset; one of kind CUT
@@ -55,6 +56,7 @@ class Table(IntEnum):
     GARBAGE = 12
     SETTINGS = 13
     DIRTY = 14
+    CONDEMNED = 15
 
 
 PUBLISHED: Final = tuple(t for t in Table if t <= Table.SALTS)

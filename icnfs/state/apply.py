@@ -86,7 +86,7 @@ class Writer:
             self._cut(cut, batch)
             self._cuts.setdefault(cut.ino, []).append(cut)
         for record in batch.dead:
-            self._bury(record, named=False)
+            self._bury(record, generation, named=False)
         for (ino, index), chunk in batch.chunks.items():
             self._put_chunk(ino, index, chunk, batch)
         for ino, index, patch in batch.patches:
@@ -145,11 +145,11 @@ class Writer:
     def _put_chunk(self, ino: int, index: int, chunk: ChunkRecord, batch: Batch) -> None:
         key = PAIR.pack(ino, index)
         if self._is_cut(ino, index, chunk.version):
-            self._bury(chunk, named=False)
+            self._bury(chunk, batch.generation, named=False)
             return
         old = self.reader.raw(Table.CHUNKS, key)
         if old is not None:
-            self._bury_row(key, old)
+            self._bury_row(key, old, batch.generation)
         self.dirty_change += chunk.length
         self.put(Table.CHUNKS, key, pack_chunk(chunk), batch.generation)
         stale = [k for k, _ in self.reader.rows(Table.PATCHES, key, key) if U64.unpack_from(k, 16)[0] < chunk.version]
@@ -161,8 +161,9 @@ class Writer:
 
     # --- what goes --------------------------------------------------------------------------------------------------
 
-    def note_garbage(self, key: bytes) -> None:
-        self._meta.put(key, b"", db=self._dbs[Table.GARBAGE])
+    def note_garbage(self, key: bytes, generation: int) -> None:
+        """The version died in `generation`: trees of later cuts do not name it."""
+        self._meta.put(key, U64.pack(generation), db=self._dbs[Table.GARBAGE])
 
     def note_unnamed(self, first: int, end: int) -> None:
         """Note as dead whatever lies in `data` from version `first` on, below `end`."""
@@ -171,20 +172,20 @@ class Writer:
                 for key in cursor.iternext(keys=True, values=False):
                     if U64.unpack(key)[0] >= end:
                         break
-                    self.note_garbage(bytes(key))
+                    self.note_garbage(bytes(key), 0)
 
-    def _bury(self, record: ChunkRecord, *, named: bool) -> None:
-        """`record`'s version is dead; `named` tells whether a committed row named it."""
+    def _bury(self, record: ChunkRecord, generation: int, *, named: bool) -> None:
+        """`record`'s version died in `generation`; `named` tells whether a committed row named it."""
         key = U64.pack(record.version)
-        self.note_garbage(key)
+        self.note_garbage(key, generation)
         self.doomed.append(record.version)
         if named and self._meta.get(key, db=self._dbs[Table.LOCATIONS]) is None:
             self.dirty_change -= record.length
 
-    def _bury_row(self, key: bytes, sealed: bytes) -> None:
+    def _bury_row(self, key: bytes, sealed: bytes, generation: int) -> None:
         record = self._record(key, sealed)
         if record is not None:
-            self._bury(record, named=True)
+            self._bury(record, generation, named=True)
 
     def _record(self, key: bytes, sealed: bytes | memoryview) -> ChunkRecord | None:
         """None where the row is damaged: what it named stays in `data`, which harms nothing else."""
@@ -216,7 +217,7 @@ class Writer:
         for key, record in dead:
             self.delete(Table.CHUNKS, key, generation)
             if record is not None:
-                self._bury(record, named=True)
+                self._bury(record, generation, named=True)
         stale = []
         for key, _ in self.reader.rows(Table.PATCHES, start, prefix):
             if not left:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from heapq import merge
 from itertools import islice
@@ -177,12 +177,14 @@ async def finish_publish(
     rows: Iterable[Row],
     documents: dict[str, bytes],
     keep_since: int,
+    conclude_with: Callable[[Writer, int], None] = lambda _writer, _generation: None,
 ) -> None:
     """A durable head names the cut: keep its location and segment rows, and the publisher's `documents` as settings.
 
     `rows` are committed in their order and, where they are many, in steps, so that nobody's commit waits for all of
     them; each segment must come before what lies in it.  After a crash in between, the next publish leaves out what has
     a location, as if it had uploaded that itself, and carries the row.
+    `conclude_with` is done in the commit that concludes it.
     Dirty rows up to generation `keep_since` are not needed again, and are forgotten in steps.
     """
     rest = iter(rows)
@@ -195,6 +197,7 @@ async def finish_publish(
         _keep_rows(cut.generation, some, writer, generation)
         for name, document in {**documents, "published": str(cut.generation).encode()}.items():
             writer.put(Table.SETTINGS, name.encode(), document, 0)
+        conclude_with(writer, cut.generation)
         if keep_since > store.dirty_floor:
             writer.put(Table.SETTINGS, b"dirty-floor", str(keep_since).encode(), 0)
 
@@ -215,17 +218,17 @@ def _keep_rows(of_cut: int, rows: Sequence[Row], writer: Writer, generation: int
         assert sealed is not None
         writer.put_sealed(Table(table), key, sealed, of_cut)
         if table == Table.LOCATIONS:
-            _clean(writer, key)
+            _clean(writer, key, generation)
 
 
-def _clean(writer: Writer, key: bytes) -> None:
+def _clean(writer: Writer, key: bytes, generation: int) -> None:
     """A version has a location now: it is dirty no more, unless it died meanwhile (and was discounted then)."""
     reader = writer.reader
     if reader.raw(Table.GARBAGE, key) is not None:
         return
     sealed = reader.sealed_chunk(U64.unpack(key)[0])
     if sealed is None:
-        writer.note_garbage(key)
+        writer.note_garbage(key, generation)
     else:
         writer.dirty_change -= len(sealed)
 

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Final
 
 import trio
@@ -191,13 +192,18 @@ def _is_safe(segment: SegmentInfo | None, judge: Callable[[SegmentInfo], bool]) 
     return segment is not None and judge(segment)
 
 
-def _sweep(at: bytes, writer: Writer, _: int) -> tuple[int, bytes]:
-    """One step from note `at` on: (versions doomed, the note to go on at or nothing)."""
+def _sweep(at: bytes, writer: Writer, generation: int) -> tuple[int, bytes]:
+    """One step from note `at` on: (versions doomed, the note to go on at or nothing).
+
+    Notes of an earlier release do not say when a version died: by now it has.
+    """
     reader = writer.reader
     count = 0
-    for looked, (key, _sealed) in enumerate(reader.rows(Table.GARBAGE, at)):
+    for looked, (key, note) in enumerate(list(islice(reader.rows(Table.GARBAGE, at), SWEEP_STEP + 1))):
         if looked == SWEEP_STEP:
             return count, key
+        if not note:
+            writer.note_garbage(key, generation)
         version = U64.unpack(key)[0]
         if reader.has_chunk(version) or reader.raw(Table.LOCATIONS, key) is None:
             writer.doomed.append(version)

@@ -18,6 +18,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import secrets
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -30,16 +31,18 @@ from icnfs.errors import DamagedError, IcnfsError, TooFewProvidersError
 from icnfs.format import run as run_format
 from icnfs.format import segment as segment_format
 from icnfs.format.head import Head, RunInfo
+from icnfs.format.records import Table
 from icnfs.format.segment import ID_SIZE, SegmentInfo, ShareInfo, run_share_len
 from icnfs.limits import SEGMENT_SIZE
 from icnfs.state import cut as cuts
+from icnfs.state import garbage
 from icnfs.state.cut import PublishCut, Row
 from icnfs.state.store import Store
 from icnfs.transfer import bulk
 from icnfs.transfer.upload import PutResult
+from icnfs.volume import condemned, runs
 from icnfs.volume import fence as fences
 from icnfs.volume import pack as packs
-from icnfs.volume import runs
 from icnfs.volume.added import Added, row_size
 from icnfs.volume.fence import Fence
 from icnfs.volume.heads import Heads, Survey
@@ -65,10 +68,13 @@ class Uploads:
 
     packs: dict[bytes, packs.Pack] = field(default_factory=dict)
     segments: dict[bytes, SegmentInfo] = field(default_factory=dict)
+    recorded: dict[bytes, SegmentInfo] = field(default_factory=dict)
+    """Those that an attempt recorded before it broke off, of which nobody was told yet."""
 
     def clear(self) -> None:
         self.packs.clear()
         self.segments.clear()
+        self.recorded.clear()
 
 
 @dataclass
@@ -130,11 +136,25 @@ class Attempt:
         await self._put_head(head, spare)
         documents = {fences.HEAD: fences.encode_base(head)}
         keep = runs.remembered(head.runs)
-        await cuts.finish_publish(self._store, cut, rows.to_commit(), documents, keep)
+        gone = self._gone(base_runs, head)
+        with trio.CancelScope(shield=True):  # what local state has recorded, this mount has to know
+            await cuts.finish_publish(
+                self._store, cut, rows.to_commit(), documents, keep, partial(garbage.condemn, gone)
+            )
         self._fence.published(head)
-        added = list(self._uploads.segments.values())
+        added = [*self._uploads.recorded.values(), *self._uploads.segments.values()]
         self._uploads.clear()
         return head, added
+
+    def _gone(self, base_runs: Sequence[RunInfo], head: Head) -> list[tuple[bytes, Callable[[int], bytes]]]:
+        """What `head` makes needless, to be deleted after a grace: the head before it, and runs that it takes in."""
+        kept = {part.id for part in head.segments()}
+        parts = [part for run in base_runs for part in run.segments() if part.id not in kept]
+        needless = condemned.of_segments(self._network, parts)
+        if self._fence.base is not None:
+            needless.insert(0, condemned.of_head(self._network, self._fence.base))
+        now = time.time_ns()
+        return [(condemned.make_key(now), condemned.writer_of(document)) for document in needless]
 
     async def _put_small(
         self, pack: packs.Pack, cut: PublishCut, base_runs: Sequence[RunInfo]
@@ -190,7 +210,11 @@ class Attempt:
         if kept.packs:
             self._wanted = wanted = {version for version, _ in cut.unlocated()}
             kept.packs = {id: pack for id, pack in kept.packs.items() if not wanted.isdisjoint(pack.versions)}
-            kept.segments = {id: info for id, info in kept.segments.items() if id in kept.packs}
+            for id, info in list(kept.segments.items()):
+                if id not in kept.packs:
+                    del kept.segments[id]
+                    if cut.reader.raw(Table.SEGMENTS, id) is not None:
+                        kept.recorded[id] = info
         stored = {version for pack in kept.packs.values() for version in pack.versions}
         planned = packs.plan((chunk for chunk in cut.unlocated() if chunk[0] not in stored), self._network.k)
         self._progress.total += sum(pack.size for pack in planned)

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from typing import Final
 
@@ -23,9 +25,12 @@ from icnfs.format.head import Head, RunInfo
 from icnfs.format.records import Table
 from icnfs.format.segment import SegmentInfo
 from icnfs.state import cut as cuts
+from icnfs.state import garbage
 from icnfs.state.cut import PublishCut
 from icnfs.state.store import Store
+from icnfs.volume import condemned
 from icnfs.volume.attempt import Attempt, Progress, Uploads
+from icnfs.volume.condemned import Condemned
 from icnfs.volume.fence import Fence
 from icnfs.volume.heads import Heads
 from icnfs.volume.keyring import Keyring
@@ -41,6 +46,9 @@ LOOK_SECONDS: Final = 0.25
 RETRY_FIRST: Final = 1.0
 RETRY_MOST: Final = 60.0
 """Seconds until a failed publish is tried again: doubled each time, between these."""
+
+DOUBLED_MOST: Final = 16
+"""By then it is RETRY_MOST; a thousand doublings, a day without providers, are more than a float can hold."""
 
 FOLD_SECONDS: Final = 5.0
 """What folding patches may take before a cut; those not folded by then are published as patches."""
@@ -80,7 +88,8 @@ class Publisher:
         self._seconds = seconds
         self._dirty_limit = dirty_limit
         self._uploads = Uploads()
-        self._lock = trio.Lock()
+        self.standstill = trio.Lock()
+        """Held while something is published or noted; whoever holds it finds nothing under way."""
         self._rotations = secrets.randbelow(1 << 16)
         base = fence.base
         self._runs: tuple[RunInfo, ...] = base.runs if base is not None else ()
@@ -123,7 +132,7 @@ class Publisher:
     def _is_due(self) -> bool:
         waited = trio.current_time() - self._last
         if self._failures:
-            return waited >= min(RETRY_FIRST * 2.0 ** (self._failures - 1), RETRY_MOST)
+            return waited >= min(RETRY_FIRST * 2.0 ** min(self._failures - 1, DOUBLED_MOST), RETRY_MOST)
         store = self._store
         if waited >= self._seconds:
             return not self.is_idle
@@ -143,7 +152,7 @@ class Publisher:
         Raises `FencedError` (the store is read-only from then on), `TooFewProvidersError`, `LocalDiskError`, and what
         else stands in the way; everything stays as it was and is tried again later.
         """
-        async with self._lock:
+        async with self.standstill:
             try:
                 with self._unfenced():
                     await self._publish()
@@ -181,10 +190,10 @@ class Publisher:
         await self._settle()
         await self._fold()
         cut = await cuts.begin_cut(self._store)
-        self.owes_head = False
         try:
             if not self._must() and not await trio.to_thread.run_sync(self._has_changed, cut):
                 self._idle_batch = self.batch = cut.batch
+                self.owes_head = False
                 return
             attempt = Attempt(
                 self._store,
@@ -197,12 +206,10 @@ class Publisher:
                 self._rotate,
             )
             head, added = await attempt.run(cut, self._runs, self._keyring.encode(), self._spare)
-        except BaseException:
-            self.owes_head = True
-            raise
         finally:
             cut.close()
         self._idle_batch = cut.batch
+        self.owes_head = False
         self._published(head, added)
 
     def _must(self) -> bool:
@@ -272,7 +279,7 @@ class Publisher:
         except RolledBackError as error:
             self._start_anew(error)
         if self._owes:
-            async with self._lock:
+            async with self.standstill:
                 with self._unfenced():
                     await self._settle()
 
@@ -311,12 +318,13 @@ class Publisher:
 
     async def mend(self, parts: Sequence[SegmentInfo]) -> None:
         """Take note of completed segments, in records or in the next head; it is published when that is due."""
-        async with self._lock:
+        async with self.standstill:
             await self._mend(parts)
 
     async def _mend(self, parts: Sequence[SegmentInfo]) -> None:
-        names = {part.id for part in self._parts()}
+        names = {part.id: part for part in self._parts()}
         records = [part for part in parts if part.id not in names and self._store.segment(part.id) is not None]
+        await self._condemn_old_places(parts, names)
         if records:
             await cuts.update_segments(self._store, records)
         self.owes_head = True
@@ -324,6 +332,18 @@ class Publisher:
         if in_runs:
             await self._mend_runs(in_runs)
         self._repair.note([*records, *in_runs])
+
+    async def _condemn_old_places(self, parts: Sequence[SegmentInfo], names: Mapping[bytes, SegmentInfo]) -> None:
+        """Note what the shares that moved have left behind, before it is known where they are now."""
+        left: list[Condemned] = []
+        for part in parts:
+            before = names.get(part.id) or self._store.segment(part.id)
+            if before is not None:
+                left += condemned.of_moves(self._network, before, part)
+        if left:
+            now = time.time_ns()
+            rows = [(condemned.make_key(now), condemned.writer_of(document)) for document in left]
+            await self._store.task(partial(garbage.condemn, rows))
 
     def part(self, id: bytes) -> SegmentInfo | None:
         """The part of a run that has this id."""

@@ -33,6 +33,7 @@ from icnfs.transfer.engine import bare_errors
 from icnfs.transfer.messages import Limits
 from icnfs.volume import fence as fences
 from icnfs.volume.audit import Audit
+from icnfs.volume.collect import Collector
 from icnfs.volume.fence import Fence
 from icnfs.volume.findings import Findings
 from icnfs.volume.heads import Heads
@@ -105,6 +106,17 @@ class Volume:
         )
         self.loaded = trio.Event()
         """Set once it is known who holds what."""
+        self.collector = Collector(
+            store,
+            network,
+            self.heads,
+            self.fence,
+            self.publisher,
+            self.repair,
+            self._caring,
+            self._segment,
+            config.grace,
+        )
         self.looked = trio.Event()
         """Set once this mount has looked at its providers' places, or will not."""
         self.audit = Audit(store, network, self.repair, self._segment, lambda: self.config.audit)
@@ -250,7 +262,7 @@ class Volume:
     async def _until_safe(self, batch: int) -> None:
         await self._until_published(batch)
         told = ""
-        while self.repair.unsafe or self.network.vacant:
+        while self.repair.unsafe or self.network.vacant or self.publisher.owes_head:
             try:
                 await self.publisher.settle()
                 await self.care_once()
@@ -437,6 +449,7 @@ async def open_volume(
                 else:
                     nursery.start_soon(supervised, "first look", volume.first_look)
                     nursery.start_soon(supervised, "publisher", volume.publisher.run)
+                    nursery.start_soon(supervised, "collection", volume.collector.run)
                     nursery.start_soon(supervised, "audit", volume.watch_over)
                 try:
                     yield volume

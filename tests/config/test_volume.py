@@ -38,6 +38,7 @@ publish_seconds = 5
 publish_mib = 0.5e2
 sync_deadline = 60.5
 read_deadline = 2
+grace_hours = 2
 
 [cache]
 clean = "1.5GiB"
@@ -136,6 +137,7 @@ def test_every_key_is_read() -> None:
     assert (config.k, config.n, config.safe) == (2, 3, 3)
     assert (config.publish_seconds, config.publish_bytes) == (5, 50 * MIB)
     assert (config.sync_deadline, config.read_deadline) == (60.5, 2)
+    assert config.grace == 7200
     assert (config.cache_clean, config.cache_dirty, config.reserve) == (3 * GIB // 2, 512 * MIB, 10**8)
     assert config.passphrase_file == Path("/etc/icnfs/secret/demo.passphrase")
     assert (config.credential, config.keyfile) == ("icnfs-demo", Path("/root/demo.key"))

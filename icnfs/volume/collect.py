@@ -1,0 +1,256 @@
+"""Collection: what no tree needs any more is deleted at the providers, slowly.
+
+    dead versions --> needless segments --> condemned --> a head without them, and a grace --> deleted
+    a head that was followed, runs that a later one took in, old places of shares that moved  ----^
+
+Promises:
+
+1. Nothing is deleted that the last head names, or that any head named which was the last one within the grace.
+2. Before each deletion the heads are listed: a machine that was overtaken deletes nothing.
+3. What local state names is not deleted: a share that came back to its old place stays.
+4. A crash anywhere loses nothing and leaves at most orphans.
+
+What is noted as condemned is local.  A recovery brings no notes of dead versions either: which are dead is found once
+by looking at all of them.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import islice
+from typing import Final
+
+import trio
+
+from icnfs.errors import FormatError, IcnfsError, ObjectMissingError
+from icnfs.format.records import Table
+from icnfs.format.segment import SegmentInfo
+from icnfs.state import cut as cuts
+from icnfs.state import garbage
+from icnfs.state.garbage import RELEASE_STEP, Census, Unnamed
+from icnfs.state.store import Store
+from icnfs.volume import condemned
+from icnfs.volume import fence as fences
+from icnfs.volume.condemned import Condemned
+from icnfs.volume.fence import Fence
+from icnfs.volume.heads import Heads
+from icnfs.volume.network import Network
+from icnfs.volume.publish import Publisher
+from icnfs.volume.repair import Repair
+from icnfs.volume.together import together
+
+log = logging.getLogger(__name__)
+
+ROUND_SECONDS: Final = 600.0
+"""Between looks for what can go."""
+
+STEP: Final = 1000
+PAUSE_SECONDS: Final = 0.005
+"""Rows looked at in one go, about 5 ms, and the pause after it: requests come first."""
+
+SEGMENTS_AT_ONCE: Final = 1024
+"""Needless segments that one round condemns, and notes that it carries out."""
+
+HELD_AT_ONCE: Final = 16
+"""Notes carried out while publisher and repair stand still."""
+
+DELETE_SECONDS: Final = 15.0
+DELETES_AT_ONCE: Final = 16
+
+MARKED: Final = "marked"
+"""The setting that says that dead versions are noted from the first on."""
+
+
+class Collector:
+    """One open volume's; `still` keeps repair from moving shares."""
+
+    def __init__(
+        self,
+        store: Store,
+        network: Network,
+        heads: Heads,
+        fence: Fence,
+        publisher: Publisher,
+        repair: Repair,
+        still: trio.Lock,
+        find: Callable[[bytes], SegmentInfo | None],
+        grace: float,
+    ) -> None:
+        """`find` gives the present description of a segment; `grace` is in seconds."""
+        self._store = store
+        self._network = network
+        self._heads = heads
+        self._fence = fence
+        self._publisher = publisher
+        self._repair = repair
+        self._still = still
+        self._find = find
+        self._grace = grace
+        self.deleted = 0
+        """Objects deleted by this mount."""
+
+    async def run(self) -> None:
+        """A round now and then, until the volume is fenced."""
+        while self._store.fenced is None:
+            await trio.sleep(ROUND_SECONDS)
+            await self.round()
+
+    async def round(self) -> None:
+        """Condemn what is needless by now, and delete what has been condemned for long enough."""
+        if self._store.read_only or self._fence.base is None:
+            return
+        try:
+            await self._mark()
+            await self._condemn()
+            await self._carry_out()
+        except IcnfsError as error:
+            log.warning("collection waits: %s", error)
+
+    # --- condemning ---------------------------------------------------------------------------------------------------
+
+    async def _mark(self) -> None:
+        """Note the dead versions that a recovery loaded, once."""
+        if self._store.get_setting(MARKED) is not None:
+            return
+        cut = await self._quiet_cut()
+        try:
+            unnamed = Unnamed(cut)
+            await _walk(unnamed.steps())
+        finally:
+            cut.close()
+        for at in range(0, len(unnamed.found), RELEASE_STEP):
+            await self._store.task(partial(garbage.note_dead, unnamed.found[at : at + RELEASE_STEP]))
+        await fences.keep(self._store, MARKED, b"1")
+
+    async def _quiet_cut(self) -> cuts.PublishCut:
+        """A cut taken while nothing is published: all that a segment holds is in it."""
+        async with self._publisher.standstill:
+            return await cuts.begin_cut(self._store)
+
+    async def _condemn(self) -> None:
+        base = self._fence.base
+        assert base is not None
+        cut = await self._quiet_cut()
+        held: defaultdict[bytes, list[int]] = defaultdict(list)
+        try:
+            census = Census(cut, base.generation)
+            await _walk(census.steps())
+            needless = census.needless()[:SEGMENTS_AT_ONCE]
+            await _walk(_sorted_out(census.versions(needless), held))
+        finally:
+            cut.close()
+        for id in needless:
+            await self._release(id, held[id], base.generation)
+        if needless:
+            log.info("%d segments hold nothing that lives and are condemned", len(needless))
+
+    async def _release(self, id: bytes, versions: list[int], upto: int) -> None:
+        """Forget a segment and what lay in it, with a note of what is to be deleted."""
+        segment = self._store.segment(id)
+        if segment is None:
+            return
+        for at in range(0, len(versions), RELEASE_STEP):
+            await self._store.task(partial(garbage.release, id, versions[at : at + RELEASE_STEP], upto))
+        async with self._still, self._publisher.standstill:
+            segment = self._store.segment(id)
+            if segment is None:
+                return
+            document = condemned.writer_of(Condemned(0, id, condemned.shares_of(self._network, segment)))
+            key = condemned.make_key(time.time_ns())
+            self._store.touch()
+            await self._store.task(partial(garbage.forget_segment, id, key, document))
+            self._repair.drop([id])
+
+    # --- carrying out -------------------------------------------------------------------------------------------------
+
+    async def _carry_out(self) -> None:
+        due = self._due()
+        while some := list(islice(due, HELD_AT_ONCE)):
+            async with self._still, self._publisher.standstill:
+                base = self._fence.base
+                if self._publisher.owes_head or base is None:
+                    return
+                await self._fence.pass_by(await self._heads.survey(self._fence.number))
+                for key, note in some:
+                    if note.generation <= base.generation:
+                        await self._delete(key, note)
+
+    def _due(self) -> Iterator[tuple[bytes, Condemned]]:
+        """What was condemned long enough ago, the oldest first, but for what only providers that are down hold."""
+        until = time.time_ns() - int(self._grace * 1e9)
+        lost = self._network.lost()
+        found: list[tuple[bytes, Condemned]] = []
+        for key, _ in self._store.reader.rows(Table.CONDEMNED):
+            if condemned.time_of(key) > until or len(found) >= SEGMENTS_AT_ONCE:
+                break
+            try:
+                plain = self._store.reader.get(Table.CONDEMNED, key)
+                note = condemned.decode(plain or b"")
+            except FormatError as error:
+                log.warning("%s", error)
+                continue
+            if any(provider not in lost and provider in self._network.facts for provider, _ in note.objects) or not any(
+                provider in self._network.facts for provider, _ in note.objects
+            ):
+                found.append((key, note))
+        return iter(found)
+
+    async def _delete(self, key: bytes, note: Condemned) -> None:
+        """Delete what nothing names; what a provider that is away holds is left for later."""
+        named = self._named(note)
+        left: list[tuple[str, str]] = []
+
+        async def delete(provider: str, name: str) -> None:
+            try:
+                await self._network.transfer.delete_object(provider, name, deadline=DELETE_SECONDS)
+                self.deleted += 1
+            except ObjectMissingError:
+                pass
+            except IcnfsError as error:
+                log.debug("%s", error)
+                left.append((provider, name))
+
+        lost = self._network.lost()
+        wanted = [
+            (provider, name)
+            for provider, name in note.objects
+            if provider in self._network.facts and (provider, name) not in named
+        ]
+        left += [(provider, name) for provider, name in wanted if provider in lost]
+        await together(
+            (partial(delete, provider, name) for provider, name in wanted if provider not in lost), DELETES_AT_ONCE
+        )
+        rest = condemned.encode(Condemned(note.generation, note.segment, tuple(sorted(left)))) if left else None
+        await self._store.task(partial(garbage.settle, key, rest))
+
+    def _named(self, note: Condemned) -> set[tuple[str, str]]:
+        """Objects that local state or the last head names."""
+        base = self._fence.base
+        if not note.segment:
+            return set(condemned.of_head(self._network, base).objects) if base is not None else set()
+        segment = self._find(note.segment)
+        return set(condemned.shares_of(self._network, segment)) if segment is not None else set()
+
+
+def _sorted_out(versions: Iterator[tuple[bytes, int] | None], into: dict[bytes, list[int]]) -> Iterator[None]:
+    """Versions by segment."""
+    for found in versions:
+        if found is not None:
+            into[found[0]].append(found[1])
+        yield
+
+
+async def _walk(steps: Iterator[object]) -> None:
+    """Take all steps, in a thread, with pauses."""
+
+    def some() -> bool:
+        return sum(1 for _ in islice(steps, STEP)) == STEP
+
+    more = True
+    while more:
+        more = await trio.to_thread.run_sync(some)
+        await trio.sleep(PAUSE_SECONDS)

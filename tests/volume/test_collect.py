@@ -1,0 +1,252 @@
+"""Collection: what no tree needs goes from the providers after its grace, and nothing else ever does."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+
+import pytest
+import trio
+
+from icnfs.errors import FencedError
+from icnfs.format.records import Table
+from icnfs.volume import condemned
+from icnfs.volume.volume import Volume
+from tests.volume.world import Machine, World, files_of, get_file, list_files, put_file
+
+SMALL = 300_000
+
+
+def content(seed: int, size: int = SMALL) -> bytes:
+    return random.Random(seed).randbytes(size)
+
+
+def counts(world: World) -> dict[str, int]:
+    return {prefix: sum(map(len, world.objects(prefix).values())) for prefix in ("shares/", "heads/")}
+
+
+def notes(volume: Volume) -> list[condemned.Condemned]:
+    reader = volume.store.reader
+    return [condemned.decode(reader.get(Table.CONDEMNED, key) or b"") for key, _ in reader.rows(Table.CONDEMNED)]
+
+
+async def collected(volume: Volume) -> None:
+    """As after a day: what is condemned goes, once a head knows."""
+    volume.collector._grace = 0.0
+    await volume.collector.round()
+    await volume.drain()
+    await volume.collector.round()
+
+
+def recovered(world: World, key: str, name: str = "there") -> dict[bytes, bytes]:
+    there = world.machine(name)
+    there.recover(key)
+
+    async def read(volume: Volume) -> dict[bytes, bytes]:
+        return {name: await get_file(volume, name) for name in list_files(volume)}
+
+    return there.run(read)
+
+
+@pytest.fixture
+def here(world: World) -> Machine:
+    return world.machine()
+
+
+def test_what_was_overwritten_goes_and_what_is_there_stays(world: World, here: Machine) -> None:
+    key = here.init().recovery_key
+
+    async def main(volume: Volume) -> None:
+        await put_file(volume, b"kept", content(0))
+        await volume.sync()
+        for seed in range(1, 6):
+            await put_file(volume, b"changed", content(seed))
+            await volume.sync()
+        before = counts(world)
+        await collected(volume)
+        await collected(volume)
+        after = counts(world)
+        assert after["heads/"] <= 6 * 2 < before["heads/"], "the last head, and the one that collection published"
+        assert after["shares/"] < before["shares/"] * 0.6
+        assert await get_file(volume, b"changed") == content(5)
+        volume.store.want_upkeep()
+
+    here.run(main)
+    assert recovered(world, key) == {b"kept": content(0), b"changed": content(5)}
+
+
+def test_a_removed_file_leaves_nothing_but_the_tree(world: World, here: Machine) -> None:
+    key = here.init().recovery_key
+
+    async def main(volume: Volume) -> None:
+        await volume.loaded.wait()
+        empty = volume.holdings()["ada"].bytes
+        await put_file(volume, b"f", content(1, 2_000_000))
+        await volume.sync()
+        assert volume.holdings()["ada"].bytes > empty + 400_000
+        vfs = files_of(volume)
+        vfs.unlink(1, b"f")
+        await volume.sync()
+        for _ in range(3):
+            await collected(volume)
+        assert volume.holdings()["ada"].bytes < empty + 10_000
+        assert sum(len(data) for data in world.providers["ada"].objects.values()) < 60_000
+
+    here.run(main)
+    assert recovered(world, key) == {}
+
+
+def test_nothing_goes_within_its_grace_nor_before_a_head_knows(world: World, here: Machine) -> None:
+    here.init()
+
+    async def main(volume: Volume) -> None:
+        await put_file(volume, b"f", content(1))
+        await volume.sync()
+        await put_file(volume, b"f", content(2))
+        await volume.sync()
+        before = {name: dict(provider.objects) for name, provider in world.providers.items()}
+        await volume.collector.round()
+        assert notes(volume), "condemned"
+        await volume.sync()
+        await volume.collector.round()
+        for name, objects in before.items():
+            assert objects.items() <= world.providers[name].objects.items(), "a day has not passed"
+        volume.collector._grace = 0.0
+        await put_file(volume, b"f", content(3))
+        await volume.sync()
+        ids = {note.segment for note in notes(volume)}
+        await volume.collector.round()
+        for note in notes(volume):
+            if note.segment not in ids:
+                assert all(name in world.providers[provider].objects for provider, name in note.objects), (
+                    "condemned just now, and no head knows of it"
+                )
+
+    here.run(main)
+
+
+def test_a_machine_that_was_overtaken_deletes_nothing(world: World, here: Machine) -> None:
+    key = here.init().recovery_key
+
+    async def main(volume: Volume) -> None:
+        for seed in range(3):
+            await put_file(volume, b"f", content(seed))
+            await volume.sync()
+        await volume.collector.round()
+        await volume.sync()
+        await trio.to_thread.run_sync(world.machine("there").recover, key)
+        before = {name: dict(provider.objects) for name, provider in world.providers.items()}
+        volume.collector._grace = 0.0
+        with pytest.raises(FencedError):
+            await volume.collector._carry_out()
+        assert before == {name: dict(provider.objects) for name, provider in world.providers.items()}
+
+    here.run(main)
+
+
+def test_a_provider_that_is_away_is_asked_when_it_is_back(world: World, here: Machine) -> None:
+    here.init()
+
+    async def main(volume: Volume) -> None:
+        for seed in range(3):
+            await put_file(volume, b"f", content(seed))
+            await volume.sync()
+        world.away("cat")
+        before = len(world.providers["cat"].objects)
+        await collected(volume)
+        left = {provider for note in notes(volume) for provider, _ in note.objects}
+        assert "cat" in left
+        world.away()
+        await volume.sync()
+        for _ in range(3):
+            await collected(volume)
+        assert len(world.providers["cat"].objects) < before
+
+    here.run(main)
+
+
+def test_a_recovered_volume_finds_what_was_dead_before(world: World, here: Machine) -> None:
+    key = here.init().recovery_key
+
+    async def main(volume: Volume) -> None:
+        for seed in range(4):
+            await put_file(volume, b"f", content(seed, 1_000_000))
+            await volume.sync()
+
+    here.run(main)
+    there = world.machine("there")
+    there.recover(key)
+
+    async def collect(volume: Volume) -> None:
+        held = volume.holdings
+        await volume.loaded.wait()
+        before = held()["ada"].bytes
+        for _ in range(3):
+            await collected(volume)
+        assert held()["ada"].bytes < before / 2
+        assert await get_file(volume, b"f") == content(3, 1_000_000)
+
+    there.run(collect)
+
+
+def test_a_share_that_came_back_to_its_old_place_is_not_deleted(tmp_path: Path) -> None:
+    world = World(tmp_path, more=("gnu",))
+    here = world.machine()
+    here.init()
+
+    async def main(volume: Volume) -> None:
+        await put_file(volume, b"f", content(1))
+        await volume.sync()
+        await volume.loaded.wait()
+        segment = next(s for id in list(volume.repair._held) if (s := volume.store.segment(id)) is not None)
+        index = next(i for i, share in enumerate(segment.shares) if share.provider != "gnu")
+        home = segment.shares[index].provider
+        spare = next(name for name in world.providers if name not in {share.provider for share in segment.shares})
+        moved = await volume.repair._restore(segment, {index: spare})
+        await volume.publisher.mend([moved])
+        back = await volume.repair._restore(moved, {index: home})
+        await volume.publisher.mend([back])
+        await volume.sync()
+        await collected(volume)
+        assert volume.network.names_of(back)[index] in world.providers[home].objects
+        assert volume.network.share_name(back.id, index, spare) not in world.providers[spare].objects
+
+    here.run(main)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_no_order_of_events_deletes_what_is_needed(world: World, here: Machine, seed: int) -> None:
+    """A model: files by name; publish, change, remove, crash, collect and recover in random order."""
+    key = here.init().recovery_key
+    rng = random.Random(seed)
+    tree: dict[bytes, bytes] = {}
+    machine = here
+
+    async def stretch(volume: Volume) -> None:
+        volume.collector._grace = 0.0
+        for _ in range(rng.randrange(4, 10)):
+            match rng.choice(["put", "put", "remove", "sync", "collect", "collect"]):
+                case "put":
+                    name, data = b"f%d" % rng.randrange(4), os.urandom(rng.choice([10, 5_000, 200_000, 700_000]))
+                    if name in tree:
+                        files_of(volume).unlink(1, name)
+                    await put_file(volume, name, data)
+                    tree[name] = data
+                case "remove" if tree:
+                    name = rng.choice(sorted(tree))
+                    files_of(volume).unlink(1, name)
+                    del tree[name]
+                case "sync":
+                    await volume.sync()
+                case "collect":
+                    await volume.collector.round()
+        await volume.sync()
+        for name, data in tree.items():
+            assert await get_file(volume, name) == data
+
+    for turn in range(4):
+        machine.run(stretch)
+        assert recovered(world, key, f"look-{seed}-{turn}") == tree
+        machine = world.machine(f"next-{seed}-{turn}")
+        machine.recover(key)
