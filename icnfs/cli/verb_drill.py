@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import secrets
+import sys
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, Final
 
 import click
 
 from icnfs.cli import asking
-from icnfs.cli.output import age, json_option, moment, print_facts, print_json, rate, say, size, watching
+from icnfs.cli.output import Show, age, json_option, moment, print_facts, print_json, rate, say, size, watching
 from icnfs.cli.running import run
 from icnfs.config import VolumeConfig, load, state_dir
 from icnfs.control.protocol import Progress
@@ -63,7 +65,7 @@ def verb(
     )
     offered = asking.opening(config, asking.given(given))
     try:
-        with watching(f"Drill of {name}") as show:
+        with _watching(name) as show:
             work = partial(
                 drill, config, state_dir(name), offered, plan, progress=lambda done, whole: show(Progress(done, whole))
             )
@@ -75,6 +77,11 @@ def verb(
     else:
         _tell(report)
     _judge(name, report)
+
+
+def _watching(name: str) -> AbstractContextManager[Show]:
+    """A bar on a terminal; elsewhere nothing, so that cron has nothing to mail when all is well."""
+    return watching(f"Drill of {name}") if sys.stderr.isatty() else nullcontext(lambda _: None)
 
 
 def chosen(

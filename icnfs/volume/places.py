@@ -1,8 +1,8 @@
 """Taking possession of the providers' places: the marker, and copies of the key slots.
 
-A place that bears no marker and no heads is free.  One that bears this volume's token for this provider is ours;
-anything else is somebody else's and is never written to.  Whether a place is ours is looked at once for each provider
-and mount, when it first answers.
+A place that bears no marker is free, if it bears no heads or such as we stored: then it lost what came before them.
+One that bears this volume's token for this provider is ours; anything else is somebody else's and is never written to.
+Whether a place is ours is looked at once for each provider and mount, when it first answers.
 
 Looking writes nothing.  Taking a free place, giving and taking back key slots come only after the volume's heads were
 looked at: a machine that was overtaken must not delete what now opens the volume.
@@ -16,7 +16,14 @@ from typing import Final
 
 import trio
 
-from icnfs.errors import ForeignProviderError, FormatError, IcnfsError, NewerFormatError, ObjectMissingError
+from icnfs.errors import (
+    ForeignProviderError,
+    FormatError,
+    IcnfsError,
+    NewerFormatError,
+    ObjectMissingError,
+)
+from icnfs.format import head as head_format
 from icnfs.format import marker
 from icnfs.format.head import PREFIX as HEADS
 from icnfs.volume.keyring import Keyring
@@ -46,7 +53,8 @@ class Places:
         try:
             raw = await transfer.get_object(provider, marker.NAME, deadline=VISIT_SECONDS)
         except ObjectMissingError:
-            if await transfer.list_objects(provider, HEADS, deadline=VISIT_SECONDS):
+            names = await transfer.list_objects(provider, HEADS, deadline=VISIT_SECONDS)
+            if names and not await self._is_our_head(provider, names[-1]):
                 raise ForeignProviderError(
                     provider, "it holds heads and no marker: it belonged to a volume; use an empty place"
                 ) from None
@@ -63,6 +71,20 @@ class Places:
             raise ForeignProviderError(
                 provider, "its place belongs to another volume, or to another provider of this one; check its url"
             )
+        return True
+
+    async def _is_our_head(self, provider: str, name: str) -> bool:
+        """Whether a head is one that this volume stored at `provider`: it may have lost all that came before it."""
+        parsed, network = head_format.parse_name(name), self._network
+        if parsed is None:
+            return False
+        try:
+            raw = await network.transfer.get_object(provider, name, deadline=VISIT_SECONDS)
+            head_format.unseal(raw, parsed, network.token(provider), network.open_head)
+        except NewerFormatError:
+            raise
+        except FormatError:
+            return False
         return True
 
     async def visit(self, provider: str) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -101,18 +101,20 @@ async def recover(
             network, heads, head, missing = await find(config, transfer, master, at_least)
             for provider in sorted(missing):
                 log.warning("left out: %s", missing[provider])
+            own: set[bytes] = set()
             try:
                 while True:
                     found(_found(head))
                     setting_up.start_over(half)
                     taken_over, claim = _taking_over(head)
+                    own.add(taken_over.writer)
                     settings = {
                         fences.HEAD: fences.encode_base(taken_over),
                         fences.CLAIM: msgspec.msgpack.encode(claim),
                     }
                     await load(network, half, head, settings, progress)
                     await _take_over(network, heads, taken_over)
-                    later = await _later(heads, head, taken_over)
+                    later = await _later(heads, head, own)
                     if later is None:
                         break
                     head = later
@@ -186,6 +188,7 @@ async def _visit(network: Network) -> dict[str, IcnfsError]:
             if await places.is_ours(provider):
                 network.taken.add(provider)
             else:
+                network.free.add(provider)
                 away[provider] = NoVolumeError(f"provider {provider}: its place is empty")
         except ForeignProviderError as error:
             network.foreign[provider] = error.detail
@@ -372,12 +375,10 @@ async def _take_over(network: Network, heads: Heads, head: Head) -> None:
         )
 
 
-async def _later(heads: Heads, head: Head, taken_over: Head) -> Head | None:
+async def _later(heads: Heads, head: Head, own: Collection[bytes]) -> Head | None:
     """What the other machine still published while `head` was loaded: it knew of no rival and may have said "safe".
 
     It looks for ours just before each head of its own, so once ours is durable hardly anything can still come.
     """
     survey = await heads.survey(head.number)
-    return await heads.newest(
-        survey, accept=lambda other: other.number > head.number and other.writer != taken_over.writer
-    )
+    return await heads.newest(survey, accept=lambda other: other.number > head.number and other.writer not in own)

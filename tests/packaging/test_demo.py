@@ -130,3 +130,23 @@ def test_the_tour_of_the_readme_works_as_written(demo: Demo) -> None:
 def test_demo_without_a_mount_point_says_how_it_is_used(demo: Demo) -> None:
     done = subprocess.run([ROOT / "packaging/demo"], check=False, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (1, "icnfs demo: usage: packaging/demo MOUNTPOINT\n")
+
+
+@pytest.mark.mount
+def test_the_cron_line_of_the_readme_drills_the_demo_volume(demo: Demo) -> None:
+    (table,) = re.findall(r"```crontab\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    path, line = table.splitlines()
+    assert path.startswith("PATH=")
+    fields = line.split(maxsplit=5)
+    assert re.fullmatch(r"\d+ \d+ \* \* \*", " ".join(fields[:5])), "once a day"
+    command = f"export {path.replace('/opt/icnfs', str(ROOT))}; {fields[5]}"
+    demo.start()
+    for i in range(20):
+        (demo.mountpoint / f"file {i}").write_bytes(os.urandom(40_000 * i))
+    demo.run(ICNFS, "sync", "demo")
+    assert demo.run("/bin/sh", "-c", f"({command}) 2>&1") == "", "cron has nothing to mail"
+    large = [path for path in (demo.home / "pro viders").glob("*/shares/*/*") if path.stat().st_size > 100_000]
+    for path in large:
+        if any(name in str(path) for name in ("amsterdam", "karlsruhe", "helsinki")):
+            path.unlink()
+    assert "would be lost" in demo.run("/bin/sh", "-c", f"({command}) 2>&1", code=15)
