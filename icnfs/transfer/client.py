@@ -232,18 +232,18 @@ class TransferClient:
         length: int,
         *,
         distrust: Collection[int] = frozenset(),
-        rebuild: bool = False,
+        verified: bool = False,
         deadline: float | None = None,
     ) -> bytes:
         """`length` bytes at `offset` of data share `share`: read from its provider, or rebuilt from any k others.
 
         What comes from its provider alone is not verified: check the chunk's tag, and where it fails, call again with
-        the share in `distrust`.  With `rebuild` only verified bytes are used.  Raises TooFewProvidersError, or
+        the share in `distrust`.  With `verified` it is: only verified bytes are used.  Raises TooFewProvidersError, or
         ProviderAwayError past the deadline.
         """
         encoded, doubted = segment_format.encode(segment), tuple(sorted(distrust))
         data = await self._call_data(
-            lambda call, left: Fetch(call, left, encoded, tuple(names), share, offset, length, doubted, rebuild),
+            lambda call, left: Fetch(call, left, encoded, tuple(names), share, offset, length, doubted, verified),
             _or_default(deadline, self._deadlines.read),
         )
         if len(data) != length:

@@ -175,7 +175,7 @@ class Engine:
         length: int,
         *,
         distrust: Collection[int] = (),
-        rebuild: bool = False,
+        verified: bool = False,
         deadline: float,
     ) -> bytes:
         """A range of one data share (see `fetch.fetch`); shares of `distrust` are checked, and named if bad.
@@ -189,7 +189,7 @@ class Engine:
         return await self._within(
             deadline,
             info.shares[share].provider if share < info.n else "",
-            lambda: fetching.fetch(self._shares, segment, share, offset, length, distrust=distrust, rebuild=rebuild),
+            lambda: fetching.fetch(self._shares, segment, share, offset, length, distrust=distrust, verified=verified),
         )
 
     async def fetch_stripe(

@@ -1,6 +1,6 @@
 """Reading a segment back: a range of one data share, the same range of all of them, or the whole payload.
 
-A healthy read is one ranged read from one provider, unverified here, since its caller holds the chunk's tag.  Where
+A healthy read is one ranged read from one provider, unverified here where its caller holds the chunk's tag.  Where
 that provider is expected to be much slower than the others, or is distrusted, the same range of any k other shares,
 each verified, rebuilds it; where it fails or is late, the rebuild is raced against it.  A stripe is read from the data
 shares too, as far as they are expected in time; with others in their place, all k are verified.  One bad share cannot
@@ -10,7 +10,7 @@ poison a rebuild, for nothing unverified is decoded.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from functools import lru_cache
 from typing import Final
 
@@ -32,6 +32,9 @@ PARITY_FACTOR: Final = 1.2
 SLACK_SECONDS: Final = 0.02
 """Differences below this are not worth the computing."""
 
+Read = Callable[[Segment, int, int, int], Awaitable[bytes]]
+"""Reads a range of a share: (segment, index, offset, length)."""
+
 
 @lru_cache(maxsize=64)
 def code_for(k: int, n: int) -> Code:
@@ -50,11 +53,11 @@ async def fetch(
     length: int,
     *,
     distrust: Collection[int] = (),
-    rebuild: bool = False,
+    verified: bool = False,
 ) -> bytes:
     """`length` bytes at `offset` of data share `share`.
 
-    Shares of `distrust` are used last and only verified; with `rebuild` so is `share` itself.
+    Shares of `distrust` are used last and only verified; with `verified` whatever is used is.
     Raises TooFewProvidersError where fewer than k shares can be had, FormatError for a range that does not exist.
     It waits as long as there is hope: the deadline is its caller's.
     """
@@ -64,9 +67,10 @@ async def fetch(
     if length == 0:
         return b""
     last = {share, *distrust}
-    if rebuild or share in distrust or not _worth_asking(shares, segment, share, offset, length, last):
+    if share in distrust or not _worth_asking(shares, segment, share, offset, length, last):
         return await _rebuilt(shares, segment, share, offset, length, last)
-    return await _raced(shares, segment, share, offset, length, last)
+    direct = shares.read_range if verified else shares.read_direct
+    return await _raced(shares, segment, share, offset, length, last, direct)
 
 
 def _worth_asking(
@@ -89,7 +93,7 @@ def _worth_asking(
 
 
 async def _raced(
-    shares: Shares, segment: Segment, share: int, offset: int, length: int, last: Collection[int]
+    shares: Shares, segment: Segment, share: int, offset: int, length: int, last: Collection[int], read: Read
 ) -> bytes:
     """The direct read, joined by a rebuild once it has failed or is late."""
     results: list[bytes] = []
@@ -98,7 +102,7 @@ async def _raced(
 
     async def direct(scope: trio.CancelScope) -> None:
         try:
-            results.append(await shares.read_direct(segment, share, offset, length))
+            results.append(await read(segment, share, offset, length))
             scope.cancel()
         except ProviderError:
             failed.set()

@@ -139,7 +139,7 @@ class Fetch(Message, frozen=True):
     offset: Size
     length: Size
     distrust: Indexes
-    rebuild: bool
+    verified: bool
 
 
 class FetchStripe(Message, frozen=True):

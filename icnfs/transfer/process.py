@@ -203,7 +203,7 @@ class Session:
             request.offset,
             request.length,
             distrust=request.distrust,
-            rebuild=request.rebuild,
+            verified=request.verified,
             deadline=request.deadline,
         )
         await self._send_data(request.call, [data])

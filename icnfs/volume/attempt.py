@@ -19,15 +19,14 @@ import hashlib
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
-import msgspec
 import trio
 
-from icnfs.errors import DamagedError, IcnfsError, TooFewProvidersError
+from icnfs.errors import IcnfsError, TooFewProvidersError
 from icnfs.format import run as run_format
 from icnfs.format import segment as segment_format
 from icnfs.format.head import Head, RunInfo
@@ -39,7 +38,6 @@ from icnfs.state import garbage
 from icnfs.state.cut import PublishCut, Row
 from icnfs.state.store import Store
 from icnfs.transfer import bulk
-from icnfs.transfer.upload import PutResult
 from icnfs.volume import condemned, runs
 from icnfs.volume import fence as fences
 from icnfs.volume import pack as packs
@@ -48,12 +46,10 @@ from icnfs.volume.fence import Fence
 from icnfs.volume.heads import Heads, Survey
 from icnfs.volume.network import Network
 from icnfs.volume.repair import Repair
+from icnfs.volume.stow import Stow
 from icnfs.volume.together import together
 
 log = logging.getLogger(__name__)
-
-UPLOAD_SECONDS: Final = 300.0
-"""Bound of one segment's upload: 24 MiB at 0.7 Mbit/s for each of six providers."""
 
 SURVEY_SECONDS: Final = 2.0
 """A survey older than this when the head is about to be put is made again: the run took long to upload."""
@@ -107,6 +103,7 @@ class Attempt:
         self._repair = repair
         self._progress = progress
         self._rotation = rotation
+        self._stow = Stow(network, repair, rotation)
         self._run_id, self._second_run_id = secrets.token_bytes(ID_SIZE), secrets.token_bytes(ID_SIZE)
         self._wanted: set[int] | None = None
         """Versions that the cut needs; None where nothing else was ever stored."""
@@ -232,8 +229,11 @@ class Attempt:
         await together((partial(put, pack) for pack in planned), UPLOADS_AT_ONCE)
 
     async def _put_pack(self, pack: packs.Pack, fd: int, foretold: SegmentInfo | None = None) -> None:
-        k = self._network.k
-        info = await self._put_segment(pack.id, k * pack.share_len, pack.share_len, fd, foretold)
+        if foretold is None:
+            meant = self._stow.choose(pack.id, self._network.k * pack.share_len, pack.share_len)
+            info = await self._stow.put(meant, fd)
+        else:
+            info = await self._stow.put_foretold(foretold, fd)
         self._uploads.segments[info.id] = info
         self._uploads.packs[info.id] = pack
         self._progress.done += pack.size
@@ -250,58 +250,6 @@ class Attempt:
         chosen, away = self._network.place(self._rotation()), self._network.away()
         shares = tuple(ShareInfo(name, root, name not in away) for name, root in zip(chosen, roots, strict=True))
         return fd, SegmentInfo(pack.id, k, n, pack.share_len, k * pack.share_len, shares)
-
-    # --- segments -----------------------------------------------------------------------------------------------------
-
-    async def _put_segment(
-        self, id: bytes, size: int, share_len: int, fd: int, foretold: SegmentInfo | None = None
-    ) -> SegmentInfo:
-        """Store a segment; `TooFewProvidersError` where fewer than k shares were.
-
-        What one provider does not take goes to another, while there is one that the policy allows.
-        """
-        network = self._network
-        chosen = tuple(share.provider for share in foretold.shares) if foretold else network.place(self._rotation())
-        away = network.away()
-        wanted = [index for index, name in enumerate(chosen) if name not in away]
-        info = SegmentInfo(id, network.k, network.n, share_len, size, tuple(ShareInfo(p, b"", False) for p in chosen))
-        failed: set[str] = set()
-        errors: dict[str, IcnfsError] = {}
-        late: set[int] = set()
-        while wanted:
-            result = await self._send(info, wanted, fd, network.n if foretold else network.k + 1 - info.stored())
-            info = _described(info, result, wanted)
-            late |= result.late
-            failed.update(info.shares[index].provider for index in result.errors)
-            errors.update((info.shares[index].provider, error) for index, error in result.errors.items())
-            missing = [index for index in info.missing() if index not in late]
-            places, _ = network.spare(info, missing, self._rotation(), failed)
-            info = _moved(info, places)
-            wanted = sorted(places)
-        self._repair.expect(id, late)
-        if info.stored() < network.k:
-            why = "; ".join(sorted({str(error) for error in errors.values()})) or "they are down"
-            raise TooFewProvidersError(f"fewer than {network.k} of {network.n} shares could be stored: {why}")
-        if foretold is not None and [s.root for s in foretold.shares] != [s.root for s in info.shares]:
-            raise DamagedError("transfer coded a segment differently than the front; restart the mount")
-        return info
-
-    async def _send(self, info: SegmentInfo, wanted: Sequence[int], fd: int, enough: int) -> PutResult:
-        """Have `wanted` shares of a segment stored where it says; `enough` of them are worth waiting for."""
-        chosen = tuple(share.provider for share in info.shares)
-        return await self._network.transfer.put_segment(
-            info.id,
-            info.k,
-            info.n,
-            info.share_len,
-            info.size,
-            self._network.share_names(info.id, chosen),
-            chosen,
-            fd,
-            None if len(wanted) == info.n else wanted,
-            enough=max(1, min(enough, len(wanted))),
-            deadline=UPLOAD_SECONDS,
-        )
 
     # --- records ------------------------------------------------------------------------------------------------------
 
@@ -324,7 +272,7 @@ class Attempt:
     async def _put_part(self, index: int, fd: int, size: int) -> SegmentInfo:
         share_len = run_share_len(size, self._network.k)
         self._progress.total += size
-        info = await self._put_segment(part_id(self._run_id, index), size, share_len, fd)
+        info = await self._stow.put(self._stow.choose(part_id(self._run_id, index), size, share_len), fd)
         self._progress.done += size
         return info
 
@@ -375,25 +323,6 @@ def reasons(errors: dict[str, IcnfsError]) -> str:
 def part_id(run: bytes, index: int) -> bytes:
     """The segment id of a run's part: the run's own id is random, and is all that has to be logged."""
     return hashlib.blake2b(run + index.to_bytes(4, "big"), digest_size=ID_SIZE, person=b"icnfs-part").digest()
-
-
-def _described(info: SegmentInfo, result: PutResult, tried: Sequence[int]) -> SegmentInfo:
-    """The segment as it is after `tried` shares were put."""
-    gone = result.errors.keys() | result.late
-    shares = tuple(
-        ShareInfo(share.provider, root, share.stored or (index in tried and index not in gone))
-        for index, (share, root) in enumerate(zip(info.shares, result.roots, strict=True))
-    )
-    return msgspec.structs.replace(info, shares=shares)
-
-
-def _moved(info: SegmentInfo, places: Mapping[int, str]) -> SegmentInfo:
-    """The segment, with these of its shares meant for others."""
-    shares = tuple(
-        msgspec.structs.replace(share, provider=places.get(index, share.provider))
-        for index, share in enumerate(info.shares)
-    )
-    return msgspec.structs.replace(info, shares=shares)
 
 
 class _Counted:

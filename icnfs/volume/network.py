@@ -77,7 +77,7 @@ class Transfer(Protocol):
         length: int,
         *,
         distrust: Collection[int] = ...,
-        rebuild: bool = ...,
+        verified: bool = ...,
         deadline: float = ...,
     ) -> bytes: ...
 

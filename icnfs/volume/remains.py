@@ -41,11 +41,11 @@ class Remains:
         length: int,
         *,
         distrust: Collection[int] = (),
-        rebuild: bool = False,
+        verified: bool = False,
         deadline: float = 60.0,
     ) -> bytes:
         return await self._inner.fetch(
-            segment, names, share, offset, length, distrust=distrust, rebuild=rebuild, deadline=deadline
+            segment, names, share, offset, length, distrust=distrust, verified=verified, deadline=deadline
         )
 
     async def fetch_stripe(

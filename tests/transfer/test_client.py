@@ -53,8 +53,8 @@ def test_a_segment_crosses_is_stored_and_read_back_in_every_way(tmp_path: Path) 
         async with _client(tmp_path) as client:
             info = await _stored(client)
             for share in range(K):
-                for rebuild in (False, True):
-                    got = await client.fetch(info, NAMES, share, 1000, SHARE - 1001, rebuild=rebuild)
+                for verified in (False, True):
+                    got = await client.fetch(info, NAMES, share, 1000, SHARE - 1001, verified=verified)
                     assert got == PAYLOAD[share * SHARE + 1000 : (share + 1) * SHARE - 1]
             assert await client.get_segment(info, NAMES) == PAYLOAD
             (tmp_path / "p3" / NAMES[3]).unlink()

@@ -358,7 +358,7 @@ def test_any_range_comes_back_right_under_seeded_faults(
             info = await network.stored(engine)
             for index, plan in chosen.items():
                 network.plan(index, plan)
-            got = await _fetch(engine, network, info, share, offset, length, rebuild=True)
+            got = await _fetch(engine, network, info, share, offset, length, verified=True)
             assert got == network.expected(share, offset, length)
 
     run(main)
@@ -522,7 +522,7 @@ async def _fetch(
     offset: int,
     length: int,
     distrust: frozenset[int] = frozenset(),
-    rebuild: bool = False,
+    verified: bool = False,
 ) -> bytes:
     return await engine.fetch(
         info,
@@ -531,6 +531,6 @@ async def _fetch(
         offset,
         length,
         distrust=distrust,
-        rebuild=rebuild,
+        verified=verified,
         deadline=DEADLINE,
     )

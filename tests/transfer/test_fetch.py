@@ -167,7 +167,7 @@ def test_among_equally_fast_shares_a_rebuild_takes_the_cheaper_ones() -> None:
             gets = await _known(network, engine, {})
             for index in range(N):
                 engine.board[f"p{index}"].read_price = 10.0 if index == 0 else 0.0
-            await engine.fetch(info, network.names, 1, 0, 1000, rebuild=True, deadline=DEADLINE)
+            await engine.fetch(info, network.names, 1, 0, 1000, distrust={1}, deadline=DEADLINE)
             assert gets.asked[0] == 0 and all(gets.asked[2:])
 
     run(main)

@@ -121,12 +121,12 @@ class LocalTransfer:
         length: int,
         *,
         distrust: Collection[int] = (),
-        rebuild: bool = False,
+        verified: bool = False,
         deadline: float = 60.0,
     ) -> bytes:
         self._calls.append("fetch")
         return await self._engine.fetch(
-            segment, names, share, offset, length, distrust=distrust, rebuild=rebuild, deadline=deadline
+            segment, names, share, offset, length, distrust=distrust, verified=verified, deadline=deadline
         )
 
     async def fetch_stripe(
