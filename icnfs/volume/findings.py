@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -34,6 +35,14 @@ REMEMBERED: Final = 10_000
 """Segments of which it is remembered what was found, until it is restored; of others the records alone tell."""
 
 Change = Callable[[SegmentInfo], SegmentInfo | None]
+
+Gate = Callable[[str, int], AbstractAsyncContextManager[None]]
+"""Of a provider and a share's length: entered for the time of one check."""
+
+
+def no_gate(_provider: str, _length: int) -> AbstractAsyncContextManager[None]:
+    """Lets every check through at once."""
+    return nullcontext()
 
 
 @dataclass(frozen=True)
@@ -74,12 +83,17 @@ class Findings:
                 if share.provider != one.provider or (share.stored and one.noted):
                     self._forget(segment.id, index)
 
-    async def examine(self, segment: SegmentInfo, index: int, leaves: Sequence[int] | None) -> Looked:
-        """Look at a share that is stored: at some leaves, the list of leaf hashes alone (None), or the whole (())."""
-        looked = await self._check(segment, index, leaves)
+    async def examine(
+        self, segment: SegmentInfo, index: int, leaves: Sequence[int] | None, gate: Gate = no_gate
+    ) -> Looked:
+        """Look at a share that is stored: at some leaves, the list of leaf hashes alone (None), or the whole (()).
+
+        Each check waits for the `gate`, which is left while the share is not looked at.
+        """
+        looked = await self._check(segment, index, leaves, gate)
         if looked.outcome in (MISSING, ALTERED):
             await trio.sleep(CONFIRM_SECONDS)
-            again = await self._check(segment, index, leaves)
+            again = await self._check(segment, index, leaves, gate)
             looked = _together(looked, again)
             if looked.outcome in (MISSING, ALTERED):
                 await self._note(segment, index, looked)
@@ -91,12 +105,13 @@ class Findings:
         self._told(segment.shares[index].provider, looked.outcome)
         return looked
 
-    async def _check(self, segment: SegmentInfo, index: int, leaves: Sequence[int] | None) -> Looked:
+    async def _check(self, segment: SegmentInfo, index: int, leaves: Sequence[int] | None, gate: Gate) -> Looked:
         names = self._network.names_of(segment)
-        try:
-            return await self._network.transfer.check(segment, names, index, leaves, deadline=CHECK_SECONDS)
-        except IcnfsError as error:
-            return Looked(UNKNOWN, 0, str(error))
+        async with gate(segment.shares[index].provider, segment.share_len):
+            try:
+                return await self._network.transfer.check(segment, names, index, leaves, deadline=CHECK_SECONDS)
+            except IcnfsError as error:
+                return Looked(UNKNOWN, 0, str(error))
 
     async def _note(self, segment: SegmentInfo, index: int, looked: Looked) -> None:
         share = segment.shares[index]

@@ -45,6 +45,7 @@ from icnfs.volume.places import Places
 from icnfs.volume.publish import Publisher, segments_at
 from icnfs.volume.repair import Repair
 from icnfs.volume.report import file_info, status_of, usage_of
+from icnfs.volume.scrub import Scrub, ScrubProgress, ScrubReport
 from icnfs.volume.source import ProviderSource
 from icnfs.volume.standing import Holding, PolicyReport, holdings_of, policy_report
 from icnfs.volume.status import FileInfo, Status, Usage
@@ -121,6 +122,7 @@ class Volume:
         """Set once this mount has looked at its providers' places, or will not."""
         self.audit = Audit(store, network, self.repair, self._segment, lambda: self.config.audit)
         self.findings = Findings(network, self._amend, self.audit.answered)
+        self.scrubbing = Scrub(store, network, self.repair, self.findings, self._segment)
         network.suspended = self.audit.trust.suspended
         store.source = ProviderSource(network, store.segment)
         store.is_safe = network.is_safe_now
@@ -368,6 +370,18 @@ class Volume:
             f"provider {provider} still holds {left.segments if left else 0} shares after {deadline:.0f} s: "
             f"{self.repair.obstacle or 'they go on moving'}; call it again"
         )
+
+    async def scrub(
+        self,
+        *,
+        full: bool = False,
+        restart: bool = False,
+        rate: int = 0,
+        progress: Callable[[ScrubProgress], None] = lambda _: None,
+    ) -> ScrubReport:
+        """Look at every share, once it is known what there is: see `scrub.Scrub.run`."""
+        await self.loaded.wait()
+        return await self.scrubbing.run(full=full, restart=restart, rate=rate, progress=progress)
 
     async def _publish_all(self) -> None:
         await self._until_published(await self.store.flush())
