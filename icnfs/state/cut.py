@@ -255,3 +255,21 @@ async def update_segments(store: Store, infos: Sequence[SegmentInfo]) -> None:
 
     store.touch()
     await store.task(work)
+
+
+async def move_chunks(store: Store, info: SegmentInfo, moves: Sequence[tuple[int, Location, Location]]) -> None:
+    """Versions lie in segment `info`, which is stored, from now on: (version, where it lay, where it lies).
+
+    One that lies elsewhere by now is left alone.  Published with the next run.  Many are moved in steps: after a crash
+    in between, each lies where its row says.
+    """
+
+    def step(some: Sequence[tuple[int, Location, Location]], writer: Writer, generation: int) -> None:
+        writer.put(Table.SEGMENTS, info.id, segments.encode(info), generation)
+        for version, old, new in some:
+            if writer.reader.location(version) == old:
+                writer.put(Table.LOCATIONS, U64.pack(version), pack_location(new), generation)
+
+    for at in range(0, len(moves), KEEP_STEP):
+        store.touch()
+        await store.task(partial(step, moves[at : at + KEEP_STEP]))

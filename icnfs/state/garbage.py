@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from icnfs.errors import FormatError
-from icnfs.format.records import U64, Table, unpack_chunk
+from icnfs.format.records import U64, Location, Table, unpack_chunk
 from icnfs.state.apply import Writer
 from icnfs.state.cut import PublishCut
 
@@ -28,7 +28,7 @@ RELEASE_STEP: Final = 1024
 
 
 class Census:
-    """Counts the versions that each segment of a cut holds, and those of them that died in generations up to `upto`.
+    """Counts what each segment of a cut holds: versions, and those of them that died in generations up to `upto`.
 
     The cut must have been taken while nothing was being published.  `steps` yields now and then, where its caller may
     pause; the counts are complete when it ends.
@@ -39,23 +39,44 @@ class Census:
         self._upto = upto
         self.held: Counter[bytes] = Counter()
         self.dead: Counter[bytes] = Counter()
+        self.size: Counter[bytes] = Counter()
+        """Bytes of a segment's k data shares."""
+        self.live: Counter[bytes] = Counter()
+        """Bytes of the sealed chunks in it that are not dead."""
 
     def steps(self) -> Iterator[None]:
         reader = self._reader
         for key, _ in reader.rows(Table.SEGMENTS):
+            yield
             self.held[key] = 0
+            self.size[key] = self._size(key)
+        for _, location, needed in self._located():
+            yield
+            if location is None:
+                continue
+            self.held[location.segment] += 1
+            if needed:
+                self.live[location.segment] += location.length
+            else:
+                self.dead[location.segment] += 1
+
+    def _size(self, id: bytes) -> int:
+        try:
+            segment = self._reader.segment(id)
+        except FormatError:
+            return 0
+        return segment.k * segment.share_len if segment is not None else 0
+
+    def _located(self) -> Iterator[tuple[int, Location | None, bool]]:
+        """(version, its place or None where that cannot be read, whether it is needed) of all that have one."""
+        reader = self._reader
         notes = reader.rows(Table.GARBAGE)
         note = next(notes, None)
         for key, _ in reader.rows(Table.LOCATIONS):
-            yield
             while note is not None and note[0] < key:
                 note = next(notes, None)
-            location = _location(self, key)
-            if location is None:
-                continue
-            self.held[location] += 1
-            if note is not None and note[0] == key and died(note[1]) <= self._upto:
-                self.dead[location] += 1
+            dead = note is not None and note[0] == key and died(note[1]) <= self._upto
+            yield U64.unpack(key)[0], _location(self, key), not dead
 
     def needless(self) -> list[bytes]:
         """Segments that hold nothing that lives, by id."""
@@ -65,16 +86,21 @@ class Census:
         """(segment, version) of each dead version that these hold; None now and then, where its caller may pause."""
         wanted = frozenset(segments)
         for key, _ in self._reader.rows(Table.GARBAGE):
-            segment = _location(self, key)
-            yield (segment, U64.unpack(key)[0]) if segment in wanted and segment is not None else None
+            found = _location(self, key)
+            yield (found.segment, U64.unpack(key)[0]) if found is not None and found.segment in wanted else None
+
+    def living(self, segments: Sequence[bytes]) -> Iterator[tuple[int, Location] | None]:
+        """(version, its place) of each other one that these hold; None now and then, where its caller may pause."""
+        wanted = frozenset(segments)
+        for version, location, needed in self._located() if wanted else ():
+            yield (version, location) if needed and location is not None and location.segment in wanted else None
 
 
-def _location(census: Census, key: bytes) -> bytes | None:
+def _location(census: Census, key: bytes) -> Location | None:
     try:
-        location = census._reader.location(U64.unpack(key)[0])
+        return census._reader.location(U64.unpack(key)[0])
     except FormatError:
         return None
-    return None if location is None else location.segment
 
 
 def died(note: bytes | memoryview) -> int:

@@ -2,6 +2,7 @@
 
     dead versions --> needless segments --> condemned --> a head without them, and a grace --> deleted
     a head that was followed, runs that a later one took in, old places of shares that moved  ----^
+    sparse segments --> emptied (see `compact`) --> needless
 
 Promises:
 
@@ -35,6 +36,7 @@ from icnfs.state.garbage import RELEASE_STEP, Census, Unnamed
 from icnfs.state.store import Store
 from icnfs.volume import condemned
 from icnfs.volume import fence as fences
+from icnfs.volume.compact import Compactor, Places, Tally, choose, gathered, tally
 from icnfs.volume.condemned import Condemned
 from icnfs.volume.fence import Fence
 from icnfs.volume.heads import Heads
@@ -90,6 +92,9 @@ class Collector:
         self._still = still
         self._find = find
         self._grace = grace
+        self.compactor = Compactor(store, network, publisher, repair, store.segment)
+        self.tally: Tally | None = None
+        """What the segments of contents held when the last round looked."""
         self.deleted = 0
         """Objects deleted by this mount."""
 
@@ -105,8 +110,9 @@ class Collector:
             return
         try:
             await self._mark()
-            await self._condemn()
+            sparse = await self._condemn()
             await self._carry_out()
+            await self.compactor.run(sparse)
         except IcnfsError as error:
             log.warning("collection waits: %s", error)
 
@@ -131,22 +137,27 @@ class Collector:
         async with self._publisher.standstill:
             return await cuts.begin_cut(self._store)
 
-    async def _condemn(self) -> None:
+    async def _condemn(self) -> dict[bytes, Places]:
+        """Condemn needless segments; what is to be moved out of sparse ones."""
         base = self._fence.base
         assert base is not None
         cut = await self._quiet_cut()
         held: defaultdict[bytes, list[int]] = defaultdict(list)
+        sparse: dict[bytes, Places] = {}
         try:
             census = Census(cut, base.generation)
             await _walk(census.steps())
             needless = census.needless()[:SEGMENTS_AT_ONCE]
             await _walk(_sorted_out(census.versions(needless), held))
+            self.tally = tally(census)
+            await _walk(gathered(census.living(choose(census, self._network.k)), sparse))
         finally:
             cut.close()
         for id in needless:
             await self._release(id, held[id], base.generation)
         if needless:
             log.info("%d segments hold nothing that lives and are condemned", len(needless))
+        return sparse
 
     async def _release(self, id: bytes, versions: list[int], upto: int) -> None:
         """Forget a segment and what lay in it, with a note of what is to be deleted."""

@@ -97,6 +97,8 @@ class Publisher:
         """Whether the next head is wanted although no record changed: for mended runs, or a place without any head."""
         self.owes_head = False
         """Whether shares lie elsewhere than the last head says: a recovery from it would look for them in vain."""
+        self.emptied = 0
+        """How often a provider's place was found empty: what it was given before that is gone."""
         self._idle_batch = -1
         self._last = trio.current_time()
         self._failures = 0
@@ -203,7 +205,7 @@ class Publisher:
                 self._uploads,
                 self._repair,
                 self.progress,
-                self._rotate,
+                self.rotate,
             )
             head, added = await attempt.run(cut, self._runs, self._keyring.encode(), self._spare)
         finally:
@@ -238,7 +240,8 @@ class Publisher:
         self.failure = error
         self._failures += 1
 
-    def _rotate(self) -> int:
+    def rotate(self) -> int:
+        """Another number each time, by which shares go round the providers."""
         self._rotations += 1
         return self._rotations
 
@@ -305,6 +308,7 @@ class Publisher:
 
     async def _note_lost(self, provider: str) -> None:
         """What `provider` was given is gone and to be stored again: noted durably before its place is taken."""
+        self.emptied += 1
         await self._mend([_without(part, provider) for part in self._parts() if _holds(part, provider)])
         cut = await cuts.begin_cut(self._store)
         try:
