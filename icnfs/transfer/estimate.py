@@ -178,10 +178,11 @@ class Estimate:
         if call.begun >= self._late_told:
             self._late = 0.0
         if call.length <= SMALL:
-            if call.behind <= SMALL:
+            own = took - self._behind_others(call)
+            if own > 0:
                 if now - self._told_latency > STALE:
                     self._small.clear()
-                self._small.append(took)
+                self._small.append(own)
                 self.latency, self._told_latency = median(self._small), now
             return
         keeps = FADES if now - self._told_rate <= STALE else 0.0
@@ -201,6 +202,13 @@ class Estimate:
         # Each time in a row it is expected to take twice as long, so that one that hangs is tried ever more seldom.
         again = self._late * 2 if call.begun >= self._late_told else self._late
         self._late, self._late_told = min(max(took, again), LATE_MAX), now
+
+    def _behind_others(self, call: Call) -> float:
+        """Seconds of what a small call took that the bytes before it explain; a few of them explain nothing."""
+        if call.behind <= SMALL:
+            return 0.0
+        each = self._pace.seconds_per_byte() if self.seconds_per_byte is None else self.seconds_per_byte
+        return (call.behind - call.length) * each
 
     def _note(self, took: float, call: Call) -> None:
         if self.latency is not None or self.seconds_per_byte is not None:  # what was expected was more than a guess

@@ -15,8 +15,8 @@ from icnfs.volume.network import Network
 from tests.simulation.run import run_seed
 
 REPO = Path(__file__).parents[2]
-SEEDS = 40
-PARTS = 3
+SEEDS = 20
+PARTS = 6
 REPLAYED = range(500, 504)
 
 

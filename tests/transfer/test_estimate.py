@@ -15,6 +15,7 @@ from icnfs.transfer.estimate import (
     LATE_MAX,
     PATIENCE_LEAST,
     SLOWEST_USEFUL,
+    SMALL,
     UNKNOWN_RATE,
     Estimate,
     Pace,
@@ -59,6 +60,26 @@ def test_what_is_in_flight_there_comes_first() -> None:
     for call in calls:
         estimate.given_up(call, now)
     assert estimate.in_flight == 0 and estimate.expected(0, now) == pytest.approx(0.04)
+
+
+def test_small_calls_that_overlap_tell_how_slow_it_has_become() -> None:
+    estimate = Estimate(Pace())
+    now = _steady(estimate)
+    calls = [estimate.begin(SMALL, now + number / 100) for number in range(20)]
+    for number, call in enumerate(calls):
+        estimate.done(call, now + number / 100 + 1.2)
+    assert estimate.latency == pytest.approx(1.2, rel=0.05)
+
+
+def test_the_bytes_before_it_are_not_the_latency_of_a_small_call() -> None:
+    estimate = Estimate(Pace())
+    now = _steady(estimate)
+    large = estimate.begin(4 * MIB, now)
+    for _ in range(20):
+        small = estimate.begin(100, now)
+        estimate.done(small, now + 0.04 + 4 * MIB / 25e6)
+    estimate.given_up(large, now)
+    assert estimate.latency == pytest.approx(0.04, rel=0.05)
 
 
 def test_a_full_line_shows_its_rate_and_not_that_of_one_call() -> None:
