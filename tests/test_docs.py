@@ -19,7 +19,21 @@ from icnfs.errors import Exit
 
 ROOT = Path(__file__).resolve().parents[1]
 MAN = ROOT / "man"
-VERBS = ("init", "mount", "umount", "sync", "status", "health", "info", "recover", "drill", "key", "provider", "policy")
+VERBS = (
+    "init",
+    "mount",
+    "umount",
+    "sync",
+    "status",
+    "health",
+    "info",
+    "recover",
+    "scrub",
+    "drill",
+    "key",
+    "provider",
+    "policy",
+)
 ACTIONS = {
     "key": ("add", "list", "remove"),
     "provider": ("test", "add", "list", "drain", "remove"),

@@ -15,7 +15,7 @@ from typing import Final
 import click
 import msgspec
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -95,12 +95,16 @@ Show = Callable[[protocol.Progress], None]
 
 
 @contextmanager
-def watching(what: str) -> Iterator[Show]:
-    """Show progress while the block runs: a bar on a terminal, elsewhere a line every LINE_EVERY seconds."""
+def watching(what: str, *, left: bool = False) -> Iterator[Show]:
+    """Show progress while the block runs: a bar on a terminal, elsewhere a line every LINE_EVERY seconds.
+
+    The bar says how much time has passed, or how much is `left`.
+    """
     if not sys.stderr.isatty():
         yield _Lines(what)
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True), TimeElapsedColumn())
+    span = TimeRemainingColumn() if left else TimeElapsedColumn()
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True), span)
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(what, total=None)
 

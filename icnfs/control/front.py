@@ -49,6 +49,7 @@ from icnfs.vfs.vfs import Vfs
 from icnfs.volume.keyring import Secrets
 from icnfs.volume.leaving import LeaveProgress, LeaveResult
 from icnfs.volume.report import provider_healths
+from icnfs.volume.scrub import ScrubProgress, ScrubReport
 from icnfs.volume.standing import Holding
 from icnfs.volume.volume import SyncProgress, Volume, open_volume
 
@@ -260,6 +261,12 @@ class Front:
         """Move every share away from a provider that is being drained, and delete what lies there."""
         return await self._volume.leave(provider, deadline or None, partial(_pass_on_leave, progress))
 
+    async def scrub(self, full: bool, restart: bool, rate: int, progress: ProgressSink) -> ScrubReport:
+        """Look at every share."""
+        return await self._volume.scrub(
+            full=full, restart=restart, rate=rate, progress=partial(_pass_on_scrub, progress)
+        )
+
     def _published(self) -> Published:
         status = self._volume.status()
         return Published(status.published_batch, status.epoch, status.sequence, self._volume.unsafe_at())
@@ -281,3 +288,7 @@ def _pass_on(progress: ProgressSink, now: SyncProgress) -> None:
 
 def _pass_on_leave(progress: ProgressSink, now: LeaveProgress) -> None:
     progress(Progress(now.moved_bytes, now.total_bytes, shares_left=now.shares_left, waiting=now.waiting))
+
+
+def _pass_on_scrub(progress: ProgressSink, now: ScrubProgress) -> None:
+    progress(Progress(now.done, now.total, shares_left=now.shares_left))

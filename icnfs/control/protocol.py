@@ -36,6 +36,9 @@ MOST_SEGMENTS: Final = 100_000
 WAIT_MAX: Final = 7 * 86400.0
 """Longest deadline a request may ask for, in seconds."""
 
+RATE_MAX: Final = 10**12
+"""Highest rate that a request may ask for, in bytes per second."""
+
 
 class StatusRequest(msgspec.Struct, frozen=True, tag="status", forbid_unknown_fields=True, omit_defaults=True):
     """The volume's figures, as `icnfs status` shows them; `looked`: once the mount has looked at its providers' places,
@@ -111,6 +114,17 @@ class LeaveRequest(msgspec.Struct, frozen=True, tag="leave", forbid_unknown_fiel
     deadline: float = 0.0
 
 
+class ScrubRequest(msgspec.Struct, frozen=True, tag="scrub", forbid_unknown_fields=True):
+    """Look at every share: its root, or with `full` every byte; at most `rate` bytes a second, 0 for no bound.
+
+    It goes on from where the last one broke off, unless to `restart`; it ends where the client goes away.
+    """
+
+    full: bool = False
+    restart: bool = False
+    rate: int = 0
+
+
 class StopRequest(msgspec.Struct, frozen=True, tag="stop", forbid_unknown_fields=True):
     """End as on SIGTERM: detach even when files are in use."""
 
@@ -128,13 +142,14 @@ Request = (
     | PolicyRequest
     | HealthRequest
     | LeaveRequest
+    | ScrubRequest
     | StopRequest
 )
 
 
 class Progress(msgspec.Struct, frozen=True, tag="progress"):
-    """How far a request is: bytes published, or moved, of those to be (both may grow); shares still missing, or still
-    to be moved; and what it waits for, "" while it waits for nothing."""
+    """How far a request is: bytes published, moved or looked at, of those to be (both may grow); shares still missing,
+    or still to be moved or looked at; and what it waits for, "" while it waits for nothing."""
 
     done: int = 0
     total: int = 0
@@ -201,6 +216,8 @@ def take_request(body: bytes) -> Request:
         raise FormatError("control socket: not an inode number")
     if isinstance(request, HealthRequest) and not (0 <= request.most <= MOST_SEGMENTS and len(request.after) <= 64):
         raise FormatError("control socket: not a page of segments")
+    if isinstance(request, ScrubRequest) and not 0 <= request.rate <= RATE_MAX:
+        raise FormatError(f"control socket: a rate of {request.rate}; from 0 to {RATE_MAX} are allowed")
     if isinstance(request, LeaveRequest) and NAME_PATTERN.fullmatch(request.provider) is None:
         raise FormatError("control socket: not a provider's name")
     return request

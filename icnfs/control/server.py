@@ -32,6 +32,7 @@ from icnfs.control.protocol import (
     Progress,
     RemoveKeyRequest,
     Request,
+    ScrubRequest,
     StatusRequest,
     StopRequest,
     SyncRequest,
@@ -104,6 +105,9 @@ class Operations(Protocol):
 
     async def leave(self, provider: str, deadline: float, progress: ProgressSink) -> object:
         """Move every share away from `provider` and delete what lies there; DegradedError after `deadline` seconds."""
+
+    async def scrub(self, full: bool, restart: bool, rate: int, progress: ProgressSink) -> object:
+        """Look at every share; being cancelled loses nothing of it."""
 
 
 async def serve(
@@ -293,6 +297,10 @@ class _Conversation:
         assert isinstance(request, LeaveRequest)
         return await self._operations.leave(request.provider, request.deadline, self.progress)
 
+    async def _scrub(self, request: Request) -> object:
+        assert isinstance(request, ScrubRequest)
+        return await self._operations.scrub(request.full, request.restart, request.rate, self.progress)
+
     async def _stop(self, _: Request) -> object:
         await self._end(True)
         return None
@@ -311,5 +319,6 @@ _MEANINGS: Final[dict[type[Request], Callable[[_Conversation, Request], Awaitabl
     PolicyRequest: _Conversation._policy,
     HealthRequest: _Conversation._health,
     LeaveRequest: _Conversation._leave,
+    ScrubRequest: _Conversation._scrub,
     StopRequest: _Conversation._stop,
 }

@@ -148,9 +148,12 @@ class Session:
     async def push(self) -> None:
         """Tell the front of every provider whose state has changed, for ever."""
         while True:
-            if news := self._engine.board.news():
-                self._send(States(news))
+            self._tell_news()
             await trio.sleep(PUSH_SECONDS)
+
+    def _tell_news(self) -> None:
+        if news := self._engine.board.news():
+            self._send(States(news))
 
     async def _work(self, request: Work, fd: int | None, scope: trio.CancelScope) -> None:
         turn.set(request.call)
@@ -254,7 +257,10 @@ class Session:
         self._send(Done(request.call))
 
     async def _probe(self, request: Probe, fd: int | None) -> None:
-        capacity = await self._engine.probe(request.provider, deadline=request.deadline)
+        try:
+            capacity = await self._engine.probe(request.provider, deadline=request.deadline)
+        finally:
+            self._tell_news()  # whoever hears whether a provider answers is to see it so
         self._send(Facts(request.call, capacity.free_bytes, capacity.total_bytes, capacity.pool[:500]))
 
     async def _send_data(self, call: int, pieces: list[bytes] | list[memoryview]) -> None:

@@ -164,6 +164,8 @@ class Scrub:
         try:
             found = None if restart else _load(self._store, SETTINGS[full])
             kept = found or Kept(self._now())
+            await self._network.wake()
+            log.info("scrubbing full=%s resumed=%s", full, found is not None)
             await _Walk(self, kept, full, rate, progress).run()
             await keep(self._store, SETTINGS[full], b"")
             return self._report(kept, full, found is not None)

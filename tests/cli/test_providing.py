@@ -80,6 +80,9 @@ class StandIn:
             raise self.leave_failure
         return self.result
 
+    async def scrub(self, full: bool, restart: bool, rate: int, progress: server.ProgressSink) -> None:
+        raise NotImplementedError
+
     async def sync(self, deadline: float, progress: server.ProgressSink) -> None:
         raise NotImplementedError
 

@@ -22,6 +22,7 @@ REQUESTS = [
     p.PolicyRequest(),
     p.HealthRequest("2-00", 20),
     p.LeaveRequest("north", 60.0),
+    p.ScrubRequest(True, True, 1_000_000),
     p.StopRequest(),
 ]
 
@@ -72,6 +73,7 @@ def test_any_header_gives_a_length_below_the_cap_or_the_one_error(header: bytes)
         msgspec.msgpack.encode({"type": "health", "most": 10**9}),
         msgspec.msgpack.encode({"type": "health", "after": "0" * 65}),
         msgspec.msgpack.encode({"type": "adopt"}),
+        msgspec.msgpack.encode({"type": "scrub", "rate": -1}),
         b"\x81\xa4type\xa6\xff\xff\xff\xff\xff\xff",
     ],
     ids=[
@@ -87,6 +89,7 @@ def test_any_header_gives_a_length_below_the_cap_or_the_one_error(header: bytes)
         "many",
         "far",
         "bare",
+        "backwards",
         "not-utf8",
     ],
 )

@@ -86,6 +86,10 @@ class Operations:
         progress(p.Progress(3, 5, shares_left=2, waiting=f"{provider} is slow"))
         return deadline
 
+    async def scrub(self, full: bool, restart: bool, rate: int, progress: server.ProgressSink) -> object:
+        progress(p.Progress(3, 5, shares_left=2))
+        return [full, restart, rate]
+
 
 def talk(directory: Path, body: Callable[[Mount], Awaitable[None]], operations: Operations | None = None) -> Operations:
     """Serve `operations` in `directory` while `body` runs."""
@@ -160,6 +164,12 @@ def test_a_leave_tells_what_it_waits_for(tmp_path: Path) -> None:
     answer, seen = ask(p.LeaveRequest("north", 7.0), tmp_path)
     assert p.take_facts(answer, float) == 7.0
     assert seen[-1] == p.Progress(3, 5, shares_left=2, waiting="north is slow")
+
+
+def test_a_scrub_is_answered(tmp_path: Path) -> None:
+    answer, seen = ask(p.ScrubRequest(True, False, 5), tmp_path)
+    assert p.take_facts(answer, tuple[bool, bool, int]) == (True, False, 5)
+    assert seen[-1] == p.Progress(3, 5, shares_left=2)
 
 
 def test_adopt_holdings_and_policy_are_answered(tmp_path: Path) -> None:

@@ -316,6 +316,23 @@ def test_a_url_that_cannot_be_used_is_one_clear_error() -> None:
         trio.run(main)
 
 
+def test_whoever_hears_that_a_provider_answers_sees_it_up(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with _client(tmp_path) as client:
+            place = tmp_path / "p0"
+            await client.put_object("p0", "volume", b"x")
+            for _ in range(3):
+                place.rename(tmp_path / "gone")
+                with pytest.raises(ProviderAwayError):
+                    await client.probe("p0")
+                assert client.states()["p0"].is_down
+                (tmp_path / "gone").rename(place)
+                await client.probe("p0")
+                assert not client.states()["p0"].is_down
+
+    trio.run(main)
+
+
 # --- the process itself -----------------------------------------------------------------------------------------------
 
 
