@@ -35,6 +35,7 @@ class Exit(IntEnum):
     LOCAL_DISK = 17
     PROVIDER = 18
     POLICY = 19
+    SNAPSHOT = 20
     INTERRUPTED = 130
 
 
@@ -147,6 +148,13 @@ class PolicyError(IcnfsError):
     """Shares lie where the volume's policy does not allow them, or it allows no place for new ones."""
 
     exit_code = Exit.POLICY
+
+
+class SnapshotError(IcnfsError):
+    """There is no such snapshot, its name is taken or none, or it is locked."""
+
+    errno = errno.EINVAL
+    exit_code = Exit.SNAPSHOT
 
 
 class TooFewProvidersError(IcnfsError):

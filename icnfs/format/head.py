@@ -22,14 +22,12 @@ import msgspec
 
 from icnfs.errors import FormatError, NewerFormatError
 from icnfs.format import segment
+from icnfs.format.records import FEATURES
 from icnfs.format.segment import SegmentInfo
 from icnfs.limits import CHUNK_SIZE, MIB, SHARES_MAX
 
 MAGIC: Final = b"icnfshed"
 VERSION: Final = 1
-FEATURES: Final = 0
-"""Feature flags that this release understands."""
-
 PREFIX: Final = "heads/"
 HEAD_MAX: Final = 8 * MIB
 """Largest head object: 16,384 parts of 6 shares take 5 MiB."""
@@ -87,7 +85,8 @@ class Head(msgspec.Struct, frozen=True, array_like=True):
 
     `generation` is the last one the runs cover, `time_ns` when the cut was taken (Unix time), `previous` the (epoch,
     sequence) of the head this one follows.  `counters` is files, bytes used, next inode, next version, and the inodes
-    and versions reserved, at the cut.  `keyring` holds the volume's key slots, a document of its own.
+    and versions reserved, at the cut.  `keyring` holds the volume's key slots, a document of its own.  `features` are
+    those that reading its runs requires.
     """
 
     volume: bytes
@@ -105,6 +104,7 @@ class Head(msgspec.Struct, frozen=True, array_like=True):
     runs: tuple[RunInfo, ...]
     counters: tuple[int, int, int, int, int, int]
     keyring: bytes
+    features: int = 0
 
     @property
     def number(self) -> tuple[int, int]:
@@ -148,7 +148,7 @@ def decode(plain: bytes) -> Head:
 
 def seal(head: Head, token: bytes, seal_fixed: Seal) -> bytes:
     """The head object for the provider that `token` stands for."""
-    header = _HEADER.pack(MAGIC, VERSION, FEATURES)
+    header = _HEADER.pack(MAGIC, VERSION, head.features)
     return header + seal_fixed(_bind(header, head.epoch, head.sequence, token), encode(head))
 
 
@@ -166,6 +166,8 @@ def unseal(raw: bytes, name: HeadName, token: bytes, open_fixed: Seal) -> Head:
     head = decode(plain)
     if head.number != (name.epoch, name.sequence):
         raise FormatError("a head under another head's name")
+    if head.features != features:
+        raise FormatError("a head that requires other features than it says")
     return head
 
 

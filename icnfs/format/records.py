@@ -21,6 +21,7 @@ its table and key.  Every `unpack_*` is total: any input gives a value or `Forma
 | settings   | name                                  | a document; local                                             |
 | dirty      | generation (8), table (1), key        | nothing, in clear; local                                      |
 | condemned  | time (8), random (8)                  | objects to be deleted at providers; local                     |
+| snapshots  | generation (8)                        | `format.snapshot`                                             |
 
 A names cookie is a 59-bit keyed hash of (parent, name), then a 4-bit collision rank: 63 bits, never negative as an
 off_t.  `chunks.length` is that of the sealed chunk.  A patch of kind DATA replaces bytes at its offset; one of kind CUT
@@ -57,10 +58,17 @@ class Table(IntEnum):
     SETTINGS = 13
     DIRTY = 14
     CONDEMNED = 15
+    SNAPSHOTS = 16
 
 
-PUBLISHED: Final = tuple(t for t in Table if t <= Table.SALTS)
+PUBLISHED: Final = (*(t for t in Table if t <= Table.SALTS), Table.SNAPSHOTS)
 """Tables that runs and checkpoints carry, in the order they carry them."""
+
+FEATURE_OF: Final = {Table.SNAPSHOTS: 1}
+"""Flags by published table that not every release knows: what carries rows of it requires its flag."""
+
+FEATURES: Final = sum(FEATURE_OF.values())
+"""Feature flags that this release understands, in runs, heads and local states."""
 
 U64: Final = Struct(">Q")
 U32: Final = Struct(">I")

@@ -20,13 +20,11 @@ from struct import Struct
 from typing import Final, NamedTuple, TypeAlias
 
 from icnfs.errors import FormatError, NewerFormatError
+from icnfs.format.records import FEATURES
 from icnfs.limits import KIB, MIB
 
 MAGIC: Final = b"icnfsrun"
 VERSION: Final = 1
-FEATURES: Final = 0
-"""Feature flags that this release understands; a stream that requires another is refused."""
-
 FRAME_SIZE: Final = 256 * KIB
 """Plain bytes in a frame: AES-GCM holds the interpreter lock for the whole call."""
 
@@ -62,9 +60,11 @@ class Row(NamedTuple):
     value: bytes | None
 
 
-def write_frames(rows: Iterable[tuple[int, bytes, bytes | None]], seal: Seal, run: bytes) -> Iterator[bytes]:
-    """The frames of a run, in order; `rows` must be in order too (ValueError when they are not)."""
-    buffer = bytearray(_HEADER.pack(MAGIC, VERSION, FEATURES))
+def write_frames(
+    rows: Iterable[tuple[int, bytes, bytes | None]], seal: Seal, run: bytes, features: int = 0
+) -> Iterator[bytes]:
+    """The frames of a run that requires `features`; `rows` must be in order (ValueError when they are not)."""
+    buffer = bytearray(_HEADER.pack(MAGIC, VERSION, features))
     number = 0
     last: tuple[int, bytes] = (0, b"")
     for table, key, value in rows:

@@ -17,6 +17,7 @@ from icnfs.crypto.sealing import RecordSealer
 from icnfs.errors import FormatError
 from icnfs.format.records import (
     DIRTY_PREFIX,
+    FEATURE_OF,
     PAIR,
     PUBLISHED,
     TRIPLE,
@@ -31,7 +32,7 @@ from icnfs.format.records import (
     unpack_chunk,
 )
 from icnfs.state.batch import Batch, Counters, Cut
-from icnfs.state.env import Environments
+from icnfs.state.env import Environments, require
 from icnfs.state.reader import Reader
 
 log = logging.getLogger(__name__)
@@ -67,6 +68,8 @@ class Writer:
         self._meta.put(key, sealed, db=self._dbs[table])
         if table in _PUBLISHED:
             self._meta.put(DIRTY_PREFIX.pack(generation, table) + key, b"", db=self._dirty_db)
+            if table in FEATURE_OF:
+                require(self._meta, self._dbs[Table.SETTINGS], FEATURE_OF[table])
 
     def delete(self, table: Table, key: bytes, generation: int) -> bool:
         """Delete; true if there was such a row."""

@@ -23,6 +23,7 @@ from icnfs.errors import FormatError
 from icnfs.format import segment as segments
 from icnfs.format.records import (
     DIRTY_PREFIX,
+    FEATURE_OF,
     PAIR,
     PUBLISHED,
     U64,
@@ -92,9 +93,9 @@ class PublishCut:
         for key, _ in self.reader.rows(Table.DIRTY, prefix=prefix):
             yield key[8:]
 
-    def has_changed(self, since: int) -> bool:
-        """Whether anything was noted dirty after generation `since`."""
-        return bool(self._generations(since))
+    def has_changed(self, since: int, table: int = 0) -> bool:
+        """Whether anything, or anything of one `table`, was noted dirty after generation `since`."""
+        return any(self._dirty_keys(since, table)) if table else bool(self._generations(since))
 
     def dirty_rows(self, since: int) -> Iterator[Row]:
         """What changed after generation `since`, as it is at the cut, by table and key."""
@@ -107,6 +108,14 @@ class PublishCut:
         for table in PUBLISHED:
             for key, sealed in self.reader.rows(table):
                 yield table, key, bytes(sealed)
+
+    def features(self, since: int) -> int:
+        """What a run requires that holds the rows changed after generation `since`, 0: all rows."""
+        return sum(
+            flag
+            for table, flag in FEATURE_OF.items()
+            if self.reader.count(table) or (since and self.has_changed(since, table))
+        )
 
     @property
     def row_count(self) -> int:
@@ -246,15 +255,10 @@ def _forget(writer: Writer, keep_since: int) -> bool:
     return bool(keys)
 
 
-async def update_segments(store: Store, infos: Sequence[SegmentInfo]) -> None:
-    """Segments whose shares changed place; published with the next run."""
-
-    def work(writer: Writer, generation: int) -> None:
-        for info in infos:
-            writer.put(Table.SEGMENTS, info.id, segments.encode(info), generation)
-
-    store.touch()
-    await store.task(work)
+def put_segments(infos: Sequence[SegmentInfo], writer: Writer, generation: int) -> None:
+    """A task: segments whose shares changed place; published with the next run."""
+    for info in infos:
+        writer.put(Table.SEGMENTS, info.id, segments.encode(info), generation)
 
 
 async def move_chunks(store: Store, info: SegmentInfo, moves: Sequence[tuple[int, Location, Location]]) -> None:

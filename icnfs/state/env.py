@@ -16,12 +16,12 @@ import fcntl
 import os
 from errno import EACCES, EIO
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import lmdb
 
 from icnfs.errors import DamagedError, FormatError, LocalDiskError, MountedError, NewerFormatError, NoVolumeError
-from icnfs.format.records import Table
+from icnfs.format.records import FEATURES, Table
 from icnfs.limits import GIB, MIB
 
 FORMAT_VERSION: Final = 1
@@ -109,13 +109,21 @@ def check_identity(raw: bytes | None, root: Path) -> tuple[bytes, int, int]:
         raise FormatError(f"{root}: the local state names no volume; `icnfs recover` rebuilds it from the providers")
     version = int.from_bytes(raw[:2], "big")
     features = int.from_bytes(raw[2:10], "big")
-    if version > FORMAT_VERSION or features:
+    if version > FORMAT_VERSION or features & ~FEATURES:
         raise NewerFormatError(f"{root}: local state of format {version}, features {features:#x}; upgrade icnfs")
     return raw[14:], int.from_bytes(raw[10:14], "big"), features
 
 
 def pack_identity(volume: bytes, chunk_size: int) -> bytes:
     return FORMAT_VERSION.to_bytes(2, "big") + bytes(8) + chunk_size.to_bytes(4, "big") + volume
+
+
+def require(meta: lmdb.Transaction, settings: Any, features: int) -> None:
+    """Have releases that do not know `features` refuse this local state from the commit of `meta` on."""
+    raw = bytes(meta.get(IDENTITY, db=settings) or b"")
+    known = int.from_bytes(raw[2:10], "big")
+    if known | features != known:
+        meta.put(IDENTITY, raw[:2] + (known | features).to_bytes(8, "big") + raw[10:], db=settings)
 
 
 def _make_private(root: Path) -> None:

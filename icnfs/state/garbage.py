@@ -1,8 +1,8 @@
 """What nothing names any more: versions at the providers that are dead, and segments that hold no others.
 
 A version is *dead* once no row of a committed tree names it; its note in `garbage` says in which generation it died.  A
-segment of which every version died in generations that are published is needed by no tree from then on.  All of it is
-found by looking at the tables of one cut, in steps, so that nobody waits for it.
+segment of which every version died in generations that are published, and is kept by no snapshot, is needed by no tree
+from then on.  All of it is found by looking at the tables of one cut, in steps, so that nobody waits for it.
 
 This module knows neither providers nor graces: `volume.collect` decides.
 """
@@ -12,13 +12,14 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Final
 
 from icnfs.errors import FormatError
 from icnfs.format.records import U64, Location, Table, unpack_chunk
 from icnfs.state.apply import Writer
 from icnfs.state.cut import PublishCut
+from icnfs.state.snapshots import Kept, snapshots_in
 
 NEVER: Final = 2**63
 """When a version died whose note does not say."""
@@ -28,19 +29,24 @@ RELEASE_STEP: Final = 1024
 
 
 class Census:
-    """Counts what each segment of a cut holds: versions, and those of them that died in generations up to `upto`.
+    """Counts what each segment of a cut holds: versions, and those of them that nothing needs.
+
+    That is what died in generations up to `upto`, unless a snapshot keeps it.  `present` are the parts of the runs that
+    the last head names.  Raises `FormatError` where a snapshot's record cannot be read.
 
     The cut must have been taken while nothing was being published.  `steps` yields now and then, where its caller may
     pause; the counts are complete when it ends.
     """
 
-    def __init__(self, cut: PublishCut, upto: int) -> None:
+    def __init__(self, cut: PublishCut, upto: int, present: Container[bytes] = ()) -> None:
         self._reader = cut.reader
         self._upto = upto
+        self._present = present
+        self.kept = Kept(snapshots_in(cut.reader))
         self.held: Counter[bytes] = Counter()
         self.dead: Counter[bytes] = Counter()
         self.size: Counter[bytes] = Counter()
-        """Bytes of a segment's k data shares."""
+        """Bytes of the k data shares of a segment of contents."""
         self.live: Counter[bytes] = Counter()
         """Bytes of the sealed chunks in it that are not dead."""
 
@@ -49,7 +55,8 @@ class Census:
         for key, _ in reader.rows(Table.SEGMENTS):
             yield
             self.held[key] = 0
-            self.size[key] = self._size(key)
+            if not self._is_part(key):
+                self.size[key] = self._size(key)
         for _, location, needed in self._located():
             yield
             if location is None:
@@ -75,12 +82,19 @@ class Census:
         for key, _ in reader.rows(Table.LOCATIONS):
             while note is not None and note[0] < key:
                 note = next(notes, None)
-            dead = note is not None and note[0] == key and died(note[1]) <= self._upto
+            dead = note is not None and note[0] == key and self._is_needless(key, died(note[1]))
             yield U64.unpack(key)[0], _location(self, key), not dead
 
+    def _is_needless(self, key: bytes, when: int) -> bool:
+        return when <= self._upto and not self.kept.keeps(U64.unpack(key)[0], when)
+
     def needless(self) -> list[bytes]:
-        """Segments that hold nothing that lives, by id."""
-        return sorted(id for id, count in self.held.items() if count == self.dead[id])
+        """Segments that hold nothing that lives, by id; parts of runs are such once nothing names them."""
+        return sorted(id for id, count in self.held.items() if count == self.dead[id] and not self._is_part(id))
+
+    def _is_part(self, id: bytes) -> bool:
+        """Whether a segment is one of a run that a snapshot or the last head names."""
+        return id in self.kept.parts or id in self._present
 
     def versions(self, segments: Sequence[bytes]) -> Iterator[tuple[bytes, int] | None]:
         """(segment, version) of each dead version that these hold; None now and then, where its caller may pause."""

@@ -21,12 +21,12 @@ import lmdb
 from icnfs.crypto.keys import MasterKey
 from icnfs.crypto.sealing import RecordSealer, Salts
 from icnfs.errors import FormatError, LocalDiskError, VolumeExistsError
-from icnfs.format.records import PAIR, TRIPLE, U32, U64, Table
+from icnfs.format.records import FEATURE_OF, PAIR, TRIPLE, U32, U64, Table
 from icnfs.format.segment import ID_SIZE
 from icnfs.limits import CHUNK_SIZE
 from icnfs.state.apply import Writer
 from icnfs.state.batch import Counters
-from icnfs.state.env import IDENTITY, Environments, pack_identity
+from icnfs.state.env import IDENTITY, Environments, pack_identity, require
 from icnfs.state.inode import Inode
 from icnfs.state.opening import load_salts, put_salt
 from icnfs.state.reader import Reader
@@ -47,6 +47,7 @@ _KEY_SIZES: Final = {
     Table.SEGMENTS: ID_SIZE,
     Table.ORPHANS: U64.size,
     Table.SALTS: U32.size,
+    Table.SNAPSHOTS: U64.size,
 }
 """Bytes of a key, by published table."""
 
@@ -78,6 +79,8 @@ class Loader:
             raise ValueError(f"table {table} with a key of {len(key)} bytes is not one that runs carry")
         db = self._env.meta_dbs[Table(table)]
         try:
+            if table in FEATURE_OF:
+                require(self._txn, self._env.meta_dbs[Table.SETTINGS], FEATURE_OF[Table(table)])
             if sealed is None:
                 self._txn.delete(key, db=db)
             elif key > self._ends.get(table, b""):

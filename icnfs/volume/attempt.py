@@ -144,9 +144,17 @@ class Attempt:
         return head, added
 
     def _gone(self, base_runs: Sequence[RunInfo], head: Head) -> list[tuple[bytes, Callable[[int], bytes]]]:
-        """What `head` makes needless, to be deleted after a grace: the head before it, and runs that it takes in."""
+        """What `head` makes needless, to be deleted after a grace: the head before it, and runs that it takes in.
+
+        Those of runs that a snapshot keeps, or kept, have records, and collection looks after them.
+        """
         kept = {part.id for part in head.segments()}
-        parts = [part for run in base_runs for part in run.segments() if part.id not in kept]
+        parts = [
+            part
+            for run in base_runs
+            for part in run.segments()
+            if part.id not in kept and self._store.segment(part.id) is None
+        ]
         needless = condemned.of_segments(self._network, parts)
         if self._fence.base is not None:
             needless.insert(0, condemned.of_head(self._network, self._fence.base))
@@ -259,7 +267,8 @@ class Attempt:
         since = runs.reach(base_runs, fresh, self._store.dirty_floor)
         counted = _Counted(_merge(cut.all_rows() if since == 0 else cut.dirty_rows(since), added))
         parts: list[SegmentInfo] = []
-        frames = run_format.write_frames(counted, self._network.seal_run, self._run_id)
+        features = await trio.to_thread.run_sync(cut.features, since)
+        frames = run_format.write_frames(counted, self._network.seal_run, self._run_id, features)
         ahead = b""
         while ahead or not parts:
             fd, size, ahead = await trio.to_thread.run_sync(_next_part, frames, ahead, self._network.k)
@@ -303,7 +312,12 @@ class Attempt:
                 counters.version_limit,
             ),
             keyring=keyring,
+            features=cut.features(joined[-1].since) | self._features_of(joined[:-1]),
         )
+
+    def _features_of(self, older: Sequence[RunInfo]) -> int:
+        """What reading the runs that are kept of the last head requires."""
+        return self._fence.base.features if older and self._fence.base is not None else 0
 
     async def _put_head(self, head: Head, spare: trio.Nursery) -> None:
         stored = await self._heads.store(head, spare)

@@ -9,10 +9,11 @@ Promises:
 1. Nothing is deleted that the last head names, or that any head named which was the last one within the grace.
 2. Before each deletion the heads are listed: a machine that was overtaken deletes nothing.
 3. What local state names is not deleted: a share that came back to its old place stays.
-4. A crash anywhere loses nothing and leaves at most orphans.
+4. What a snapshot keeps stays, until a head is published that no longer has the snapshot.
+5. A crash anywhere loses nothing and leaves at most orphans.
 
 What is noted as condemned is local.  A recovery brings no notes of dead versions either: which are dead is found once
-by looking at all of them.
+by looking at all of them; they count as having died then, so snapshots keep more of them than they need.
 """
 
 from __future__ import annotations
@@ -142,10 +143,13 @@ class Collector:
         base = self._fence.base
         assert base is not None
         cut = await self._quiet_cut()
+        if cut.has_changed(base.generation, Table.SNAPSHOTS):
+            cut.close()
+            return {}
         held: defaultdict[bytes, list[int]] = defaultdict(list)
         sparse: dict[bytes, Places] = {}
         try:
-            census = Census(cut, base.generation)
+            census = Census(cut, base.generation, self._publisher.parts())
             await _walk(census.steps())
             needless = census.needless()[:SEGMENTS_AT_ONCE]
             await _walk(_sorted_out(census.versions(needless), held))

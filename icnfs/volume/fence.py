@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -24,6 +25,7 @@ from icnfs.errors import FencedError, FormatError, RolledBackError, TooFewProvid
 from icnfs.format import head as head_format
 from icnfs.format.head import Head, HeadName, RunInfo
 from icnfs.format.records import Table
+from icnfs.state.apply import Writer
 from icnfs.state.store import Store
 from icnfs.volume.heads import Heads, Survey
 from icnfs.volume.network import Network
@@ -168,11 +170,18 @@ class Fence:
         await keep(self._store, CLAIM, msgspec.msgpack.encode(claim))
         self.claim = claim
 
-    async def keep_runs(self, runs: tuple[RunInfo, ...]) -> None:
-        """The base, with what is known by now of where its runs lie; durable on return."""
+    async def keep_runs(self, runs: tuple[RunInfo, ...], beside: Callable[[Writer, int], None]) -> None:
+        """The base, with what is known by now of where its runs lie, and what `beside` does in the same commit;
+        durable on return."""
         assert self.base is not None
-        self.base = msgspec.structs.replace(self.base, runs=runs)
-        await keep(self._store, HEAD, encode_base(self.base))
+        base = msgspec.structs.replace(self.base, runs=runs)
+
+        def work(writer: Writer, generation: int) -> None:
+            writer.put(Table.SETTINGS, HEAD.encode(), encode_base(base), 0)
+            beside(writer, generation)
+
+        await self._store.task(work)
+        self.base = base
 
     def published(self, head: Head) -> None:
         """`head` is durable and the local state is built on it now: older claims matter no more."""

@@ -74,7 +74,9 @@ class Holdings:
         self.witnesses = {name: [segment for *_, segment in heap] for name, heap in chosen.items()}
 
     def _all(self, reader: Reader, parts: Iterable[SegmentInfo]) -> Iterator[SegmentInfo]:
-        yield from parts
+        for part in parts:
+            if reader.raw(Table.SEGMENTS, part.id) is None:
+                yield part
         for key, _ in reader.rows(Table.SEGMENTS):
             try:
                 segment = reader.segment(key)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
@@ -26,6 +26,7 @@ from icnfs.format.records import Table
 from icnfs.format.segment import SegmentInfo
 from icnfs.state import cut as cuts
 from icnfs.state import garbage
+from icnfs.state.apply import Writer
 from icnfs.state.cut import PublishCut
 from icnfs.state.store import Store
 from icnfs.volume import condemned
@@ -101,6 +102,7 @@ class Publisher:
         """How often a provider's place was found empty: what it was given before that is gone."""
         self._idle_batch = -1
         self._last = trio.current_time()
+        self._cut_ns = 0
         self._failures = 0
         self.batch = base.cut if base is not None else -1
         """The last batch that the providers hold."""
@@ -155,24 +157,38 @@ class Publisher:
         else stands in the way; everything stays as it was and is tried again later.
         """
         async with self.standstill:
-            try:
-                with self._unfenced():
-                    await self._publish()
-            except FencedError:
-                raise
-            except RolledBackError as error:
-                self._start_anew(error)
-                raise
-            except IcnfsError as error:
-                self.failure = error
-                self._failures += 1
-                raise
-            else:
-                self.failure = None
-                self._failures = 0
-            finally:
-                self._last = trio.current_time()
+            await self._try()
             return self.batch
+
+    async def publish_and(self, then: Callable[[Head, int], Awaitable[None]]) -> None:
+        """Publish, and do `then` while nothing else is published or noted.
+
+        It is given the head that stands for what is committed by now, and the Unix time (ns) of that.  Raises as
+        `publish` does.
+        """
+        async with self.standstill:
+            await self._try()
+            assert self._fence.base is not None
+            await then(self._fence.base, self._cut_ns)
+
+    async def _try(self) -> None:
+        try:
+            with self._unfenced():
+                await self._publish()
+        except FencedError:
+            raise
+        except RolledBackError as error:
+            self._start_anew(error)
+            raise
+        except IcnfsError as error:
+            self.failure = error
+            self._failures += 1
+            raise
+        else:
+            self.failure = None
+            self._failures = 0
+        finally:
+            self._last = trio.current_time()
 
     @contextmanager
     def _unfenced(self) -> Iterator[None]:
@@ -192,6 +208,7 @@ class Publisher:
         await self._settle()
         await self._fold()
         cut = await cuts.begin_cut(self._store)
+        self._cut_ns = cut.time_ns
         try:
             if not self._must() and not await trio.to_thread.run_sync(self._has_changed, cut):
                 self._idle_batch = self.batch = cut.batch
@@ -228,17 +245,21 @@ class Publisher:
         parts = head.segments()
         self._runs, self._news = head.runs, False
         self._repair.note([*added, *parts])
-        self._repair.drop(old - {part.id for part in parts})
+        self._drop_parts(old - {part.id for part in parts})
         self.batch, self.time_ns = head.cut, head.time_ns
         log.info("published batch %d as epoch %d, sequence %d", head.cut, head.epoch, head.sequence)
 
     def _start_anew(self, error: RolledBackError) -> None:
         """Providers went back behind the base, or lost it: the next publish leans on nothing that they should have."""
         log.error("%s", error)
-        self._repair.drop([part.id for part in self._parts()])
+        self._drop_parts(part.id for part in self._parts())
         self._runs, self._news = (), True
         self.failure = error
         self._failures += 1
+
+    def _drop_parts(self, ids: Iterable[bytes]) -> None:
+        """No head names these parts of runs any more; those that a snapshot keeps have records."""
+        self._repair.drop([id for id in ids if self._store.segment(id) is None])
 
     def rotate(self) -> int:
         """Another number each time, by which shares go round the providers."""
@@ -327,14 +348,17 @@ class Publisher:
 
     async def _mend(self, parts: Sequence[SegmentInfo]) -> None:
         names = {part.id: part for part in self._parts()}
-        records = [part for part in parts if part.id not in names and self._store.segment(part.id) is not None]
-        await self._condemn_old_places(parts, names)
-        if records:
-            await cuts.update_segments(self._store, records)
-        self.owes_head = True
+        records = [part for part in parts if self._store.segment(part.id) is not None]
         in_runs = [part for part in parts if part.id in names]
+        await self._condemn_old_places(parts, names)
+        note = partial(cuts.put_segments, records)
+        if records:
+            self._store.touch()
+        self.owes_head = True
         if in_runs:
-            await self._mend_runs(in_runs)
+            await self._mend_runs(in_runs, note)
+        elif records:
+            await self._store.task(note)
         self._repair.note([*records, *in_runs])
 
     async def _condemn_old_places(self, parts: Sequence[SegmentInfo], names: Mapping[bytes, SegmentInfo]) -> None:
@@ -356,8 +380,15 @@ class Publisher:
     def _parts(self) -> list[SegmentInfo]:
         return [part for run in self._runs for part in run.segments()]
 
-    async def _mend_runs(self, parts: Sequence[SegmentInfo]) -> None:
-        """Replace parts of runs; they are kept, for a crash, with the head that names them."""
+    def parts(self) -> set[bytes]:
+        """The ids of all parts of the runs that the last head names."""
+        return {part.id for part in self._parts()}
+
+    async def _mend_runs(self, parts: Sequence[SegmentInfo], note: Callable[[Writer, int], None]) -> None:
+        """Replace parts of runs; they are kept, for a crash, with the head that names them.
+
+        One that a snapshot keeps has a record too, and `note` changes both in one commit.
+        """
         mended = {part.id: segment_format.encode(part) for part in parts}
         self._runs = tuple(
             msgspec.structs.replace(
@@ -367,7 +398,7 @@ class Publisher:
             for run in self._runs
         )
         self._news = True
-        await self._fence.keep_runs(self._runs)
+        await self._fence.keep_runs(self._runs, note)
 
 
 def segments_at(cut: PublishCut) -> Iterator[SegmentInfo]:

@@ -46,6 +46,7 @@ from icnfs.volume.publish import Publisher, segments_at
 from icnfs.volume.repair import Repair
 from icnfs.volume.report import file_info, status_of, usage_of
 from icnfs.volume.scrub import Scrub, ScrubProgress, ScrubReport
+from icnfs.volume.snapshots import Snapshots
 from icnfs.volume.source import ProviderSource
 from icnfs.volume.standing import Holding, PolicyReport, holdings_of, policy_report
 from icnfs.volume.status import FileInfo, Status, Usage
@@ -118,6 +119,7 @@ class Volume:
             self._segment,
             config.grace,
         )
+        self.snapshots = Snapshots(store, self.publisher, self.sync)
         self.looked = trio.Event()
         """Set once this mount has looked at its providers' places, or will not."""
         self.audit = Audit(store, network, self.repair, self._segment, lambda: self.config.audit)

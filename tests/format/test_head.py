@@ -92,11 +92,11 @@ def test_a_head_of_another_provider_number_or_length_is_refused() -> None:
             head_format.unseal(other, name, token, unseal)
 
 
-@pytest.mark.parametrize(("name", "value"), [("VERSION", 2), ("FEATURES", 1)])
-def test_an_authentic_newer_head_says_so(name: str, value: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("version", "features"), [(2, 0), (1, 1 << 31)])
+def test_an_authentic_newer_head_says_so(version: int, features: int, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(head_format, name, value)
-        raw = head_format.seal(HEAD, TOKEN, seal)
+        patch.setattr(head_format, "VERSION", version)
+        raw = head_format.seal(msgspec.structs.replace(HEAD, features=features), TOKEN, seal)
     with pytest.raises(NewerFormatError, match="upgrade"):
         head_format.unseal(raw, NAME, TOKEN, unseal)
 

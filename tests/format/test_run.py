@@ -126,10 +126,10 @@ def test_rows_out_of_order_are_refused_by_writer_and_reader(monkeypatch: pytest.
         list(write_frames([(2, b"a", b""), (1, b"a", b"")], seal, RUN))
 
 
-@pytest.mark.parametrize(("name", "value"), [("VERSION", 2), ("FEATURES", 1)])
-def test_a_newer_format_says_so(name: str, value: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("version", "features"), [(2, 0), (1, 1 << 31)])
+def test_a_newer_format_says_so(version: int, features: int, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(run_format, name, value)
-        frames = list(write_frames(make(3), seal, RUN))
+        patch.setattr(run_format, "VERSION", version)
+        frames = list(write_frames(make(3), seal, RUN, features))
     with pytest.raises(NewerFormatError):
         read(frames)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from functools import partial
 from itertools import combinations
 from typing import Any
 
@@ -131,7 +132,9 @@ def lacking_one(world: World) -> tuple[Machine, Secrets]:
             del world.providers["ada"].objects[volume.network.names_of(segment)[at]]
             shares = list(segment.shares)
             shares[at] = msgspec.structs.replace(shares[at], stored=False)
-            await cuts.update_segments(volume.store, [msgspec.structs.replace(segment, shares=tuple(shares))])
+            changed = [msgspec.structs.replace(segment, shares=tuple(shares))]
+            volume.store.touch()
+            await volume.store.task(partial(cuts.put_segments, changed))
         await put_file(volume, b"later", b"its publish carries the notes")
         await volume.sync()
 
