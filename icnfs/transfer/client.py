@@ -486,6 +486,7 @@ class TransferClient:
         elif event.name not in bad and len(bad) < BAD_SHARES_MAX:
             bad.add(event.name)
             log.warning("provider %s: share %s is %s: %s", event.provider, event.name, event.what, event.detail)
+            self.heard(event)
 
 
 def _ignore(event: ShareEvent) -> None:

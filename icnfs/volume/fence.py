@@ -118,15 +118,25 @@ class Fence:
         await self.check(survey)
         self._require(survey)
 
+    def without_base(self, survey: Survey) -> set[str]:
+        """Providers that answer and do not show the base: they never got it, or lost it."""
+        base = self.base
+        if base is None:
+            return set()
+        tag_of = self._network.names.writer_tag
+        return {
+            provider
+            for provider, names in survey.listed.items()
+            if HeadName(base.epoch, base.sequence, tag_of(provider, base.writer)) not in names
+        }
+
     def require_base(self, survey: Survey) -> None:
         """Raise `RolledBackError` where a survey that passed does not show the base, which was durable."""
         base = self.base
         if base is None:
             return
-        tag_of = self._network.names.writer_tag
-        for provider, names in survey.listed.items():
-            if HeadName(base.epoch, base.sequence, tag_of(provider, base.writer)) in names:
-                return
+        if self.without_base(survey) < survey.listed.keys():
+            return
         raise RolledBackError(
             f"no provider that answers shows the head {base.epoch}-{base.sequence}, which this machine published: they "
             "went back to an older state, or lost it; all records are published anew, contents that were lost are not "

@@ -68,11 +68,32 @@ class Findings:
         self._network = network
         self._amend = amend
         self._told = told
+        self._suspects: dict[tuple[bytes, int], None] = {}
+        self._came = trio.Event()
+        self._looking: set[tuple[bytes, int]] = set()
         self._found: dict[bytes, dict[int, Finding]] = {}
 
     def bad(self) -> dict[bytes, dict[int, ShareState]]:
         """What is known to be bad."""
         return {id: {index: one.state for index, one in found.items()} for id, found in self._found.items()}
+
+    def suspect(self, segment: bytes, index: int) -> None:
+        """Somebody has found that share missing or wrong: `watch` is to look at it, unless it is looked at anyhow."""
+        if (segment, index) not in self._looking and len(self._suspects) < REMEMBERED:
+            self._suspects[segment, index] = None
+            self._came.set()
+
+    async def watch(self, find: Callable[[bytes], SegmentInfo | None]) -> None:
+        """Look at suspects, one after the other, until cancelled."""
+        while True:
+            await self._came.wait()
+            while self._suspects:
+                id, index = next(iter(self._suspects))
+                del self._suspects[id, index]
+                segment = find(id)
+                if segment is not None and segment.shares[index].stored:
+                    await self.examine(segment, index, ())
+            self._came = trio.Event()
 
     def restored(self, segments: Iterable[SegmentInfo]) -> None:
         """Forget what was found of shares that lie elsewhere by now, or were stored anew."""
@@ -90,12 +111,24 @@ class Findings:
 
         Each check waits for the `gate`, which is left while the share is not looked at.
         """
+        key = segment.id, index
+        known = key in self._looking
+        self._looking.add(key)
+        try:
+            return await self._examine(segment, index, leaves, gate)
+        finally:
+            if not known:
+                self._looking.discard(key)
+
+    async def _examine(self, segment: SegmentInfo, index: int, leaves: Sequence[int] | None, gate: Gate) -> Looked:
         looked = await self._check(segment, index, leaves, gate)
         if looked.outcome in (MISSING, ALTERED):
             await trio.sleep(CONFIRM_SECONDS)
             again = await self._check(segment, index, leaves, gate)
             looked = _together(looked, again)
             if looked.outcome in (MISSING, ALTERED):
+                if looked.outcome == MISSING:
+                    self._network.doubted.add(segment.shares[index].provider)
                 await self._note(segment, index, looked)
             else:
                 provider = segment.shares[index].provider

@@ -107,7 +107,8 @@ class Transfer(Protocol):
     def states(self) -> Mapping[str, ProviderState]: ...
 
     heard: Callable[[ShareEvent], None]
-    """Called with what becomes of shares that were on their way when `put_segment` returned."""
+    """Called with what becomes of shares that were on their way when `put_segment` returned, and once with each share
+    that is found bad or missing."""
 
 
 Starter = Callable[[Sequence[ProviderSpec], Limits], AbstractAsyncContextManager[Transfer]]
@@ -133,6 +134,8 @@ class Network:
     """Providers whose place is known to be ours: only these are written to (see `places`)."""
     free: set[str] = field(default_factory=set)
     """Providers whose place was found empty: new ones, or such as lost everything."""
+    doubted: set[str] = field(default_factory=set)
+    """Providers whose place is to be looked at again: something is not there that was."""
     foreign: dict[str, str] = field(default_factory=dict)
     """Providers whose place is somebody else's, and what was found there."""
     suspended: Callable[[], frozenset[str]] = frozenset

@@ -2,7 +2,8 @@
 
 A place that bears no marker is free, if it bears no heads or such as we stored: then it lost what came before them.
 One that bears this volume's token for this provider is ours; anything else is somebody else's and is never written to.
-Whether a place is ours is looked at once for each provider and mount, when it first answers.
+Whether a place is ours is looked at once for each provider and mount, when it first answers, and again when it lacks
+what it was given (`Network.doubted`).
 
 Looking writes nothing.  Taking a free place, giving and taking back key slots come only after the volume's heads were
 looked at: a machine that was overtaken must not delete what now opens the volume.
@@ -93,7 +94,8 @@ class Places:
         Raises `ForeignProviderError`, `NewerFormatError`, and what else the provider answers.
         """
         network = self._network
-        if provider not in network.taken:
+        if provider not in network.taken or provider in network.doubted:
+            network.doubted.discard(provider)
             try:
                 ours = await self.is_ours(provider)
             except ForeignProviderError as error:
@@ -107,12 +109,16 @@ class Places:
                 network.free.discard(provider)
                 network.taken.add(provider)
             else:
+                if provider in network.taken:
+                    log.error("provider %s: its place was emptied; what it held is stored anew", provider)
+                network.taken.discard(provider)
                 network.free.add(provider)
 
     def _note_foreign(self, provider: str, reason: str) -> None:
         if self._network.foreign.get(provider) != reason:
             log.warning("provider %s: nothing is stored there: %s", provider, reason)
         self._network.foreign[provider] = reason
+        self._network.taken.discard(provider)
 
     async def take(self, provider: str) -> None:
         """Mark a free place as ours; it is to be given its key slots."""

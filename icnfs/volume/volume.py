@@ -30,7 +30,7 @@ from icnfs.state import cut as cuts
 from icnfs.state.store import Store
 from icnfs.state.upkeep import Budget, Upkeep
 from icnfs.transfer.engine import bare_errors
-from icnfs.transfer.messages import Limits
+from icnfs.transfer.messages import Limits, ShareEvent
 from icnfs.volume import fence as fences
 from icnfs.volume.audit import Audit
 from icnfs.volume.collect import Collector
@@ -128,7 +128,13 @@ class Volume:
         network.suspended = self.audit.trust.suspended
         store.source = ProviderSource(network, store.segment)
         store.is_safe = network.is_safe_now
-        network.transfer.heard = self.repair.heard
+        network.transfer.heard = self._heard
+
+    def _heard(self, event: ShareEvent) -> None:
+        if event.what in ("bad", "missing"):
+            self.findings.suspect(event.segment, event.index)
+        else:
+            self.repair.heard(event)
 
     def _segment(self, id: bytes) -> SegmentInfo | None:
         """A segment of contents or of a run, as it is now."""
@@ -173,6 +179,8 @@ class Volume:
                 await trio.sleep(CARE_SECONDS)
         while True:
             await trio.sleep(CARE_SECONDS)
+            if self.network.doubted and not self.store.read_only:
+                await self.first_look()
             busy = True
             while busy and not self.repair.idle and not self.store.read_only:
                 try:
@@ -182,9 +190,11 @@ class Volume:
                     busy = False
 
     async def watch_over(self) -> None:
-        """Audit, once it is known what there is."""
+        """Audit, and look at what reads have found wrong, once it is known what there is."""
         await self.loaded.wait()
-        await self.audit.run(self.findings)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.findings.watch, self._segment)
+            await self.audit.run(self.findings)
 
     async def _amend(self, id: bytes, change: Callable[[SegmentInfo], SegmentInfo | None]) -> None:
         """Note what `change` makes of a segment, if anything, while nothing is being restored."""

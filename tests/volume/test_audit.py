@@ -349,3 +349,53 @@ def test_it_runs_by_itself_unless_told_not_to(world: World, monkeypatch: pytest.
         assert volume.audit.sweep.state.at == before
 
     here.run(disabled, audit=AuditRules(enabled=False))
+
+
+def test_a_share_that_a_read_finds_wrong_is_restored_without_an_audit(world: World) -> None:
+    here = world.machine()
+    key = here.init().recovery_key
+    here.run(write)
+    there = world.machine("there")
+    there.recover(key)
+
+    async def main(volume: Volume) -> None:
+        await volume.loaded.wait()
+        segment = max(filter(None, map(volume._segment, volume.repair.ids())), key=lambda one: one.share_len)
+        (lost, lost_name), (bad, bad_name) = (object_of(world, volume, segment, index) for index in (0, 1))
+        before = lost.objects.pop(lost_name), bad.objects[bad_name]
+        bad.objects[bad_name] = flip(bad.objects[bad_name], len(bad.objects[bad_name]) // 2)
+        assert await get_file(volume, b"f") == DATA
+        with trio.fail_after(20):
+            while (lost.objects.get(lost_name), bad.objects[bad_name]) != before:
+                await trio.sleep(0.01)
+        records = volume.audit.trust.records
+        assert records[lost.name].outcomes["missing"] == 1 == records[bad.name].outcomes["altered"]
+
+    there.run(main)
+
+
+def test_a_place_that_is_emptied_while_it_is_used_gets_everything_back(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is noticed with the next publish, which finds that the last head is not there, and by that all is known."""
+    here = world.machine()
+    here.init()
+
+    async def main(volume: Volume) -> None:
+        await write(volume)
+        shares = world.objects("shares/")
+        for name in ("cat", "eel"):
+            world.providers[name].objects.clear()
+        await put_file(volume, b"g", DATA[:1_000_000])
+        await volume.publisher.publish()
+        with trio.fail_after(20):
+            while volume.network.vacant or volume.network.doubted or not volume.repair.idle:
+                await trio.sleep(0.01)
+        for name in ("cat", "eel"):
+            assert len(world.objects("shares/")[name]) >= len(shares[name]), "all, but for a run that was taken in"
+        await volume.sync()
+        assert all(world.objects("slots/").values()) and all(world.objects("volume").values())
+        assert volume.health().counts() == HealthCounts(safe=volume.health().counts().safe)
+
+    here.run(main)
+    assert "provider cat: its place was emptied" in caplog.text

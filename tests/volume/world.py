@@ -189,7 +189,7 @@ class World:
     @asynccontextmanager
     async def start(self, specs: Sequence[ProviderSpec], limits: Limits) -> AsyncIterator[LocalTransfer]:
         def tell(event: ShareEvent) -> None:
-            if event.what in ("stored", "failed"):
+            if event.what != "mended":
                 transfer.heard(event)
 
         named = [self.providers[spec.name] for spec in specs]
