@@ -8,9 +8,11 @@
 
 `ProviderAwayError` means no answer.  Every other error is one, and leaves a provider up that is up; but where a probe
 is refused as well (keys that are not known, a certificate that has expired, a page of HTML), all is refused, and the
-provider counts as down.  Probes of one that is down come ever more seldom, from GAP_SECONDS to GAP_MAX_SECONDS, at
-random moments, so that one that comes back is not met by everybody at once.  Calls in flight when a probe finds the
-provider gone are given up, so none waits much longer than it takes to find out.
+provider counts as down.  One that is up and refuses to store is seldom sent what it would refuse (`refusals`).
+
+Probes of one that is down come ever more seldom, from GAP_SECONDS to GAP_MAX_SECONDS, at random moments, so that one
+that comes back is not met by everybody at once.  Calls in flight when a probe finds the provider gone are given up, so
+none waits much longer than it takes to find out.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from icnfs.errors import (
     ProviderFullError,
 )
 from icnfs.providers.base import Capacity, Provider
+from icnfs.providers.refusals import Refusals
 from icnfs.providers.wrappers import Act, Wrapper
 
 PROBE_SECONDS: Final = 5.0
@@ -58,19 +61,20 @@ T = TypeVar("T")
 
 
 class Switch:
-    """One provider's state, and the last error that was not followed by a success.
+    """One provider's state, its `refusals` of writes, and the last error that was not followed by a success.
 
-    Pure: it is told what happens.  A refused write shows until a write succeeds, whatever is read meanwhile.
+    Pure: it is told what happens.  While it is up, a refused write shows until a write succeeds, whatever is read.
     """
 
     def __init__(self) -> None:
         self.state = "unknown"
         self._error = ""
         self._refusal = ""
+        self.refusals = Refusals()
 
     @property
     def error(self) -> str:
-        return self._refusal or self._error
+        return (self.is_down and self._error) or self._refusal or self._error
 
     @property
     def is_down(self) -> bool:
@@ -189,6 +193,7 @@ class Breaker(Wrapper):
             raise ProviderAwayError(self.name, self.switch.error)
         if self.switch.is_down:
             await self.probe()
+        tried = bool(act.up) and self.switch.refusals.begin(act.up, trio.current_time())
         with trio.CancelScope() as scope:
             self._flight[scope] = trio.current_time()
             try:
@@ -198,8 +203,12 @@ class Breaker(Wrapper):
                 raise
             finally:
                 del self._flight[scope]
+                if tried:
+                    self.switch.refusals.done()
             self._heard = trio.current_time()
             self.switch.answered(wrote=act.changes)
+            if act.up:
+                self.switch.refusals.stored(act.up)
             return answer
         raise ProviderAwayError(self.name, f"{act.doing}: given up, for it has stopped answering")
 
@@ -211,6 +220,8 @@ class Breaker(Wrapper):
                 self._due, self._failures = trio.current_time(), 0
         else:
             self._heard = trio.current_time()
+            if act.up:
+                self.switch.refusals.refused(error, act.up, self._heard)
             self._doubted = self._doubted or not isinstance(error, ObjectMissingError | ProviderFullError)
 
     async def _ask(self, probe: _Probe) -> Capacity:
@@ -222,6 +233,7 @@ class Breaker(Wrapper):
                 capacity = await self.inner.probe()
                 self._failures, self._doubted, self._heard = 0, False, trio.current_time()
                 self.switch.told(capacity)
+                self.switch.refusals.told(capacity.free_bytes, self._heard)
                 return capacity
             probe.error = ProviderAwayError(self.name, f"it did not answer within {PROBE_SECONDS:.0f} s")
             if self._heard < begun:  # else it is slow, and no more

@@ -89,6 +89,7 @@ class Engine:
         self._lanes: dict[str, Lane] = {}
         self._shares = Shares(self._lanes, self.board, offload or Threads())
         self._nursery = nursery
+        self._now = trio.lowlevel.current_clock().current_time  # unlike trio's own, for every thread
         self._watched = False
         self._watches: defaultdict[Lane, trio.CancelScope] = defaultdict(trio.CancelScope)
         self.set_providers(providers, rates)
@@ -115,7 +116,7 @@ class Engine:
 
     def states(self) -> dict[str, ProviderState]:
         """Every provider as it is known now."""
-        return self.board.states()
+        return self.board.states(self._now())
 
     async def put_segment(
         self,

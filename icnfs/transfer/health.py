@@ -60,7 +60,7 @@ class Health(Switch):
             self._bad.discard(share_name)
         return True
 
-    def snapshot(self) -> ProviderState:
+    def snapshot(self, now: float) -> ProviderState:
         """The state as the front sees it."""
         return ProviderState(
             name=self.name,
@@ -74,6 +74,7 @@ class Health(Switch):
             rate_down=self.reads.rate,
             bytes_up=self.bytes_up,
             bytes_down=self.bytes_down,
+            writes=self.refusals.state(now),
         )
 
 
@@ -87,7 +88,7 @@ class Board:
         self._healths: dict[str, Health] = {}
         for name in names:
             self.add(name)
-        self._shown = self.states()
+        self._shown = self.states(0.0)
         self._notify = notify
 
     def __getitem__(self, name: str) -> Health:
@@ -111,12 +112,12 @@ class Board:
         if health is not None and (health.note_share(event.name, bad) or not bad):
             self._notify(event)
 
-    def states(self) -> dict[str, ProviderState]:
-        return {name: health.snapshot() for name, health in self._healths.items()}
+    def states(self, now: float) -> dict[str, ProviderState]:
+        return {name: health.snapshot(now) for name, health in self._healths.items()}
 
-    def news(self) -> tuple[ProviderState, ...]:
+    def news(self, now: float) -> tuple[ProviderState, ...]:
         """The states that have changed since the last call, or since the beginning."""
-        states = self.states()
+        states = self.states(now)
         changed = tuple(state for name, state in states.items() if self._shown.get(name) != state)
         self._shown = states
         return changed

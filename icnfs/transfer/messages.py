@@ -333,7 +333,8 @@ class ProviderState(msgspec.Struct, frozen=True, array_like=True):
     `state` is "up", "down", "probing" (it was down, and is asked again) or "unknown" (not asked yet); `error` is the
     last one that was not followed by a success, or ""; `bad_shares` counts shares known to be altered, truncated or
     withheld; `latency_s` is the median seconds of recent small reads, and the rates are moving estimates in bytes per
-    second, None before the first; the bytes are payload, since the process started.
+    second, None before the first; the bytes are payload, since the process started; `writes` is as in
+    `providers.refusals`.
     """
 
     name: ProviderName
@@ -347,6 +348,7 @@ class ProviderState(msgspec.Struct, frozen=True, array_like=True):
     rate_down: Rate | None = None
     bytes_up: Bytes = 0
     bytes_down: Bytes = 0
+    writes: Annotated[str, msgspec.Meta(pattern="^(ok|refused|due)\\Z")] = "ok"
 
     @property
     def is_down(self) -> bool:

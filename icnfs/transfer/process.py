@@ -152,7 +152,7 @@ class Session:
             await trio.sleep(PUSH_SECONDS)
 
     def _tell_news(self) -> None:
-        if news := self._engine.board.news():
+        if news := self._engine.board.news(trio.current_time()):
             self._send(States(news))
 
     async def _work(self, request: Work, fd: int | None, scope: trio.CancelScope) -> None:

@@ -7,8 +7,8 @@ hands transfer only the latter.  It moves nothing itself: `transfer` does.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final, Protocol
@@ -202,15 +202,26 @@ class Network:
         return self.owners(held) >= self.safe
 
     def away(self) -> frozenset[str]:
-        """Providers that are given no new shares now: down, their place not known to be ours, or suspended.
+        """Providers that are given no new shares now: down, refusing to store, their place not known to be ours, or
+        suspended.
 
         A suspension counts while there are enough others: a share at a doubtful provider is better than none.
         """
-        gone = self._down() | (self.facts.keys() - self.taken)
+        gone = self._down() | self.refusing().keys() | (self.facts.keys() - self.taken)
         suspended = self.suspended() - gone
         others = [name for name in self.homes if name not in gone and name not in suspended]
         enough = len(others) >= self.n and self.owners(others) >= self.safe
         return frozenset(gone | suspended if enough else gone)
+
+    def refusing(self) -> dict[str, str]:
+        """Providers that are up and have lately refused to store what they were given, and why."""
+        states = self.transfer.states().items()
+        return {name: state.error for name, state in states if name in self.facts and state.writes == "refused"}
+
+    def trouble(self, provider: str) -> str:
+        """What is wrong with one, "" for nothing that is known."""
+        state = self.transfer.states().get(provider)
+        return self.foreign.get(provider) or (state.error if state is not None else "")
 
     def lost(self) -> frozenset[str]:
         """Providers that are known to give back nothing now: down, or their place empty or somebody else's."""
@@ -234,17 +245,18 @@ class Network:
 
     def place(self, rotation: int) -> tuple[str, ...]:
         """Providers for the n shares of a new segment (see `placement.place`)."""
-        return placement.place(
-            self.n,
-            self.k,
-            tuple(self.facts.values()),
-            safe=self.safe,
-            rotation=rotation,
-            away=self.away(),
-            policy=self.policy,
-            weights=self.weights,
-            measures=self._measures(),
-        )
+        with self._naming_refusals():
+            return placement.place(
+                self.n,
+                self.k,
+                tuple(self.facts.values()),
+                safe=self.safe,
+                rotation=rotation,
+                away=self.away(),
+                policy=self.policy,
+                weights=self.weights,
+                measures=self._measures(),
+            )
 
     def spare(
         self, segment: SegmentInfo, wanted: Sequence[int], rotation: int, shunned: Collection[str] = frozenset()
@@ -272,17 +284,27 @@ class Network:
         return found, obstacle
 
     def _refill(self, holders: Sequence[str | None], rotation: int, shunned: Collection[str]) -> tuple[str, ...]:
-        return placement.refill(
-            holders,
-            self.k,
-            tuple(self.facts.values()),
-            safe=self.safe,
-            rotation=rotation,
-            away=self.away().union(shunned),
-            policy=self.policy,
-            weights=self.weights,
-            measures=self._measures(),
-        )
+        with self._naming_refusals():
+            return placement.refill(
+                holders,
+                self.k,
+                tuple(self.facts.values()),
+                safe=self.safe,
+                rotation=rotation,
+                away=self.away().union(shunned),
+                policy=self.policy,
+                weights=self.weights,
+                measures=self._measures(),
+            )
+
+    @contextmanager
+    def _naming_refusals(self) -> Iterator[None]:
+        """Where too few can take shares, those that could and refuse are named with the reason."""
+        try:
+            yield
+        except TooFewProvidersError as error:
+            refusals = "".join(f"; provider {name} refuses: {why}" for name, why in sorted(self.refusing().items()))
+            raise TooFewProvidersError(f"{error}{refusals}") from None
 
     def _measures(self) -> dict[str, Measure]:
         return {

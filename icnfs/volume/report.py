@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from icnfs.format.segment import SegmentInfo
 from icnfs.transfer.messages import ProviderState
 from icnfs.volume.health import ProviderHealth
+from icnfs.volume.network import Network
 from icnfs.volume.status import (
     ChunkPlace,
     FileInfo,
@@ -75,7 +76,7 @@ def _provider(volume: Volume, name: str, missing: int, shares: int) -> ProviderS
         name=name,
         owner=facts.owner,
         country=facts.country,
-        state="foreign" if foreign is not None else "empty" if name in volume.network.free else state.state,
+        state=_state_word(volume.network, state),
         error=foreign or state.error or lie,
         free_bytes=state.free_bytes,
         latency_s=state.latency_s,
@@ -88,6 +89,15 @@ def _provider(volume: Volume, name: str, missing: int, shares: int) -> ProviderS
         shares=shares,
         draining=facts.drain,
     )
+
+
+def _state_word(network: Network, state: ProviderState) -> str:
+    """As in icnfs-status(1)."""
+    if state.name in network.foreign:
+        return "foreign"
+    if state.name in network.free:
+        return "empty"
+    return "refusing" if state.state == "up" and state.writes != "ok" else state.state
 
 
 def provider_healths(volume: Volume) -> list[ProviderHealth]:

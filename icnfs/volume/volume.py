@@ -299,10 +299,10 @@ class Volume:
             if self.network.foreign and failure is not None:
                 why += "; " + "; ".join(f"{name}: {reason}" for name, reason in sorted(self.network.foreign.items()))
             return DegradedError(f"degraded: not published within {seconds:.0f} s, and kept on this machine{why}")
-        lacking, foreign = self.repair.lacking_at(), self.network.foreign
         names = ", ".join(
-            f"{name} lacks {count} share{'s' * (count != 1)}" + (f" ({foreign[name]})" if name in foreign else "")
-            for name, count in sorted(lacking.items())
+            f"{name} lacks {count} share{'s' * (count != 1)}"
+            + (f" ({why})" if (why := self.network.trouble(name)) else "")
+            for name, count in sorted(self.repair.lacking_at().items())
         )
         return DegradedError(
             f"degraded: published, but fewer than {self.network.safe} owners hold all of it: {names}; bring them back"

@@ -30,6 +30,7 @@ from icnfs.providers.breaker import (
 )
 from icnfs.providers.guard import guard
 from icnfs.providers.memory import MemoryProvider
+from icnfs.providers.refusals import GAP_SECONDS as REFUSED_GAP_SECONDS
 
 
 class Moody(MemoryProvider):
@@ -103,6 +104,8 @@ def test_a_refused_write_shows_until_a_write_succeeds() -> None:
     switch.failed(ProviderRefusedError("p", "read-only"), wrote=True)
     switch.answered()
     assert (switch.state, switch.error) == ("up", "read-only")
+    switch.lost(ProviderRefusedError("p", "expired"))
+    assert switch.error == "expired", "why it is down"
     switch.answered(wrote=True)
     assert switch.error == ""
 
@@ -311,12 +314,46 @@ def test_one_that_refuses_writes_alone_stays_up_shows_why_and_is_not_probed_for_
         async with trio.open_nursery() as nursery:
             nursery.start_soon(breaker.watch)
             for _ in range(600):
-                with pytest.raises(ProviderRefusedError):
-                    await breaker.put("a", b"")
+                with pytest.raises(ProviderRefusedError, match="read-only"):
+                    await breaker.put("a", b"object")
                 await trio.sleep(0.1)
+            assert inner.asked.count("put") == 4  # at once, and after 5, 10, and 20 seconds more
             assert breaker.switch.state == "up" and "read-only" in breaker.switch.error
             assert inner.asked.count("probe") <= 60 / 5 + 2
             nursery.cancel_scope.cancel()
+
+    run(main)
+
+
+def test_one_object_at_a_time_is_tried_where_many_wait_to_be_stored() -> None:
+    async def main() -> None:
+        inner, breaker = made()
+        inner.read_only = True
+        refused = 0
+
+        async def put() -> None:
+            nonlocal refused
+            try:
+                await breaker.put("a", b"object")
+            except ProviderRefusedError:
+                refused += 1
+
+        await put()
+        for stuck in (False, True):
+            inner.hangs = stuck
+            await trio.sleep(REFUSED_GAP_SECONDS * 2)
+            inner.asked.clear()
+            async with trio.open_nursery() as nursery:
+                for _ in range(20):
+                    nursery.start_soon(put)
+                await wait_all_tasks_blocked()
+                nursery.cancel_scope.cancel()
+            assert inner.asked == ["put"]
+        assert refused == 1 + 20 + 19
+        inner.hangs = inner.read_only = False
+        await put()
+        await put()
+        assert refused == 40 and breaker.switch.refusals.state(trio.current_time()) == "ok"
 
     run(main)
 

@@ -63,9 +63,8 @@ WAYS: dict[str, tuple[Answer, str, str]] = {
 def test_a_bad_bucket_disturbs_nobody_and_is_named_with_the_remedy(way: str, tmp_path: Path) -> None:
     answer, state, remedy = WAYS[way]
     with hostile(answer) as server:
-        put = _meets(f"s3://bucket/p?endpoint={server.url}", write_keys(tmp_path / "keys"), state, remedy)
-        most = 10 if state == "down" else put + 5
-        assert len(server.requests) <= most, "a retry storm"
+        _meets(f"s3://bucket/p?endpoint={server.url}", write_keys(tmp_path / "keys"), state, remedy)
+        assert len(server.requests) <= 10, "a retry storm"
 
 
 def test_an_expired_certificate_disturbs_nobody(tmp_path: Path) -> None:
@@ -77,12 +76,12 @@ def test_an_expired_certificate_disturbs_nobody(tmp_path: Path) -> None:
         _meets(url, write_keys(tmp_path / "keys"), "down", "has expired; ask the provider to renew it")
 
 
-def _meets(url: str, keys: Path, state: str, remedy: str) -> int:
-    """The segments that were stored and read beside it."""
+def _meets(url: str, keys: Path, state: str, remedy: str) -> None:
+    """Segments are stored and read beside it."""
     payload = random.Random(5).randbytes(K * SHARE)
     providers = tuple(f"p{index}" for index in range(N))
 
-    async def main() -> int:
+    async def main() -> None:
         bad = open_provider(ProviderSpec("p0", url, credentials=str(keys)))
         good = [MemoryProvider(name) for name in providers[1:]]
         async with open_engine([bad, *good]) as engine:
@@ -105,6 +104,5 @@ def _meets(url: str, keys: Path, state: str, remedy: str) -> int:
             assert re.search(remedy, shown.error), shown
             assert number > SECONDS  # more than one segment a second, whatever the bad one does
             assert all(engine.states()[name].state == "up" for name in providers[1:])
-            return number
 
-    return trio.run(main)
+    trio.run(main)

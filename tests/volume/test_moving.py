@@ -13,9 +13,12 @@ import trio
 from icnfs.errors import ConfigError, DegradedError, FencedError, UsageError
 from icnfs.format.segment import SegmentInfo
 from icnfs.placement import Policy
+from icnfs.providers.base import Data
 from icnfs.providers.facts import ProviderFacts
+from icnfs.providers.memory import MemoryProvider
 from icnfs.transfer.messages import ShareEvent
 from icnfs.volume.leaving import LeaveProgress
+from icnfs.volume.network import SHARES_PREFIX
 from icnfs.volume.volume import Volume
 from tests.volume.world import NAMES, Machine, World, get_file, put_file
 
@@ -94,6 +97,63 @@ def test_without_a_spare_provider_the_volume_is_degraded_and_says_so(world: Worl
         world.providers["cat"].read_only = False
         await volume.sync()
         assert not volume.status().degraded
+
+    here.run(main)
+
+
+class Counting(MemoryProvider):
+    """Counts the shares that it is sent."""
+
+    sent = 0
+
+    async def put(self, name: str, data: Data) -> None:
+        self.sent += name.startswith(SHARES_PREFIX)
+        await super().put(name, data)
+
+
+def test_one_that_refuses_to_store_is_passed_by_and_tried_again_after_a_while(wide: World) -> None:
+    cat = wide.providers["cat"] = Counting("cat", capacity=1 << 40, pool="one")
+    here = wide.machine()
+    here.init()
+
+    async def main(volume: Volume) -> None:
+        await write(volume)
+        await volume.repair.round()
+        cat.sent, cat.read_only = 0, True
+        began = trio.current_time()
+        count = 0
+        while trio.current_time() < began + 4:  # less than the first gap
+            await put_file(volume, b"more", os.urandom(200_000))
+            await volume.sync()
+            count += 1
+        assert count >= 10 and cat.sent <= 3, "of those that were sent at once"
+        shown = {one.name: one for one in volume.status().providers}["cat"]
+        assert (shown.state, shown.error) == ("refusing", "it is read-only")
+        assert not volume.repair.lacking
+        assert volume.network.away() == {"cat"}
+        cat.read_only = False
+        while "cat" in volume.network.away():
+            await trio.sleep(0.05)
+        cat.sent = 0
+        while {one.name: one for one in volume.status().providers}["cat"].state != "up":
+            await put_file(volume, b"more", os.urandom(200_000))
+            await volume.sync()
+        assert cat.sent
+
+    here.run(main)
+
+
+def test_too_few_that_take_shares_are_named_with_what_each_answers(world: World) -> None:
+    here = world.machine()
+    here.init()
+
+    async def main(volume: Volume) -> None:
+        for name in ("cat", "dog", "eel"):
+            world.providers[name].read_only = True
+        await put_file(volume, b"f", DATA)
+        for _ in range(2):  # at first it is learned, then it is known
+            with pytest.raises(DegradedError, match=r"provider dog[a-z ]*: it is read-only"):
+                await volume.sync(deadline=1)
 
     here.run(main)
 
