@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 
 from icnfs.control.stalls import Stalls
+from icnfs.format.snapshot import Snapshot
 from icnfs.volume.health import HealthCounts, HealthPage, ProviderHealth
 from icnfs.volume.keyring import Entry
 from icnfs.volume.standing import PolicyReport
@@ -95,6 +96,38 @@ class PolicyFacts(msgspec.Struct, frozen=True):
 
     report: PolicyReport
     toml: str
+
+
+class SnapshotFacts(msgspec.Struct, frozen=True):
+    """A snapshot: when its tree was so, who made it, and until when nothing may delete it (Unix second, 0: none).
+
+    `enforced` tells whether enough providers see to that, by what was known when it was set.
+    """
+
+    name: str
+    kind: str
+    time_ns: int
+    until: int
+    enforced: bool
+    epoch: int
+    sequence: int
+    files: int
+    bytes_used: int
+
+
+def snapshot_facts(snapshot: Snapshot) -> SnapshotFacts:
+    """What may be shown of a snapshot."""
+    return SnapshotFacts(
+        snapshot.name,
+        snapshot.kind,
+        snapshot.time_ns,
+        snapshot.until,
+        snapshot.enforced,
+        snapshot.epoch,
+        snapshot.sequence,
+        snapshot.files,
+        snapshot.bytes_used,
+    )
 
 
 def printable_path(path: str | bytes | os.PathLike[str]) -> str:

@@ -31,9 +31,11 @@ from icnfs.control.facts import (
     MountStatus,
     PolicyFacts,
     Published,
+    SnapshotFacts,
     file_facts,
     key_facts,
     printable_path,
+    snapshot_facts,
 )
 from icnfs.control.failures import single
 from icnfs.control.protocol import Progress
@@ -266,6 +268,19 @@ class Front:
         return await self._volume.scrub(
             full=full, restart=restart, rate=rate, progress=partial(_pass_on_scrub, progress)
         )
+
+    async def snapshots(self) -> list[SnapshotFacts]:
+        """All snapshots, the oldest first."""
+        return [snapshot_facts(snapshot) for snapshot in self._volume.snapshots.list()]
+
+    async def make_snapshot(self, name: str, until: int, deadline: float) -> SnapshotFacts:
+        """Keep the tree as it is now; safe on return."""
+        seconds = deadline or self._volume.config.sync_deadline
+        return snapshot_facts(await self._volume.snapshots.create(name, seconds, until=until))
+
+    async def delete_snapshot(self, name: str) -> None:
+        """Keep a snapshot no longer."""
+        await self._volume.snapshots.delete(name)
 
     def _published(self) -> Published:
         status = self._volume.status()

@@ -19,6 +19,7 @@ import msgspec
 from icnfs.config.paths import NAME_PATTERN
 from icnfs.control.log import escape
 from icnfs.errors import Exit, FormatError, IcnfsError, NewerFormatError
+from icnfs.format.snapshot import is_name
 
 PROTOCOL: Final = 1
 """Grows when a message changes its meaning; a verb and a mount of different protocols refuse to talk."""
@@ -125,6 +126,28 @@ class ScrubRequest(msgspec.Struct, frozen=True, tag="scrub", forbid_unknown_fiel
     rate: int = 0
 
 
+class SnapshotsRequest(msgspec.Struct, frozen=True, tag="snapshots", forbid_unknown_fields=True):
+    """All snapshots, the oldest first."""
+
+
+class MakeSnapshotRequest(msgspec.Struct, frozen=True, tag="make-snapshot", forbid_unknown_fields=True):
+    """Keep the tree as it is now under `name`; answer when that is safe.
+
+    `until` is the Unix second before which nothing may delete it, 0 for none; `deadline` in seconds, 0 for the
+    volume's own.
+    """
+
+    name: str
+    until: int = 0
+    deadline: float = 0.0
+
+
+class DeleteSnapshotRequest(msgspec.Struct, frozen=True, tag="delete-snapshot", forbid_unknown_fields=True):
+    """Keep the snapshot `name` no longer."""
+
+    name: str
+
+
 class StopRequest(msgspec.Struct, frozen=True, tag="stop", forbid_unknown_fields=True):
     """End as on SIGTERM: detach even when files are in use."""
 
@@ -143,6 +166,9 @@ Request = (
     | HealthRequest
     | LeaveRequest
     | ScrubRequest
+    | SnapshotsRequest
+    | MakeSnapshotRequest
+    | DeleteSnapshotRequest
     | StopRequest
 )
 
@@ -172,6 +198,8 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
 
 
 Answer = Progress | Done | Failed
+
+_WAITING: Final = SyncRequest | UnmountRequest | LeaveRequest | MakeSnapshotRequest
 
 _encoder = msgspec.msgpack.Encoder()
 _requests: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)
@@ -210,8 +238,12 @@ def body_length(header: bytes, cap: int) -> int:
 def take_request(body: bytes) -> Request:
     """The request in `body`; FormatError for any other bytes, and for values out of range."""
     request = _decode(_requests, body)
-    if isinstance(request, SyncRequest | UnmountRequest | LeaveRequest) and not 0.0 <= request.deadline <= WAIT_MAX:
+    if isinstance(request, _WAITING) and not 0.0 <= request.deadline <= WAIT_MAX:
         raise FormatError(f"control socket: a deadline of {request.deadline} s; from 0 to {WAIT_MAX:.0f} are allowed")
+    if isinstance(request, MakeSnapshotRequest | DeleteSnapshotRequest) and not is_name(request.name):
+        raise FormatError("control socket: not a snapshot's name")
+    if isinstance(request, MakeSnapshotRequest) and not 0 <= request.until < 2**40:
+        raise FormatError("control socket: not a date")
     if isinstance(request, InfoRequest) and not 0 < request.ino < 2**63:
         raise FormatError("control socket: not an inode number")
     if isinstance(request, HealthRequest) and not (0 <= request.most <= MOST_SEGMENTS and len(request.after) <= 64):

@@ -22,17 +22,20 @@ from icnfs.control.protocol import (
     AddKeyRequest,
     AdoptRequest,
     Answer,
+    DeleteSnapshotRequest,
     Done,
     HealthRequest,
     HoldingsRequest,
     InfoRequest,
     KeysRequest,
     LeaveRequest,
+    MakeSnapshotRequest,
     PolicyRequest,
     Progress,
     RemoveKeyRequest,
     Request,
     ScrubRequest,
+    SnapshotsRequest,
     StatusRequest,
     StopRequest,
     SyncRequest,
@@ -108,6 +111,15 @@ class Operations(Protocol):
 
     async def scrub(self, full: bool, restart: bool, rate: int, progress: ProgressSink) -> object:
         """Look at every share; being cancelled loses nothing of it."""
+
+    async def snapshots(self) -> object:
+        """All snapshots, the oldest first."""
+
+    async def make_snapshot(self, name: str, until: int, deadline: float) -> object:
+        """Keep the tree as it is now, safe on return; DegradedError after `deadline` seconds."""
+
+    async def delete_snapshot(self, name: str) -> None:
+        """Keep a snapshot no longer; SnapshotError where it is locked."""
 
 
 async def serve(
@@ -301,6 +313,18 @@ class _Conversation:
         assert isinstance(request, ScrubRequest)
         return await self._operations.scrub(request.full, request.restart, request.rate, self.progress)
 
+    async def _snapshots(self, _: Request) -> object:
+        return await self._operations.snapshots()
+
+    async def _make_snapshot(self, request: Request) -> object:
+        assert isinstance(request, MakeSnapshotRequest)
+        return await self._operations.make_snapshot(request.name, request.until, request.deadline)
+
+    async def _delete_snapshot(self, request: Request) -> object:
+        assert isinstance(request, DeleteSnapshotRequest)
+        await self._operations.delete_snapshot(request.name)
+        return None
+
     async def _stop(self, _: Request) -> object:
         await self._end(True)
         return None
@@ -320,5 +344,8 @@ _MEANINGS: Final[dict[type[Request], Callable[[_Conversation, Request], Awaitabl
     HealthRequest: _Conversation._health,
     LeaveRequest: _Conversation._leave,
     ScrubRequest: _Conversation._scrub,
+    SnapshotsRequest: _Conversation._snapshots,
+    MakeSnapshotRequest: _Conversation._make_snapshot,
+    DeleteSnapshotRequest: _Conversation._delete_snapshot,
     StopRequest: _Conversation._stop,
 }

@@ -83,6 +83,15 @@ class StandIn:
     async def scrub(self, full: bool, restart: bool, rate: int, progress: server.ProgressSink) -> None:
         raise NotImplementedError
 
+    async def snapshots(self) -> None:
+        raise NotImplementedError
+
+    async def make_snapshot(self, name: str, until: int, deadline: float) -> None:
+        raise NotImplementedError
+
+    async def delete_snapshot(self, name: str) -> None:
+        raise NotImplementedError
+
     async def sync(self, deadline: float, progress: server.ProgressSink) -> None:
         raise NotImplementedError
 

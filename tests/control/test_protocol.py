@@ -74,6 +74,10 @@ def test_any_header_gives_a_length_below_the_cap_or_the_one_error(header: bytes)
         msgspec.msgpack.encode({"type": "health", "after": "0" * 65}),
         msgspec.msgpack.encode({"type": "adopt"}),
         msgspec.msgpack.encode({"type": "scrub", "rate": -1}),
+        msgspec.msgpack.encode({"type": "make-snapshot", "name": "../x"}),
+        msgspec.msgpack.encode({"type": "make-snapshot", "name": "x", "until": -1}),
+        msgspec.msgpack.encode({"type": "make-snapshot", "name": "x", "deadline": -1.0}),
+        msgspec.msgpack.encode({"type": "delete-snapshot", "name": ""}),
         b"\x81\xa4type\xa6\xff\xff\xff\xff\xff\xff",
     ],
     ids=[
@@ -90,6 +94,10 @@ def test_any_header_gives_a_length_below_the_cap_or_the_one_error(header: bytes)
         "far",
         "bare",
         "backwards",
+        "outside",
+        "unlocked",
+        "before",
+        "nameless",
         "not-utf8",
     ],
 )

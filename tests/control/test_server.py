@@ -16,7 +16,7 @@ import trio.testing
 from icnfs.control import endpoint, server
 from icnfs.control import protocol as p
 from icnfs.control.client import Mount, wait_ended
-from icnfs.errors import ConfigError, DegradedError, Exit, FormatError, NotMountedError
+from icnfs.errors import ConfigError, DegradedError, Exit, FormatError, NotMountedError, SnapshotError
 
 
 class Operations:
@@ -89,6 +89,15 @@ class Operations:
     async def scrub(self, full: bool, restart: bool, rate: int, progress: server.ProgressSink) -> object:
         progress(p.Progress(3, 5, shares_left=2))
         return [full, restart, rate]
+
+    async def snapshots(self) -> object:
+        return ["before"]
+
+    async def make_snapshot(self, name: str, until: int, deadline: float) -> object:
+        return [name, until, deadline]
+
+    async def delete_snapshot(self, name: str) -> None:
+        raise SnapshotError(f"{name} is locked")
 
 
 def talk(directory: Path, body: Callable[[Mount], Awaitable[None]], operations: Operations | None = None) -> Operations:
@@ -170,6 +179,15 @@ def test_a_scrub_is_answered(tmp_path: Path) -> None:
     answer, seen = ask(p.ScrubRequest(True, False, 5), tmp_path)
     assert p.take_facts(answer, tuple[bool, bool, int]) == (True, False, 5)
     assert seen[-1] == p.Progress(3, 5, shares_left=2)
+
+
+def test_snapshots_are_made_listed_and_deleted(tmp_path: Path) -> None:
+    assert p.take_facts(ask(p.SnapshotsRequest(), tmp_path)[0], list[str]) == ["before"]
+    made = ask(p.MakeSnapshotRequest("before", 7, 1.0), tmp_path)[0]
+    assert p.take_facts(made, tuple[str, int, float]) == ("before", 7, 1.0)
+    with pytest.raises(BaseExceptionGroup) as caught:
+        ask(p.DeleteSnapshotRequest("before"), tmp_path)
+    assert _only(caught.value, p.RemoteError).exit_code is Exit.SNAPSHOT
 
 
 def test_adopt_holdings_and_policy_are_answered(tmp_path: Path) -> None:

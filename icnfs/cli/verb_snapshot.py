@@ -1,0 +1,126 @@
+"""`icnfs snapshot`: the trees of a volume that are kept."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from typing import Final
+
+import click
+
+from icnfs.cli.output import json_option, moment, print_facts, print_json, print_rows, size, watching
+from icnfs.cli.verb_sync import deadline_option
+from icnfs.config import load, runtime_dir
+from icnfs.config.paths import check_volume_name
+from icnfs.control.client import Mount
+from icnfs.control.facts import SnapshotFacts
+from icnfs.control.protocol import DeleteSnapshotRequest, MakeSnapshotRequest, SnapshotsRequest, take_facts
+from icnfs.errors import NotMountedError, SnapshotError, UsageError
+from icnfs.format.snapshot import NAME_RULE, is_name
+
+DATES: Final = ("%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S")
+"""How a date may be given, in UTC."""
+
+HEAD: Final = ("snapshot", "taken", "by", "files", "bytes", "locked until")
+
+
+@click.group("snapshot")
+def verb() -> None:
+    """Keep, list and delete snapshots of a volume's tree."""
+
+
+@verb.command("create")
+@click.argument("name", metavar="NAME")
+@click.option("--as", "snapshot", metavar="SNAP", help="What to call it; the default is the time, in UTC.")
+@click.option("--until", metavar="DATE", help="Nothing deletes it before DATE (UTC).")
+@deadline_option
+@json_option
+def create(name: str, snapshot: str | None, until: str | None, deadline: float | None, as_json: bool) -> None:
+    """Keep the tree of the mounted volume NAME as it is now; returns when that is safe.
+
+    What is not yet published is published first; how long the rest takes does not depend on what the volume holds.
+    """
+    mount = _mounted(name)
+    wanted = MakeSnapshotRequest(_checked(snapshot or _now()), _date(until), deadline or 0.0)
+    with watching(f"Snapshot of {name}") as show:
+        facts = take_facts(mount.ask(wanted, show), SnapshotFacts)
+    if as_json:
+        print_json(facts)
+    else:
+        print_facts(_facts(facts))
+
+
+@verb.command("list")
+@click.argument("name", metavar="NAME")
+@json_option
+def show(name: str, as_json: bool) -> None:
+    """Show the snapshots of the mounted volume NAME, the oldest first."""
+    facts = take_facts(_mounted(name).ask(SnapshotsRequest()), list[SnapshotFacts])
+    if as_json:
+        print_json(facts)
+    else:
+        print_rows(HEAD, [_row(each) for each in facts])
+
+
+@verb.command("delete")
+@click.argument("name", metavar="NAME")
+@click.argument("snapshots", metavar="SNAP...", nargs=-1, required=True)
+def delete(name: str, snapshots: tuple[str, ...]) -> None:
+    """Keep the snapshots SNAP of the mounted volume NAME no longer.
+
+    What only they kept is deleted at the providers, after the grace. One that is locked is refused, with its date.
+    """
+    mount = _mounted(name)
+    for snapshot in map(_checked, snapshots):
+        mount.ask(DeleteSnapshotRequest(snapshot))
+
+
+def _mounted(name: str) -> Mount:
+    mount = Mount(runtime_dir(), check_volume_name(name))
+    if not mount.alive():
+        load(name)  # a volume that is not even configured is another error
+        raise NotMountedError(
+            f"volume {name} is not mounted, and its mount keeps the snapshots; `icnfs mount {name} DIR` first"
+        )
+    return mount
+
+
+def _checked(snapshot: str) -> str:
+    if not is_name(snapshot):
+        raise SnapshotError(f"{snapshot[:80]!r} cannot name a snapshot: that takes {NAME_RULE}")
+    return snapshot
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H%M%SZ", time.gmtime())
+
+
+def _date(text: str | None) -> int:
+    """The Unix second that --until means, 0 for none; UsageError for one that is past or not a date."""
+    if text is None:
+        return 0
+    for form in DATES:
+        try:
+            seconds = int(datetime.strptime(text.removesuffix("Z"), form).replace(tzinfo=UTC).timestamp())
+        except ValueError:
+            continue
+        if seconds <= time.time():
+            raise UsageError(f"--until {text}: that is past; give a date to come")
+        return seconds
+    raise UsageError(f"--until {text[:40]!r}: not a date; write 2030-12-31 or 2030-12-31T18:00, in UTC")
+
+
+def _facts(snapshot: SnapshotFacts) -> list[tuple[str, str]]:
+    return list(zip(HEAD, _row(snapshot), strict=True))
+
+
+def _row(snapshot: SnapshotFacts) -> tuple[str, ...]:
+    locked = moment(snapshot.until * 10**9) if snapshot.until else "-"
+    return (
+        snapshot.name,
+        moment(snapshot.time_ns),
+        "hand" if snapshot.kind == "manual" else f"{snapshot.kind} schedule",
+        str(snapshot.files),
+        size(snapshot.bytes_used),
+        locked,
+    )
