@@ -58,8 +58,8 @@ class Records(ABC):
         except KeyError:
             node = self.reader.inode(ino)
             if node is not None:
+                self._trim_inodes()  # before, for this one may be edited; here, for a listing of millions commits nothing
                 self._inodes[ino] = node
-                self._trim_inodes()  # a listing of millions commits nothing meanwhile
         if node is None:
             raise FsError(errno.ESTALE)
         return node

@@ -385,3 +385,21 @@ def test_looking_at_many_inodes_keeps_few_in_memory_though_nothing_is_committed(
         assert len(store._inodes) <= 200
 
     local.run(body, upkeep=False)
+
+
+def test_an_inode_that_is_edited_as_soon_as_it_is_read_stays_in_memory(
+    local: Local, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def make(store: Store) -> int:
+        return new_file(store)
+
+    ino = local.run(make)
+    monkeypatch.setattr("icnfs.state.store.INODES_MAX", 1)
+
+    async def body(store: Store) -> None:
+        for _ in range(8):
+            new_file(store)
+        store.edit(ino).size = 5
+        assert store.inode(ino).size == 5
+
+    local.run(body)
