@@ -22,10 +22,12 @@ its table and key.  Every `unpack_*` is total: any input gives a value or `Forma
 | dirty      | generation (8), table (1), key        | nothing, in clear; local                                      |
 | condemned  | time (8), random (8)                  | objects to be deleted at providers; local                     |
 | snapshots  | generation (8)                        | `format.snapshot`                                             |
+| shared     | version or key id (8)                 | generation (8) in which it was last marked                    |
 
 A names cookie is a 59-bit keyed hash of (parent, name), then a 4-bit collision rank: 63 bits, never negative as an
 off_t.  `chunks.length` is that of the sealed chunk.  A patch of kind DATA replaces bytes at its offset; one of kind CUT
-ends the chunk there.  A patch counts only where its version is above the chunk's.
+ends the chunk there.  A patch counts only where its version is above the chunk's.  Versions and key ids are drawn from
+one sequence of numbers, so a key of `shared` means one or the other: see `state.marks`.
 """
 
 from __future__ import annotations
@@ -59,12 +61,13 @@ class Table(IntEnum):
     DIRTY = 14
     CONDEMNED = 15
     SNAPSHOTS = 16
+    SHARED = 17
 
 
-PUBLISHED: Final = (*(t for t in Table if t <= Table.SALTS), Table.SNAPSHOTS)
+PUBLISHED: Final = (*(t for t in Table if t <= Table.SALTS), Table.SNAPSHOTS, Table.SHARED)
 """Tables that runs and checkpoints carry, in the order they carry them."""
 
-FEATURE_OF: Final = {Table.SNAPSHOTS: 1}
+FEATURE_OF: Final = {Table.SNAPSHOTS: 1, Table.SHARED: 2}
 """Flags by published table that not every release knows: what carries rows of it requires its flag."""
 
 FEATURES: Final = sum(FEATURE_OF.values())

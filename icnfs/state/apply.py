@@ -2,7 +2,8 @@
 
 Everything that is published is also noted in `dirty` under the batch's generation.  A chunk's version that nothing
 names any more is *dead*: it is noted in `garbage` in the same transaction, its data is erased later, and its note
-goes then, unless a location still names it at the providers (which only collection may release).
+goes then, unless a location still names it at the providers (which only collection may release).  Of a version that is
+marked in `shared`, that is found out later: see `marks`.
 """
 
 from __future__ import annotations
@@ -45,18 +46,33 @@ DIRECT_CUT: Final = 256
 
 
 class Writer:
-    """One write transaction; `doomed` collects the versions whose data may be erased once it is durable."""
+    """One write transaction; `doomed` collects the versions whose data may be erased once it is durable.
 
-    def __init__(self, env: Environments, sealer: RecordSealer, meta: lmdb.Transaction, data: lmdb.Transaction) -> None:
+    `keeping`: what dies is only marked, for a cut that is being copied from may name it again.
+    """
+
+    def __init__(
+        self,
+        env: Environments,
+        sealer: RecordSealer,
+        meta: lmdb.Transaction,
+        data: lmdb.Transaction,
+        *,
+        keeping: bool = False,
+    ) -> None:
         self.reader = Reader(env, sealer, meta, data)
         self.doomed: list[int] = []
         self.dirty_change = 0
         """Bytes of sealed chunks that became dirty, less those that ceased to be."""
+        self.spared = 0
+        """Times that something marked lost what named it, or was marked: there may be something to be found out."""
         self._cuts: dict[int, list[Cut]] = {}
         self._meta = meta
         self._dbs = env.meta_dbs
         self._dirty_db = env.meta_dbs[Table.DIRTY]
         self._sealer = sealer
+        self._keeping = keeping
+        self._any_marked = keeping or self.reader.count(Table.SHARED) > 0
 
     # --- rows -------------------------------------------------------------------------------------------------------
 
@@ -116,7 +132,7 @@ class Writer:
                 self.delete(Table.XATTRS, U64.pack(ino), generation)
         for key_id, file_key in batch.keys.items():
             if file_key is None:
-                self.delete(Table.KEYS, U64.pack(key_id), generation)
+                self._bury_key(U64.pack(key_id), generation)
             else:
                 self.put(Table.KEYS, U64.pack(key_id), pack_key(file_key, 1), generation)
         for ino, orphan in batch.orphans.items():
@@ -177,9 +193,42 @@ class Writer:
                         break
                     self.note_garbage(bytes(key), 0)
 
+    # --- what may be named more than once -----------------------------------------------------------------------------
+
+    def mark(self, key: bytes, generation: int) -> None:
+        """Note that a version, or a file key, may be named more than once."""
+        self.put(Table.SHARED, key, U64.pack(generation), generation)
+        self._any_marked = True
+
+    def is_marked(self, key: bytes) -> bool:
+        return self._any_marked and self._meta.get(key, db=self._dbs[Table.SHARED]) is not None
+
+    def revive(self, key: bytes) -> None:
+        """Something names a dead version again: it has no note any more."""
+        self._meta.delete(key, db=self._dbs[Table.GARBAGE])
+
+    def _spares(self, key: bytes, generation: int) -> bool:
+        """Whether a version, or a file key, may still be named although a row that named it goes."""
+        if not self._any_marked:
+            return False
+        marked = self.is_marked(key)
+        if self._keeping and not marked:
+            self.mark(key, generation)
+            marked = True
+        self.spared += marked
+        return marked
+
+    def _bury_key(self, key: bytes, generation: int) -> None:
+        if not self._spares(key, generation):
+            self.delete(Table.KEYS, key, generation)
+
     def _bury(self, record: ChunkRecord, generation: int, *, named: bool) -> None:
-        """`record`'s version died in `generation`; `named` tells whether a committed row named it."""
+        """`record`'s version died in `generation`, if it is not marked; `named`: a committed row named it."""
         key = U64.pack(record.version)
+        if named and self._any_marked:
+            self.spared += self.is_marked(U64.pack(record.key_id))  # perhaps the last that is sealed under it
+            if self._spares(key, generation):
+                return
         self.note_garbage(key, generation)
         self.doomed.append(record.version)
         if named and self._meta.get(key, db=self._dbs[Table.LOCATIONS]) is None:

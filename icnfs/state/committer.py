@@ -108,6 +108,10 @@ class Committer:
         self._last = last
         self.dirty_bytes = last.dirty_bytes
         """Bytes of sealed chunks that no location names; written by this thread only."""
+        self.keeping = 0
+        """How many copy from a cut: what dies meanwhile is marked, as they may name it again."""
+        self.spared = 0
+        """Grows whenever it may be worth finding out what is named no longer: see `Writer.spared`."""
         self.commits = 0
         self.relief: Callable[[Writer], object] = lambda writer: None
         """Dooms clean chunks; called in the thread when the disk takes nothing."""
@@ -381,7 +385,7 @@ class Committer:
     def _write_meta(self, ordered: list[Batch | Task]) -> None:
         settled = not self._unsynced
         with self._env.data.begin() as data, self._env.meta.begin(write=True) as meta:
-            writer = Writer(self._env, self._records, meta, data)
+            writer = Writer(self._env, self._records, meta, data, keeping=self.keeping > 0)
             last = self._last
             for job in ordered:
                 if isinstance(job, Batch):
@@ -398,6 +402,7 @@ class Committer:
         self._last = last
         self.dirty_bytes += writer.dirty_change
         self._doomed += writer.doomed
+        self.spared += writer.spared
         if settled:
             self._forgotten.clear()
 

@@ -123,10 +123,11 @@ class PublishCut:
         return sum(self.reader.count(table) for table in PUBLISHED)
 
     def unlocated(self) -> Iterator[tuple[int, int]]:
-        """(version, sealed bytes) of every chunk of the cut that no location names yet, in order of their files.
+        """(version, sealed bytes) of every chunk of the cut that no location names yet, in order of their files, once.
 
         One that is damaged or missing here is left out, with a warning: its file is published without it.
         """
+        shared: set[int] = set()
         for row in self._dirty_keys(self._store.published_generation, Table.CHUNKS):
             try:
                 plain = self.reader.get(Table.CHUNKS, row[1:])
@@ -136,7 +137,11 @@ class PublishCut:
             except FormatError as error:
                 log.warning("chunk %d of inode %d is not published: %s", *reversed(PAIR.unpack(row[1:])), error)
                 continue
+            if record.version in shared:
+                continue
             if self.reader.raw(Table.LOCATIONS, U64.pack(record.version)) is None:
+                if self.reader.raw(Table.SHARED, U64.pack(record.version)) is not None:
+                    shared.add(record.version)
                 if self.reader.has_chunk(record.version):
                     yield record.version, record.length
                 else:

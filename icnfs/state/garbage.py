@@ -158,19 +158,24 @@ def note_dead(versions: Sequence[int], writer: Writer, generation: int) -> None:
             writer.doomed.append(version)
 
 
-def release(segment: bytes, versions: Sequence[int], upto: int, writer: Writer, generation: int) -> None:
-    """A task: forget where dead versions lie; what of them is here is erased."""
+def release(segment: bytes, versions: Sequence[int], upto: int, writer: Writer, generation: int) -> bool:
+    """A task: forget where dead versions lie; what of them is here is erased.  False where some are named again."""
+    whole = True
     for version in versions:
         key = U64.pack(version)
         note = writer.reader.raw(Table.GARBAGE, key)
         location = writer.reader.location(version)
-        if note is None or died(note) > upto or location is None or location.segment != segment:
+        if location is None or location.segment != segment:
+            continue
+        if note is None or died(note) > upto:
+            whole = False
             continue
         writer.delete(Table.LOCATIONS, key, generation)
         if writer.reader.has_chunk(version):
             writer.doomed.append(version)
         else:
             writer.delete(Table.GARBAGE, key, generation)
+    return whole
 
 
 def forget_segment(segment: bytes, key: bytes, document: Callable[[int], bytes], writer: Writer, gen: int) -> None:

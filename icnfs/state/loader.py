@@ -48,6 +48,7 @@ _KEY_SIZES: Final = {
     Table.ORPHANS: U64.size,
     Table.SALTS: U32.size,
     Table.SNAPSHOTS: U64.size,
+    Table.SHARED: U64.size,
 }
 """Bytes of a key, by published table."""
 
@@ -144,7 +145,7 @@ class Loader:
             raise FormatError("the published tree has no root directory")
         for limit, *tables in (
             (counters.ino_limit, Table.INODES),
-            (counters.version_limit, Table.LOCATIONS, Table.KEYS),
+            (counters.version_limit, Table.LOCATIONS, Table.KEYS, Table.SHARED),
         ):
             for table in tables:
                 if self._last(table) >= limit or not 0 < limit <= NUMBER_MAX:

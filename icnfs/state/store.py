@@ -18,6 +18,7 @@ import logging
 import secrets
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -114,6 +115,8 @@ class Store(Records):
         self._progress = trio.Event()
         self._stirred = trio.Event()
         self.upkeep_wanted = trio.Event()
+        self.abandoned: list[int] = []
+        """Inodes without a name that nobody uses any more: upkeep removes them, and all beneath them."""
         self._token: trio.lowlevel.TrioToken | None = None
         last = Last(counters, number, generation, dirty_bytes)
         self.committer = Committer(
@@ -406,6 +409,20 @@ class Store(Records):
 
     def want_upkeep(self) -> None:
         self.upkeep_wanted.set()
+
+    def abandon(self, ino: int) -> None:
+        """Have an inode that no name leads to removed, with all beneath it."""
+        self.abandoned.insert(0, ino)
+        self.want_upkeep()
+
+    @contextmanager
+    def keeping(self) -> Iterator[None]:
+        """What any cut that is taken meanwhile names can be named anew: see `marks`."""
+        self.committer.keeping += 1
+        try:
+            yield
+        finally:
+            self.committer.keeping -= 1
 
     def fence(self, error: FencedError) -> None:
         """Turn read-only for good: another machine took a higher epoch."""

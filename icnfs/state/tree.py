@@ -58,7 +58,7 @@ class Records(ABC):
         except KeyError:
             node = self.reader.inode(ino)
             if node is not None:
-                self._trim_inodes()  # before, for this one may be edited; here, for a listing of millions commits nothing
+                self._trim_inodes()  # before it: it may be edited; and here: a listing of millions commits nothing
                 self._inodes[ino] = node
         if node is None:
             raise FsError(errno.ESTALE)

@@ -19,6 +19,7 @@ from icnfs.errors import FormatError, FsError, IcnfsError
 from icnfs.format.records import TRIPLE, U64, Table
 from icnfs.format.segment import SegmentInfo
 from icnfs.limits import GIB, MIB
+from icnfs.state import copying
 from icnfs.state.apply import Writer
 from icnfs.state.batch import Cut
 from icnfs.state.store import Store
@@ -57,14 +58,13 @@ class Upkeep:
         self._store = store
         self._budget = budget
         self._hand = b""
-        self._orphans = [U64.unpack(key)[0] for key, _ in store.reader.rows(Table.ORPHANS)]
+        store.abandoned += [U64.unpack(key)[0] for key, _ in store.reader.rows(Table.ORPHANS)]
         self._swept = False
         self.evicted = 0
         store.committer.relief = partial(self._evict, RELIEF)
 
     async def run(self) -> None:
         store = self._store
-        self._purge_orphans()
         while True:
             try:
                 await self._round()
@@ -76,6 +76,7 @@ class Upkeep:
             store.upkeep_wanted = trio.Event()
 
     async def _round(self) -> None:
+        await self._remove_abandoned()
         if not self._swept:
             await self._sweep()
             self._swept = True
@@ -94,14 +95,12 @@ class Upkeep:
         if swept:
             log.info("erasing %d chunk versions that the last mount had left", swept)
 
-    def _purge_orphans(self) -> None:
-        """Inodes that only open handles kept when the last mount ended."""
-        store = self._store
-        for ino in self._orphans:
-            if store.has_inode(ino):
-                store.drop_inode(ino)
-            else:
-                store.set_orphan(ino, False)
+    async def _remove_abandoned(self) -> None:
+        """Inodes that only open handles kept when the last mount ended, and copies that were not finished."""
+        abandoned = self._store.abandoned
+        while abandoned:
+            await copying.remove(self._store, abandoned[-1])
+            abandoned.pop()
 
     # --- folding and reaping ----------------------------------------------------------------------------------------
 

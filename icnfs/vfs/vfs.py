@@ -15,6 +15,7 @@ from typing import Final
 
 from icnfs.limits import NAME_MAX
 from icnfs.vfs.attributes import Attributes
+from icnfs.vfs.clone import Cloning
 from icnfs.vfs.files import Files
 from icnfs.vfs.rename import Renaming
 
@@ -38,7 +39,7 @@ class StatVfs:
     namemax: int
 
 
-class Vfs(Renaming, Attributes, Files):
+class Vfs(Renaming, Attributes, Files, Cloning):
     """One mounted volume.  `free_bytes` tells what the providers have left; `nursery` runs read-ahead; `publish`
     is what an fsync waits for besides this machine's disk."""
 

@@ -32,8 +32,9 @@ from icnfs.errors import FormatError, IcnfsError, ObjectMissingError
 from icnfs.format.records import Table
 from icnfs.format.segment import SegmentInfo
 from icnfs.state import cut as cuts
-from icnfs.state import garbage
+from icnfs.state import garbage, marks
 from icnfs.state.garbage import RELEASE_STEP, Census, Unnamed
+from icnfs.state.marks import UNMARK_STEP, Count
 from icnfs.state.store import Store
 from icnfs.volume import condemned
 from icnfs.volume import fence as fences
@@ -96,6 +97,8 @@ class Collector:
         self.compactor = Compactor(store, network, publisher, repair, store.segment)
         self.tally: Tally | None = None
         """What the segments of contents held when the last round looked."""
+        self._spared = -1
+        """`Committer.spared` when marks were last counted."""
         self.deleted = 0
         """Objects deleted by this mount."""
 
@@ -111,6 +114,7 @@ class Collector:
             return
         try:
             await self._mark()
+            await self._unmark()
             sparse = await self._condemn()
             await self._carry_out()
             await self.compactor.run(sparse)
@@ -132,6 +136,22 @@ class Collector:
         for at in range(0, len(unnamed.found), RELEASE_STEP):
             await self._store.task(partial(garbage.note_dead, unnamed.found[at : at + RELEASE_STEP]))
         await fences.keep(self._store, MARKED, b"1")
+
+    async def _unmark(self) -> None:
+        """Find out what of that which clones shared is shared no more, if anything may have changed."""
+        store, spared = self._store, self._store.committer.spared
+        if store.committer.keeping or spared == self._spared or not store.reader.count(Table.SHARED):
+            return
+        cut = await cuts.begin_cut(store)
+        try:
+            count = Count(cut)
+            await _walk(count.steps())
+        finally:
+            cut.close()
+        findings = count.findings()
+        while some := list(islice(findings, UNMARK_STEP)):
+            await store.task(partial(marks.unmark, some, cut.generation))
+        self._spared = spared
 
     async def _quiet_cut(self) -> cuts.PublishCut:
         """A cut taken while nothing is published: all that a segment holds is in it."""
@@ -169,7 +189,8 @@ class Collector:
         if segment is None:
             return
         for at in range(0, len(versions), RELEASE_STEP):
-            await self._store.task(partial(garbage.release, id, versions[at : at + RELEASE_STEP], upto))
+            if not await self._store.task(partial(garbage.release, id, versions[at : at + RELEASE_STEP], upto)):
+                return
         async with self._still, self._publisher.standstill:
             segment = self._store.segment(id)
             if segment is None:

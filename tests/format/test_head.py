@@ -13,6 +13,7 @@ from icnfs.errors import DamagedError, FormatError, NewerFormatError
 from icnfs.format import head as head_format
 from icnfs.format import segment
 from icnfs.format.head import Head, HeadName, RunInfo, parse_name
+from icnfs.format.records import FEATURE_OF
 from icnfs.format.segment import SegmentInfo, ShareInfo
 
 MASTER = MasterKey.random()
@@ -52,9 +53,11 @@ HEAD = Head(
 )
 
 
-def test_a_head_comes_back() -> None:
-    raw = head_format.seal(HEAD, TOKEN, seal)
-    assert head_format.unseal(raw, NAME, TOKEN, unseal) == HEAD
+@pytest.mark.parametrize("features", [0, sum(FEATURE_OF.values())])
+def test_a_head_comes_back(features: int) -> None:
+    head = msgspec.structs.replace(HEAD, features=features)
+    raw = head_format.seal(head, TOKEN, seal)
+    assert head_format.unseal(raw, NAME, TOKEN, unseal) == head
     assert [s.size for s in HEAD.segments()] == [100, 100, 100]
 
 

@@ -24,6 +24,7 @@ from icnfs.format.records import Location
 from icnfs.format.segment import SegmentInfo, ShareInfo
 from icnfs.limits import CHUNK_SIZE
 from icnfs.state.apply import unpack_counters
+from icnfs.state.copying import Copy
 from icnfs.state.cut import begin_cut, finish_publish, seal_location, seal_segment
 from icnfs.state.reader import Reader
 from icnfs.state.store import Store
@@ -33,12 +34,26 @@ from icnfs.vfs.handles import Handle
 from icnfs.vfs.rename import RENAME_EXCHANGE, RENAME_NOREPLACE
 from icnfs.vfs.vfs import Vfs
 from tests.state.local import Local, deadline
-from tests.state.tree import File, check_accounts, new_tree, settle
+from tests.state.tree import File, check_accounts, check_marks, new_tree, recount, settle
 
 EXAMPLES = int(os.environ.get("ICNFS_MODEL_EXAMPLES", "25"))
 NAMES = [b"a", b"b", b"c"]
-CHANGES = ["create", "mkdir", "write", "write", "append", "truncate", "link", "unlink", "rename", "xattr"]
-REST = ["hold", "let-go", "flush", "fsync", "close", "fold", "publish", "read", "reopen", "crash", "yield", "settle"]
+CHANGES = ["create", "mkdir", "write", "write", "append", "truncate", "link", "unlink", "rename", "xattr", "clone"]
+REST = [
+    "hold",
+    "let-go",
+    "flush",
+    "fsync",
+    "close",
+    "fold",
+    "publish",
+    "read",
+    "reopen",
+    "crash",
+    "yield",
+    "settle",
+    "recount",
+]
 
 TIGHT = {
     "icnfs.state.apply.DIRECT_CUT": 1,
@@ -130,6 +145,10 @@ class Machine:
         self.held = []
         await settle(self.store)
         check_accounts(self.store)
+        await recount(self.store)
+        await settle(self.store)
+        check_accounts(self.store)
+        check_marks(self.store)
         await self.compare()
 
     # --- steps --------------------------------------------------------------------------------------------------------
@@ -224,6 +243,34 @@ class Machine:
         else:
             self.vfs.removexattr(file.ino, b"user.x")
             del file.xattrs[b"user.x"]
+
+    async def do_clone(self, one: int, two: int, offset: int, size: int) -> None:
+        """Perhaps given up once it has a few entries."""
+        parent, name = self.place(one)
+        source = self.tree.walk()[two % len(self.tree.walk())]
+        appear = self.vfs._appear
+
+        def appears(copied: Copy, *where: object) -> None:
+            self.note()
+            appear(copied, *where)  # type: ignore[arg-type]
+            parent.children()[name] = self.cloned(source, copied.top, {})
+
+        entries = size % 5 or 1000
+        with pytest.MonkeyPatch.context() as patch, trio.CancelScope() as scope:
+            patch.setattr(self.vfs, "_appear", appears)
+            await self.vfs.clone(source.ino, parent.ino, name, 0, lambda done: done < entries or scope.cancel())
+
+    def cloned(self, file: File, ino: int, known: dict[File, File]) -> File:
+        """The model's file once more, as the store has it under `ino`."""
+        new = known.setdefault(file, File(ino, file.data, dict(file.xattrs)))
+        assert new.ino == ino, "hard links within a tree stay hard links"
+        if file.entries is not None:
+            inos = {entry.name: entry.ino for entry in self.store.entries(ino, 0)}
+            new.entries = {name: self.cloned(child, inos[name], known) for name, child in file.entries.items()}
+        return new
+
+    async def do_recount(self, one: int, two: int, offset: int, size: int) -> None:
+        await recount(self.store)
 
     async def do_hold(self, one: int, two: int, offset: int, size: int) -> None:
         file = self.file(one)

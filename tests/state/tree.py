@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 
 import trio.testing
 
 from icnfs.format.records import U64, Table, unpack_chunk
 from icnfs.limits import CHUNK_SIZE
+from icnfs.state.cut import begin_cut
 from icnfs.state.inode import Inode
 from icnfs.state.loader import ROOT_INO
+from icnfs.state.marks import Count, unmark
 from icnfs.state.store import Store
 from tests.state.local import until
 
@@ -52,6 +56,7 @@ async def settle(store: Store) -> None:
             store.batch.touched
             or store.committed != store.batch.number - 1
             or store.reader.count(Table.TOMBSTONES)
+            or store.abandoned
             or contents.to_fold
             or contents._warm
             or committer._doomed
@@ -64,6 +69,31 @@ async def settle(store: Store) -> None:
         await store.task(lambda writer, generation: None)
         if quiet() and not _stray_notes(store):
             return
+
+
+async def recount(store: Store) -> None:
+    """As collection does: find out what is shared no more."""
+    cut = await begin_cut(store)
+    count = Count(cut)
+    for _ in count.steps():
+        pass
+    cut.close()
+    await store.task(partial(unmark, list(count.findings()), cut.generation))
+
+
+def check_marks(store: Store) -> None:
+    """What is marked in a settled state whose marks were just counted: what several rows name, and only that."""
+    reader, owner = store.reader, {}
+    for key, _ in reader.rows(Table.INODES):
+        owner[store.inode(U64.unpack(key)[0]).key_id] = U64.unpack(key)[0]
+    times: Counter[int] = Counter()
+    for key, _ in reader.rows(Table.CHUNKS):
+        record = unpack_chunk(reader.get(Table.CHUNKS, key) or b"")
+        times[record.version] += 1
+        if owner.get(record.key_id) != U64.unpack_from(key)[0]:
+            times[record.key_id] += 2
+    marked = {U64.unpack(key)[0] for key, _ in reader.rows(Table.SHARED)}
+    assert marked == {number for number, count in times.items() if count > 1}
 
 
 def _stray_notes(store: Store) -> set[int]:
@@ -115,17 +145,20 @@ def _check_chunks(store: Store, inodes: dict[int, Inode]) -> None:
     reader = store.reader
     chunks: dict[int, set[int]] = {}
     named: set[int] = set()
+    sealed_under: set[int] = set()
+    shared = {key for key, _ in reader.rows(Table.SHARED)}
     dirty = 0
     for key, _ in reader.rows(Table.CHUNKS):
         ino, index = U64.unpack_from(key)[0], U64.unpack_from(key, 8)[0]
         record = unpack_chunk(reader.get(Table.CHUNKS, key) or b"")
-        assert record.version not in named
-        named.add(record.version)
-        assert record.key_id == inodes[ino].key_id
+        assert record.version not in named or U64.pack(record.version) in shared
+        assert record.key_id == inodes[ino].key_id or U64.pack(record.key_id) in shared
+        sealed_under.add(record.key_id)
         chunks.setdefault(ino, set()).add(index)
         located = reader.location(record.version) is not None
         assert located or reader.has_chunk(record.version)
-        dirty += 0 if located else record.length
+        dirty += 0 if located or record.version in named else record.length
+        named.add(record.version)
     for key, _ in reader.rows(Table.PATCHES):
         ino, index, version = U64.unpack_from(key)[0], U64.unpack_from(key, 8)[0], U64.unpack_from(key, 16)[0]
         beneath = reader.chunk(ino, index)
@@ -137,9 +170,13 @@ def _check_chunks(store: Store, inodes: dict[int, Inode]) -> None:
             assert node.count == len(chunks.get(ino, ()))
             assert max(chunks.get(ino, ()), default=-1) * CHUNK_SIZE < max(node.size, 1)
     keys = {U64.unpack(k)[0] for k, _ in reader.rows(Table.KEYS)}
-    assert keys == {n.key_id for n in inodes.values() if n.key_id}
+    needed = {n.key_id for n in inodes.values() if n.key_id} | sealed_under
+    assert needed <= keys
+    assert all(U64.pack(key) in shared for key in keys - needed)
     held = {U64.unpack(bytes(k))[0] for k in reader.data.cursor(store.env.data_db).iternext(values=False)}
-    assert held <= named
+    waiting = {U64.unpack(key)[0] for key in shared} - named
+    assert held <= named | waiting
+    dirty += sum(len(reader.sealed_chunk(v) or b"") for v in waiting if reader.location(v) is None)
     notes = {U64.unpack(k)[0] for k, _ in reader.rows(Table.GARBAGE)}
     assert not _stray_notes(store)
     assert not notes & named
