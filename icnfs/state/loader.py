@@ -13,6 +13,8 @@ from __future__ import annotations
 import shutil
 import stat
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -156,13 +158,15 @@ class Loader:
         with self._txn.cursor(self._env.meta_dbs[table]) as cursor:
             return U64.unpack(cursor.key())[0] if cursor.last() else 0
 
-    def reader(self, master: MasterKey) -> Reader:
-        """Reads of what was put so far (to check it before `finish`)."""
+    @contextmanager
+    def reading(self, master: MasterKey) -> Iterator[Reader]:
+        """Reads of what was put so far."""
         salts = Salts()
         records = RecordSealer(master, self._volume, salts)
-        reader = Reader(self._env, records, self._txn, self._env.data.begin())
-        load_salts(reader, records, salts)
-        return reader
+        with self._env.data.begin() as data:
+            reader = Reader(self._env, records, self._txn, data)
+            load_salts(reader, records, salts)
+            yield reader
 
     def abandon(self) -> None:
         """Remove everything again."""

@@ -11,12 +11,10 @@ crash.  What is not read is judged by its records (`losses`).
 
 from __future__ import annotations
 
-import fcntl
 import logging
-import os
 import shutil
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import combinations
@@ -30,7 +28,7 @@ from icnfs.config import VolumeConfig
 from icnfs.crypto.keys import MasterKey
 from icnfs.crypto.slots import Slot
 from icnfs.erasure.hashtree import leaf_count
-from icnfs.errors import IcnfsError, LocalDiskError, MountedError, SecretError, TooFewProvidersError, UsageError
+from icnfs.errors import IcnfsError, SecretError, TooFewProvidersError, UsageError
 from icnfs.format.head import Head
 from icnfs.format.segment import SegmentInfo
 from icnfs.state.store import Store
@@ -39,12 +37,14 @@ from icnfs.transfer.engine import bare_errors
 from icnfs.transfer.messages import Limits
 from icnfs.volume import setting_up
 from icnfs.volume.keyring import Secrets, unlock
+from icnfs.volume.load import load
 from icnfs.volume.losses import Holdings, Standing, draw, files_in, lost_segments, paths_of
 from icnfs.volume.network import Network, Starter, Transfer, start_transfer
 from icnfs.volume.read_back import Progress, ReadBack
-from icnfs.volume.recover import find, load, slots_of
+from icnfs.volume.recover import find, slots_of
 from icnfs.volume.remains import Memo, Remains
 from icnfs.volume.sample import Sample
+from icnfs.volume.scratch import check_room, scratch
 from icnfs.volume.source import ProviderSource
 from icnfs.volume.status import survives
 from icnfs.volume.together import together
@@ -60,9 +60,6 @@ LOOKS_AT_ONCE: Final = 8
 
 TOLD_SECONDS: Final = 0.5
 """Within this transfer has told what it read last: it does so four times a second."""
-
-DISK_FACTOR: Final = 2
-"""Bytes of local disk for a byte of records, at most: LMDB's pages may be half full."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +161,8 @@ async def drill(
             f"{plan.any_of} of {len(left)} providers are {comb(len(left), plan.any_of)} sets, and between 1 and "
             f"{SETS_MAX} can be tried; choose fewer with --any"
         )
-    with scratch(state_dir) as folder, bare_errors():
+    place = state_dir.with_name(state_dir.name + ".drill")
+    with scratch(place, "another drill of this volume is under way; wait for it") as folder, bare_errors():
         if not plan.any_of:
             return await _try(config, folder, offered, plan, plan.without, progress, start)
         trials, report = await _judge_all(config, folder, offered, plan, progress, start)
@@ -181,34 +179,6 @@ def _badness(trial: Trial, seed: int) -> tuple[object, ...]:
     """The worst is the greatest; of equals, the seed chooses."""
     chance = draw(seed, " ".join(trial.without).encode())
     return bool(trial.failure), trial.lost_segments, -trial.spare_owners, trial.bare_segments, chance
-
-
-@contextmanager
-def scratch(state_dir: Path) -> Iterator[Path]:
-    """A folder of our own beside the local state; the name of what to make in it.  It is gone afterwards.
-
-    It is locked while it is used, so what an unlocked one holds is left from a crash, and removed.
-    """
-    folder = state_dir.with_name(state_dir.name + ".drill")
-    try:
-        folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        folder.mkdir(mode=0o700, exist_ok=True)
-        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError as error:
-        raise LocalDiskError(f"{folder}: a drill needs this folder: {error.strerror}", error.errno or 0) from None
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.stat(folder)  # whoever had it locked may have removed it since
-        except OSError:
-            raise MountedError(f"{folder}: another drill of this volume is under way; wait for it") from None
-        os.fchmod(lock, 0o700)
-        try:
-            yield folder / "state"
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-    finally:
-        os.close(lock)
 
 
 # --- recovering -------------------------------------------------------------------------------------------------------
@@ -254,7 +224,7 @@ async def _recovered(
         report.away = {name: str(error) for name, error in missing.items() if name not in without}
         report.find_seconds = trio.current_time() - begun
         setting_up.start_over(half)
-        _check_room(config, half, report.record_bytes)
+        check_room(half, report.record_bytes, config.reserve)
         try:
             await load(network, half, head, {}, progress)
             report.load_seconds = trio.current_time() - begun - report.find_seconds
@@ -285,15 +255,6 @@ def _begin(head: Head, without: frozenset[str], seed: int) -> Report:
         head.counters[1],
         record_bytes=sum(run.size for run in head.runs),
     )
-
-
-def _check_room(config: VolumeConfig, half: Path, record_bytes: int) -> None:
-    """A drill must not take from a mount the room that it needs."""
-    free, needed = shutil.disk_usage(half).free, DISK_FACTOR * record_bytes + config.reserve
-    if free < needed:
-        raise LocalDiskError(
-            f"{half.parent}: a drill may need {needed >> 20} MiB there and {free >> 20} MiB are free; free some space"
-        )
 
 
 # --- all sets of so many providers ------------------------------------------------------------------------------------

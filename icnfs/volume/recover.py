@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import secrets
 import shutil
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -34,10 +34,7 @@ from icnfs.errors import (
     RolledBackError,
     TooFewProvidersError,
 )
-from icnfs.format.head import Head, RunInfo
-from icnfs.format.run import RunReader
-from icnfs.state.batch import Counters
-from icnfs.state.loader import Loader
+from icnfs.format.head import Head
 from icnfs.transfer.messages import Limits
 from icnfs.volume import fence as fences
 from icnfs.volume import keyring as keyrings
@@ -46,6 +43,7 @@ from icnfs.volume.attempt import reasons
 from icnfs.volume.fence import Claim, Own
 from icnfs.volume.heads import Heads, Survey
 from icnfs.volume.keyring import Keyring, Secrets, unlock
+from icnfs.volume.load import Progress, load
 from icnfs.volume.network import Network, Starter, Transfer, start_transfer
 from icnfs.volume.places import VISIT_SECONDS, Places
 
@@ -53,12 +51,6 @@ log = logging.getLogger(__name__)
 
 SLOTS_MAX: Final = 128
 """Slots looked at per provider: two for every key that a volume can have."""
-
-PART_SECONDS: Final = 300.0
-"""Bound of reading one part of a run, at most 16 MiB."""
-
-PARTS_AHEAD: Final = 2
-"""Parts read ahead of loading."""
 
 
 @dataclass(frozen=True)
@@ -72,10 +64,6 @@ class Found:
     files: int
     bytes_used: int
     record_bytes: int
-
-
-Progress = Callable[[int, int], None]
-"""(bytes of records loaded, bytes of all)."""
 
 
 async def recover(
@@ -280,88 +268,6 @@ def _taking_over(head: Head) -> tuple[Head, Claim]:
         head, epoch=mine.epoch, sequence=mine.sequence, writer=mine.writer, previous=head.number
     )
     return taken_over, Claim((mine,))
-
-
-async def load(network: Network, half: Path, head: Head, settings: dict[str, bytes], progress: Progress) -> None:
-    """Build the local state of `head`, with these settings, in the empty folder `half`.
-
-    A thread of its own owns the loader (LMDB's write transactions belong to their thread) while parts are read ahead.
-    """
-    Keyring.decode(head.keyring).save(half)
-    send, receive = trio.open_memory_channel[bytes | IcnfsError](PARTS_AHEAD)
-    failures: list[IcnfsError] = []
-
-    async def consume() -> None:
-        try:
-            await trio.to_thread.run_sync(_fill, network, half, head, settings, receive, progress)
-        except IcnfsError as error:
-            failures.append(error)
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(_read_parts, network, head, send)
-        await consume()
-        nursery.cancel_scope.cancel()
-    if failures:
-        raise failures[0]
-
-
-async def _read_parts(network: Network, head: Head, send: trio.MemorySendChannel[bytes | IcnfsError]) -> None:
-    """Every part of every run in order, or the error that stands in the way."""
-    for part in head.segments():
-        try:
-            payload = await network.transfer.get_segment(part, network.names_of(part), deadline=PART_SECONDS)
-        except IcnfsError as error:
-            await send.send(error)
-            return
-        await send.send(payload[: part.size])
-
-
-def _fill(
-    network: Network,
-    half: Path,
-    head: Head,
-    settings: dict[str, bytes],
-    parts: trio.MemoryReceiveChannel[bytes | IcnfsError],
-    progress: Progress,
-) -> None:
-    """In a thread: all runs into a new local state, complete when this returns."""
-    loader = Loader(half, head.volume, head.chunk_size)
-    finished = False
-    whole = sum(run.size for run in head.runs)
-    done = 0
-    try:
-        for run in head.runs:
-            for size in _load_run(network, loader, run, parts):
-                done += size
-                trio.from_thread.run_sync(progress, done, whole)
-        loader.finish(network.master, Counters(*head.counters), head.generation, head.cut, settings)
-        finished = True
-    finally:
-        if not finished:
-            loader.abandon()
-
-
-def _load_run(
-    network: Network, loader: Loader, run: RunInfo, parts: trio.MemoryReceiveChannel[bytes | IcnfsError]
-) -> Iterator[int]:
-    """In a thread: one run; yields the bytes of each part once it is loaded."""
-    reader = RunReader(network.open_run, run.id)
-    rows = 0
-    try:
-        for _ in run.parts:
-            payload = trio.from_thread.run(parts.receive)
-            if isinstance(payload, IcnfsError):
-                raise payload
-            for table, key, value in reader.feed(payload):
-                loader.put(table, key, value)
-                rows += 1
-            loader.commit()
-            yield len(payload)
-        reader.close()
-    except ValueError as error:
-        raise FormatError(f"a run holds what no run may: {error}") from None
-    if rows != run.rows:
-        raise DamagedError(f"a run holds {rows} records where its head says {run.rows}")
 
 
 async def _take_over(network: Network, heads: Heads, head: Head) -> None:

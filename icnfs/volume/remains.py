@@ -126,4 +126,4 @@ class Remains:
 
 
 def _refuse(provider: str = "") -> NoReturn:
-    raise ProviderRefusedError(provider, "a drill writes nothing")
+    raise ProviderRefusedError(provider, "nothing is to be written: this only looks")

@@ -32,7 +32,7 @@ from trio.testing import MockClock
 from icnfs.limits import KIB, MIB
 from icnfs.state import committer as committers
 from icnfs.state.jobs import Job
-from icnfs.volume import recover as recovering
+from icnfs.volume import load as loading
 
 WALL: Final = 1_750_000_000 * 10**9
 """What the wall clock says when a simulation begins: ns, Unix time."""
@@ -46,7 +46,7 @@ SMALLER: Final = {
 }
 """What is made smaller for speed: no rule hangs on these sizes."""
 
-CALLS_BACK: Final = (recovering._fill,)
+CALLS_BACK: Final = (loading._fill,)
 """Work for a thread that calls back into the loop."""
 
 
