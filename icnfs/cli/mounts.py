@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from icnfs.config.paths import NAME_PATTERN, runtime_dir
+from icnfs.config.paths import runtime_dir
 from icnfs.control import endpoint
 from icnfs.control.client import Mount
-from icnfs.control.mounts import Mounted, mount_of, mounted
+from icnfs.control.mounts import Mounted, is_mount_name, mount_of, mounted
 from icnfs.errors import NotMountedError, UsageError
 
 
@@ -21,17 +21,18 @@ def mount_process(found: Mounted) -> Mount:
 
 
 def named(target: str | None) -> Mount:
-    """The mount that `target` means: a path within it, the volume's name, or, when None, the only one there is."""
+    """The mount that `target` means: a path within it, its name, or, when None, the only volume that is mounted."""
     if target is None:
         return _only()
-    if NAME_PATTERN.fullmatch(target) and not os.path.ismount(target):
+    if is_mount_name(target) and not os.path.ismount(target):
         return Mount(runtime_dir(), target)
     found, _ = mount_of(Path(target))
     return mount_process(found)
 
 
 def _only() -> Mount:
-    alive = [mount for name in endpoint.volumes(runtime_dir()) if (mount := Mount(runtime_dir(), name)).alive()]
+    volumes = (name for name in endpoint.volumes(runtime_dir()) if "@" not in name)
+    alive = [mount for name in volumes if (mount := Mount(runtime_dir(), name)).alive()]
     if not alive:
         raise NotMountedError("no volume is mounted; `icnfs mount NAME DIR` mounts one")
     if len(alive) > 1:

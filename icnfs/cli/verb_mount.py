@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,7 +21,9 @@ from icnfs.control import front, log
 from icnfs.control.client import Mount
 from icnfs.control.daemon import Readiness, in_background
 from icnfs.control.facts import MountStatus
-from icnfs.control.front import Job
+from icnfs.control.front import Front, Job
+from icnfs.control.mounts import mount_name, split_mount
+from icnfs.control.past import PastFront
 from icnfs.control.protocol import StatusRequest, take_facts
 from icnfs.errors import Exit, IcnfsError, InterruptedByUserError, MountedError
 from icnfs.fuse import mountpoint
@@ -49,11 +52,15 @@ def verb(
     log_level: str | None,
     **secrets: Any,
 ) -> int:
-    """Mount the volume NAME on the empty directory DIR and return when it is live."""
+    """Mount the volume NAME on the empty directory DIR and return when it is live.
+
+    NAME@SNAP mounts its snapshot SNAP, read-only, beside whatever else is mounted of it.
+    """
+    name, snapshot = split_mount(name)
     config = load(name)
     debug = click.get_current_context().find_root().params.get("debug")
     level = log_level or ("debug" if debug else config.log_level)
-    job = prepare(config, directory, options, asking.given(secrets))
+    job = prepare(config, snapshot, directory, options, asking.given(secrets))
     return _in_foreground(job, level) if foreground else _as_daemon(job, level)
 
 
@@ -69,34 +76,49 @@ def helper(
     name: str, directory: Path, options: tuple[str, ...], fake: bool, read_only: bool, ignored: bool, kind: str | None
 ) -> int:
     """Mount the volume NAME on DIR, as mount(8) asks: the secret is what the TOML names, or is asked for."""
+    name, snapshot = split_mount(name)
     config = load(name)
-    job = prepare(config, directory, (*options, "ro") if read_only else options, asking.Given())
+    job = prepare(config, snapshot, directory, (*options, "ro") if read_only else options, asking.Given())
     return int(Exit.OK) if fake else _as_daemon(job, config.log_level)
 
 
-def prepare(config: VolumeConfig, directory: Path, options: tuple[str, ...], where: asking.Given) -> Job:
-    """Refuse what can be refused now, and gather the secrets."""
+def prepare(config: VolumeConfig, snapshot: str, directory: Path, options: tuple[str, ...], where: asking.Given) -> Job:
+    """Refuse what can be refused now, and gather the secrets; `snapshot` is "" for the volume itself."""
     wanted = parse(options)
     state = state_dir(config.name)
-    Keyring.load(state)
-    if Mount(runtime_dir(), config.name).alive():
-        raise MountedError(f"volume {config.name} is mounted here already; `icnfs status {config.name}` says where")
+    if snapshot:
+        wanted = replace(wanted, read_only=True)
+    else:
+        Keyring.load(state)
+    label = mount_name(config.name, snapshot)
+    if Mount(runtime_dir(), label).alive():
+        what = "snapshot" if snapshot else "volume"
+        raise MountedError(f"{what} {label} is mounted here already; `icnfs status {label}` says where")
     path = mountpoint.prepare(os.fspath(directory))
-    return Job(config, state, runtime_dir(), path, wanted, asking.opening(config, where))
+    return Job(config, state, runtime_dir(), path, wanted, asking.opening(config, where), snapshot)
 
 
 def _in_foreground(job: Job, level: str) -> int:
     with log.logging_to(log.foreground_sink(), level):
         try:
-            end = front.run(job, Readiness().live)
+            end = front.run(job, Readiness().live, _kind(job))
         except KeyboardInterrupt:
             raise InterruptedByUserError("interrupted before the mount was live; nothing stays mounted") from None
     return _exit_code(end)
 
 
+def _kind(job: Job) -> type[Front]:
+    return PastFront if job.snapshot else Front
+
+
+def _log_file(job: Job) -> Path:
+    """Where there is no journald: in the local state, which a snapshot has none of that stays."""
+    return job.state_dir.with_name(f"{job.label}.log") if job.snapshot else job.state_dir / LOG_FILE
+
+
 def _as_daemon(job: Job, level: str) -> int:
     in_background(lambda readiness: _daemon(job, level, readiness))
-    status = take_facts(Mount(job.runtime_dir, job.config.name).ask(StatusRequest(looked=True)), MountStatus)
+    status = take_facts(Mount(job.runtime_dir, job.label).ask(StatusRequest(looked=True)), MountStatus)
     if status.volume.fenced:
         say(f"icnfs: {status.volume.fenced}")
     for provider in status.volume.providers:
@@ -106,15 +128,24 @@ def _as_daemon(job: Job, level: str) -> int:
 
 
 def _daemon(job: Job, level: str, readiness: Readiness) -> int:
-    """The daemon's whole life; what it cannot report any more it logs."""
+    """The daemon's whole life; what a snapshot's has to say for a good end is of no use to the next."""
+    code = _logged(job, level, readiness)
+    if job.snapshot and code == Exit.OK:
+        _log_file(job).unlink(missing_ok=True)
+    return code
+
+
+def _logged(job: Job, level: str, readiness: Readiness) -> int:
+    """What it cannot report any more it logs."""
     try:
-        sink = log.background_sink(job.config.name, job.state_dir / LOG_FILE)
+        job.state_dir.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        sink = log.background_sink(job.label, _log_file(job))
     except OSError as error:
-        readiness.failed(IcnfsError(f"{job.state_dir / LOG_FILE}: the log cannot be written: {error.strerror}"))
+        readiness.failed(IcnfsError(f"{_log_file(job)}: the log cannot be written: {error.strerror}"))
         return int(Exit.LOCAL_DISK)
     with log.logging_to(sink, level), log.stderr_logged():
         try:
-            return _exit_code(front.run(job, readiness.live))
+            return _exit_code(front.run(job, readiness.live, _kind(job)))
         except IcnfsError as error:
             _log.error("ended reason=%s", error)
             readiness.failed(error)

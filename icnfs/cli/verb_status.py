@@ -12,11 +12,12 @@ import click
 import msgspec
 
 from icnfs.cli.output import age, json_option, print_facts, print_json, print_rows, size
-from icnfs.config.paths import NAME_PATTERN, check_volume_name, config_dir, runtime_dir, state_dir
+from icnfs.config.paths import NAME_PATTERN, config_dir, runtime_dir, state_dir
 from icnfs.config.volume import load
 from icnfs.control import endpoint
 from icnfs.control.client import Mount
 from icnfs.control.facts import MountStatus
+from icnfs.control.mounts import is_mount_name, mount_name, split_mount
 from icnfs.control.protocol import StatusRequest, take_facts
 from icnfs.control.stalls import Stalls
 from icnfs.errors import Exit
@@ -29,14 +30,14 @@ from icnfs.volume.status import ProviderStatus, Status
 @click.argument("name", metavar="[NAME]", required=False)
 @json_option
 def verb(name: str | None, as_json: bool) -> int:
-    """Show the volume NAME; without NAME, all volumes of this machine.
+    """Show the volume NAME, or the mount NAME@SNAP of a snapshot; without NAME, all volumes of this machine.
 
     A volume that is not mounted ends `status NAME` with exit code 9, after what can be said of it.
     """
-    names = _names() if name is None else [check_volume_name(name)]
+    names = _names() if name is None else [mount_name(*split_mount(name))]
     found = [(each, _ask(each)) for each in names]
     if name is not None and found[0][1] is None:
-        load(name)  # a volume that is not even configured is another error
+        load(split_mount(name)[0])  # a volume that is not even configured is another error
     if as_json:
         documents = [_document(*pair) for pair in found]
         print_json(documents if name is None else documents[0])
@@ -48,7 +49,9 @@ def verb(name: str | None, as_json: bool) -> int:
 def _names() -> list[str]:
     """Volumes with a TOML or a control socket here."""
     configured = {path.stem for path in config_dir().glob("*.toml")}
-    return sorted(each for each in configured | set(endpoint.volumes(runtime_dir())) if NAME_PATTERN.fullmatch(each))
+    sockets = endpoint.volumes(runtime_dir())
+    snapshots = {each for each in sockets if "@" in each and is_mount_name(each) and Mount(runtime_dir(), each).alive()}
+    return sorted(snapshots | {each for each in configured | set(sockets) if NAME_PATTERN.fullmatch(each)})
 
 
 def _ask(name: str) -> MountStatus | None:
@@ -79,7 +82,7 @@ def _document(name: str, status: MountStatus | None) -> dict[str, object]:
 
 
 def _is_here(name: str) -> bool:
-    return (state_dir(name) / FILE).exists()
+    return "@" not in name and (state_dir(name) / FILE).exists()
 
 
 def _print_all(found: list[tuple[str, MountStatus | None]]) -> None:

@@ -14,6 +14,7 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterable, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -38,6 +39,7 @@ from icnfs.control.facts import (
     snapshot_facts,
 )
 from icnfs.control.failures import single
+from icnfs.control.mounts import mount_name
 from icnfs.control.protocol import Progress
 from icnfs.control.server import ProgressSink
 from icnfs.control.stalls import StallMeter
@@ -74,16 +76,23 @@ class Job:
     directory: str
     options: MountOptions
     offered: Secrets
+    snapshot: str = ""
+    """Which snapshot of the volume; "" for the volume itself."""
+
+    @property
+    def label(self) -> str:
+        """What the mount is named by: in mount(8), by its control socket, and in its log."""
+        return mount_name(self.config.name, self.snapshot)
 
 
-def run(job: Job, live: Callable[[], None]) -> End:
+def run(job: Job, live: Callable[[], None], front: Callable[[Job, Callable[[], None]], Front]) -> End:
     """Mount, call `live` when the mount answers, and return when it is gone; raises IcnfsError."""
     process.tune()
     process.take_place(process.AHEAD)
     forbid_core_dumps()
     drop_secrets_from_environment()
     try:
-        return trio.run(Front(job, live).run)
+        return trio.run(front(job, live).run)
     except BaseExceptionGroup as group:
         raise single(group) from group
 
@@ -107,13 +116,15 @@ class Front:
         with trio.open_signal_receiver(*SIGNALS) as signals:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._end_on, signals)
-                async with open_volume(
-                    job.config, job.state_dir, job.offered, read_only=job.options.read_only
-                ) as volume:
+                async with self._open() as volume:
                     self._opened = volume
                     end = await self._serve(volume)
                 nursery.cancel_scope.cancel()
         return end
+
+    def _open(self) -> AbstractAsyncContextManager[Volume]:
+        job = self._job
+        return open_volume(job.config, job.state_dir, job.offered, read_only=job.options.read_only)
 
     async def _end_on(self, signals: AsyncIterable[int]) -> None:
         async for number in signals:
@@ -122,7 +133,7 @@ class Front:
 
     async def _serve(self, volume: Volume) -> End:
         """Control socket and FUSE loop, until the mount is gone."""
-        job, name = self._job, self._job.config.name
+        job, name = self._job, self._job.label
         listener = endpoint.listen(job.runtime_dir, name)
         end, failure = End.SIGNAL, None
         publishing = job.options.publishing and not job.options.read_only
@@ -161,7 +172,7 @@ class Front:
         return end
 
     def _ready(self) -> None:
-        log.info("mounted volume=%s pid=%d", self._job.config.name, os.getpid())
+        log.info("mounted volume=%s pid=%d", self._job.label, os.getpid())
         if self._volume.store.fenced is not None:
             log.error("%s", self._volume.store.fenced)
         self._live()

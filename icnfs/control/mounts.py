@@ -11,7 +11,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from icnfs.config.paths import NAME_PATTERN, check_volume_name
 from icnfs.errors import NotMountedError, UsageError
+from icnfs.format.snapshot import NAME_RULE, is_name
 from icnfs.fuse.mountpoint import FS_TYPE, MOUNTINFO, parse_mountinfo
 
 
@@ -23,6 +25,28 @@ class Mounted:
     volume: str
     uid: int
     device: str
+
+
+def split_mount(text: str) -> tuple[str, str]:
+    """(volume, snapshot) of what a mount is named by: NAME, or NAME@SNAP; the snapshot is "" where there is none.
+
+    UsageError where either cannot be a name.
+    """
+    name, at, snapshot = text.partition("@")
+    if at and not is_name(snapshot):
+        raise UsageError(f"{snapshot[:80]!r} is no snapshot's name; use {NAME_RULE}")
+    return check_volume_name(name), snapshot
+
+
+def mount_name(name: str, snapshot: str) -> str:
+    """What `split_mount` takes apart."""
+    return f"{name}@{snapshot}" if snapshot else name
+
+
+def is_mount_name(text: str) -> bool:
+    """Whether a mount may be named so."""
+    name, at, snapshot = text.partition("@")
+    return NAME_PATTERN.fullmatch(name) is not None and (not at or is_name(snapshot))
 
 
 def mounted(mountinfo: Path = MOUNTINFO) -> list[Mounted]:

@@ -67,5 +67,5 @@ def check_room(folder: Path, record_bytes: int, reserve: int) -> None:
     free, needed = shutil.disk_usage(folder).free, DISK_FACTOR * record_bytes + reserve
     if free < needed:
         raise LocalDiskError(
-            f"{folder.parent}: up to {needed >> 20} MiB may be needed there and {free >> 20} MiB are free; free some space"
+            f"{folder.parent}: {needed >> 20} MiB may be needed there and {free >> 20} MiB are free; free some space"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
 from collections.abc import Iterator
@@ -68,6 +69,92 @@ def test_what_cannot_be_is_refused_in_one_line(world: World, mount: Path) -> Non
     assert "cannot name" in world.run("snapshot", "create", "demo", "--as", "a/b", code=20).stderr
     assert "not a date" in world.run("snapshot", "create", "demo", "--until", "soon", code=2).stderr
     assert "past" in world.run("snapshot", "create", "demo", "--until", "2001-01-01", code=2).stderr
+
+
+def tree_of(root: Path) -> dict[str, tuple[Any, ...]]:
+    """All that a tree shows: kinds, modes, owners, times, attributes, links and bytes, by path."""
+    found: dict[str, tuple[Any, ...]] = {}
+    inodes: dict[int, str] = {}
+    for path in sorted([root, *root.rglob("*")]):
+        name, facts = str(path.relative_to(root)), path.lstat()
+        same = inodes.setdefault(facts.st_ino, name)
+        keys = os.listxattr(path, follow_symlinks=False)
+        attributes = {key: os.getxattr(path, key, follow_symlinks=False) for key in keys}
+        held: Any = os.readlink(path) if path.is_symlink() else path.read_bytes() if path.is_file() else None
+        times = facts.st_mtime_ns, facts.st_ctime_ns
+        found[name] = (facts.st_mode, facts.st_uid, facts.st_nlink, facts.st_size, times, attributes, held, same)
+    return found
+
+
+def furnish_tree(root: Path) -> None:
+    (root / "dir" / "deep").mkdir(parents=True)
+    (root / "dir" / "deep" / "large").write_bytes(os.urandom(3_000_000))
+    (root / "dir" / "small").write_bytes(b"small")
+    (root / "dir" / "small").chmod(0o640)
+    os.utime(root / "dir" / "small", ns=(10**18 + 1, 10**18 + 2))
+    os.setxattr(root / "dir" / "small", "user.colour", b"blue")
+    os.link(root / "dir" / "small", root / "hard")
+    os.symlink("dir/small", root / "soft")
+    with open(root / "holes", "wb") as file:
+        file.truncate(5_000_000)
+        file.seek(1_000_000)
+        file.write(b"in between")
+    (root / "gone").write_bytes(os.urandom(200_000))
+
+
+def change_everything(root: Path) -> None:
+    (root / "gone").unlink()
+    (root / "dir" / "deep" / "large").write_bytes(os.urandom(1_000_000))
+    (root / "dir" / "deep").rename(root / "elsewhere")
+    (root / "hard").unlink()
+    (root / "dir" / "small").write_bytes(b"other")
+    os.setxattr(root / "dir" / "small", "user.colour", b"red")
+    (root / "dir").chmod(0o700)
+    (root / "soft").unlink()
+    os.symlink("nowhere", root / "soft")
+    with open(root / "holes", "r+b") as file:
+        file.truncate(10)
+    (root / "new").write_bytes(b"new")
+
+
+def test_a_mounted_snapshot_is_what_was_there(world: World, mount: Path) -> None:
+    """Beside the live mount, two at once, after everything was changed and collected."""
+    (mount / "x").mkdir()
+    furnish_tree(mount / "x")
+    world.run("snapshot", "create", "demo", "--as", "one")
+    then = tree_of(mount)
+    change_everything(mount / "x")
+    world.run("snapshot", "create", "demo", "--as", "two")
+    later = tree_of(mount)
+    (mount / "x" / "new").write_bytes(b"newer")
+    world.run("sync", "demo")
+    one, two = world.root / "one", world.root / "two"
+    one.mkdir()
+    two.mkdir()
+    world.run("mount", "demo@one", one)
+    world.run("mount", "demo@two", two)
+    assert tree_of(one) == then
+    assert tree_of(two) == later
+    with pytest.raises(OSError, match="Read-only"):
+        (one / "x" / "more").touch()
+    with pytest.raises(OSError, match="Read-only"):
+        (one / "x" / "gone").unlink()
+    status = world.facts("status", "demo@one")
+    assert (status["name"], status["read_only"], status["pending"]) == ("demo@one", True, False)
+    assert {each["name"] for each in json.loads(world.run("status", "--json").stdout)} == {
+        "demo",
+        "demo@one",
+        "demo@two",
+    }
+    assert world.facts("info", one / "x" / "gone")["survives"] == 2
+    assert world.facts("sync")["batch"], "the volume is meant where none is named"
+    assert "already" in world.run("mount", "demo@one", two, code=7).stderr
+    world.run("umount", one)
+    world.run("umount", two)
+    assert [path.name for path in (world.root / "state").iterdir()] == ["demo"]
+    assert "no snapshot three" in world.run("mount", "demo@three", one, code=20).stderr
+    world.run("mount", "demo@../x", one, code=2)
+    assert tree_of(mount) != then
 
 
 def test_without_a_mount_it_says_so(world: World) -> None:
