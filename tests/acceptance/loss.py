@@ -3,8 +3,8 @@
     python -m tests.acceptance.loss [--mib 2048] [--gone] [--rate 5] [--seed N] [--work FOLDER]
 
 4-of-6 over directories, each behind lines of `--rate` MB/s up and as much down (`upload` and `download` in the TOML),
-so that lines and not disk or processor are what bounds.  Under a load of readers of cold files, writers and syncs, the folders of
-two providers are emptied; with `--gone` they vanish, there are two spare providers, and both lost ones are drained.
+so that lines and not disk or processor are what bounds.  Under a load of readers of cold files, writers and syncs, the
+folders of two providers are emptied; with `--gone` they vanish, there are two spares, and both lost ones are drained.
 
 Held: no call fails or is wrong; every segment is safe again, after no more than FACTOR times what the lines take for
 the bytes that repair has to read and to write; the memory of both processes is bounded; and afterwards a machine
