@@ -309,6 +309,11 @@ class Keyring:
         copies = (entry.copies.get(provider) for entry in self._entries.values())
         return [copy for copy in copies if copy is not None and not copy.stored]
 
+    def held(self, provider: str) -> list[Copy]:
+        """Copies that `provider` was given."""
+        copies = (entry.copies.get(provider) for entry in self._entries.values())
+        return [copy for copy in copies if copy is not None and copy.stored]
+
     def undeleted(self, provider: str) -> list[str]:
         """Names of objects that `provider` is to delete."""
         return list(self._gone.get(provider, ()))
@@ -345,9 +350,8 @@ class Keyring:
 
     def lost(self, provider: str) -> None:
         """`provider`'s place was found empty: it is to be given everything again."""
-        for entry in self._entries.values():
-            if provider in entry.copies:
-                entry.copies[provider].stored = False
+        for copy in self.held(provider):
+            copy.stored = False
 
 
 def encode_entry(entry: Entry) -> bytes:

@@ -155,6 +155,21 @@ class Places:
             for provider in tuple(providers):
                 nursery.start_soon(attempt, provider)
 
+    async def verify_all(self) -> None:
+        """See that the key slots at every place that is ours are what was stored; others are owed again (`owes`)."""
+        await self._each(self._network.homes, self._verify)
+
+    async def _verify(self, provider: str) -> None:
+        for copy in self._keyring.held(provider):
+            try:
+                raw = await self._network.transfer.get_object(provider, copy.name, deadline=VISIT_SECONDS)
+                what = "altered"
+            except ObjectMissingError:
+                raw, what = b"", "missing"
+            if raw != copy.slot:
+                log.error("provider %s: key slot %s is %s; it is stored anew", provider, copy.name, what)
+                copy.stored = False
+
     async def deliver(self, provider: str) -> None:
         """Give `provider` the slots it lacks and take back those that were removed."""
         changed = False

@@ -143,9 +143,15 @@ class Volume:
     # --- what runs beside requests ------------------------------------------------------------------------------------
 
     async def first_look(self) -> None:
-        """See early whether somebody else went on with the volume; without providers that waits for a publish."""
+        """See early whether somebody else went on with the volume; without providers that waits for a publish.
+
+        Key slots, which nothing else ever reads before the day that they are needed, are looked at as well.
+        """
         try:
             await self.publisher.settle()
+            await self.places.verify_all()
+            if self.places.owes:
+                await self.publisher.settle()
         except FencedError:
             return
         except IcnfsError as error:

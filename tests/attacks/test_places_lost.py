@@ -251,3 +251,24 @@ def test_losing_too_many_at_once_is_told_as_degraded_by_sync(world: World) -> No
             await volume.sync(0.5)
 
     here.run(sync)
+
+
+def test_key_slots_that_are_altered_or_gone_are_named_and_stored_anew_by_the_next_mount(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also one that is exchanged with another provider's, which opens the volume as well as its own."""
+    here, _ = filled(world)
+    slots = {name: [n for n in names if n.startswith("slots/")] for name, names in world.objects("slots/").items()}
+    before = {name: dict(world.providers[name].objects) for name in world.providers}
+    world.providers["bee"].objects[slots["bee"][0]] = before["dog"][slots["dog"][0]]
+    del world.providers["eel"].objects[slots["eel"][0]]
+
+    async def look(volume: Volume) -> None:
+        await volume.looked.wait()
+
+    here.run(look)
+    for name, mine in slots.items():
+        assert all(world.providers[name].objects[n] == before[name][n] for n in mine)
+    assert f"provider bee: key slot {slots['bee'][0]} is altered" in caplog.text
+    assert f"provider eel: key slot {slots['eel'][0]} is missing" in caplog.text
+    assert caplog.text.count("it is stored anew") == 2
