@@ -88,7 +88,7 @@ TABLES: Final[dict[str, dict[str, Key]]] = {
     },
     "audit": {
         "enabled": Key(values.read_bool, True, "true"),
-        "days": Key(values.number_of(1, 3650, "days"), 14.0, "14"),
+        "days": Key(values.number_of(0.0001, 3650, "days"), 14.0, "14"),
         "most": Key(values.number_of(0.001, 100, "percent of the stored bytes a day"), 0.1, "0.1"),
     },
     "log": {
