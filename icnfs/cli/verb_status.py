@@ -112,6 +112,8 @@ def _facts(status: MountStatus) -> list[tuple[str, str]]:
         ("health", health_line(volume.health)),
         ("stalls", _stalled(status.stalls)),
     ]
+    if volume.held_bytes is not None and volume.live_bytes is not None:
+        facts.append(("segments", f"{size(volume.held_bytes)}, of which {size(volume.live_bytes)} live"))
     if volume.moving:
         facts.append(("moving", f"{volume.moving} segments have shares where they are to have none"))
     if volume.failure:

@@ -76,14 +76,14 @@ Places = list[tuple[int, Location]]
 
 @dataclass(frozen=True)
 class Tally:
-    """Bytes of all segments' data shares, and of the sealed chunks in them that live."""
+    """Bytes of the data shares of all segments in which something lives, and of the sealed chunks that do."""
 
     held: int
     live: int
 
 
 def tally(census: Census) -> Tally:
-    return Tally(census.size.total(), census.live.total())
+    return Tally(sum(size for id, size in census.size.items() if census.live[id]), census.live.total())
 
 
 def choose(census: Census, k: int) -> list[bytes]:

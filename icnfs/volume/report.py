@@ -34,7 +34,7 @@ def status_of(volume: Volume, now_ns: int) -> Status:
     held = volume.holdings()
     published = publisher.time_ns
     current = fence.claim.current if fence.claim is not None else None
-    failure = publisher.failure
+    failure, tally = publisher.failure, volume.collector.tally
     return Status(
         name=volume.config.name,
         volume=store.volume.hex(),
@@ -64,6 +64,8 @@ def status_of(volume: Volume, now_ns: int) -> Status:
         ),
         moving=volume.repair.moving,
         health=volume.health().counts(),
+        held_bytes=tally.held if tally is not None else None,
+        live_bytes=tally.live if tally is not None else None,
     )
 
 

@@ -84,3 +84,9 @@ def test_a_drain_shows_at_its_provider_and_in_what_is_to_move() -> None:
     told = dict(_facts(MountStatus("/mnt", 1, 0, replace(HEALTHY, moving=3))))
     assert told["moving"] == "3 segments have shares where they are to have none"
     assert "moving" not in dict(_facts(MountStatus("/mnt", 1, 0, HEALTHY)))
+
+
+def test_what_segments_hold_is_told_once_it_was_counted() -> None:
+    told = dict(_facts(MountStatus("/mnt", 1, 0, replace(HEALTHY, held_bytes=3 << 20, live_bytes=2 << 20))))
+    assert told["segments"] == "3.0 MiB, of which 2.0 MiB live"
+    assert "segments" not in dict(_facts(MountStatus("/mnt", 1, 0, HEALTHY)))
