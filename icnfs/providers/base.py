@@ -175,13 +175,21 @@ async def list_all(provider: Provider, prefix: str, after: str = "", *, most: in
     last = after
     full = True
     while full:
-        page = await provider.list(prefix, last)
+        page = await list_page(provider, prefix, last)
         full = len(page) >= LIST_PAGE
-        for name in page:
-            if not is_name(name) or not name.startswith(prefix) or name <= last:
-                raise ProviderLiesError(provider.name, f"its listing of {prefix!r} is out of order, or not of it")
-            last = name
+        last = page[-1] if page else last
         names += page
         if len(names) > most:
             raise ProviderLiesError(provider.name, f"its listing of {prefix!r} does not end within {most} names")
     return names
+
+
+async def list_page(provider: Provider, prefix: str, after: str = "") -> list[str]:
+    """One page of `provider.list(prefix, after)`; `ProviderLiesError` where it is out of order, or not of it."""
+    page = await provider.list(prefix, after)
+    last = after
+    for name in page:
+        if not is_name(name) or not name.startswith(prefix) or name <= last:
+            raise ProviderLiesError(provider.name, f"its listing of {prefix!r} is out of order, or not of it")
+        last = name
+    return page

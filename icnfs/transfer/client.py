@@ -51,6 +51,8 @@ from icnfs.transfer.messages import (
     ListObjects,
     Message,
     Order,
+    Peek,
+    Peeked,
     Probe,
     Providers,
     ProviderState,
@@ -79,7 +81,7 @@ DEADLINE_MAX: Final = 86_400.0
 TRIES: Final = 2
 """Processes that one call is given to."""
 
-_A = TypeVar("_A", Done, Data, Stored, Checked, Facts)
+_A = TypeVar("_A", Done, Data, Stored, Checked, Peeked, Facts)
 
 
 class TransferClient:
@@ -322,30 +324,27 @@ class TransferClient:
         )
 
     async def list_objects(
-        self, provider: str, prefix: str, after: str = "", *, deadline: float | None = None
+        self, provider: str, prefix: str, after: str = "", *, page: bool = False, deadline: float | None = None
     ) -> list[str]:
-        """Every name under `prefix` that sorts after `after`, sorted.  Raises ProviderError."""
-        data = await self._call_data(
-            lambda call, left: ListObjects(call, left, provider, prefix, after),
-            _or_default(deadline, self._deadlines.object),
-        )
+        """Every name under `prefix` after `after`, sorted, or a `page` of them.  Raises ProviderError."""
+        seconds = _or_default(deadline, self._deadlines.object)
+        data = await self._call_data(lambda call, left: ListObjects(call, left, provider, prefix, after, page), seconds)
         if not data.isascii():
             raise FormatError("transfer lists names that no object can have")
         return data.decode("ascii").splitlines()
 
+    async def peek(self, provider: str, name: str, length: int, *, deadline: float | None = None) -> tuple[int, bytes]:
+        """An object's size, and up to `length` bytes of its beginning.  Raises ProviderError."""
+        peeked = await self._ask(Peeked, lambda call, left: Peek(call, left, provider, name, length), deadline)
+        return peeked.size, peeked.head
+
     async def delete_object(self, provider: str, name: str, *, deadline: float | None = None) -> None:
         """Delete an object; a missing one is no error.  Raises ProviderError."""
-        await self._call(
-            Done,
-            lambda call, left: DeleteObject(call, left, provider, name),
-            _or_default(deadline, self._deadlines.object),
-        )
+        await self._ask(Done, lambda call, left: DeleteObject(call, left, provider, name), deadline)
 
     async def probe(self, provider: str, *, deadline: float | None = None) -> Capacity:
         """Ask a provider how it is, now.  Raises ProviderError."""
-        facts = await self._call(
-            Facts, lambda call, left: Probe(call, left, provider), _or_default(deadline, self._deadlines.object)
-        )
+        facts = await self._ask(Facts, lambda call, left: Probe(call, left, provider), deadline)
         return Capacity(facts.free_bytes, facts.total_bytes, facts.pool)
 
     # --- calls --------------------------------------------------------------------------------------------------------
@@ -353,6 +352,9 @@ class TransferClient:
     async def _call_data(self, make: Callable[[int, float], Message], deadline: float) -> bytes:
         _, data, _ = await self._answer(Data, make, deadline, None)
         return bytes(data) if len(data) <= IN_PLACE_MAX else await trio.to_thread.run_sync(bytes, data)
+
+    async def _ask(self, kind: type[_A], make: Callable[[int, float], Message], deadline: float | None) -> _A:
+        return await self._call(kind, make, _or_default(deadline, self._deadlines.object))
 
     async def _call(
         self, kind: type[_A], make: Callable[[int, float], Message], deadline: float, fd: int | None = None

@@ -226,9 +226,21 @@ class Engine:
         """A whole object.  Raises ProviderError."""
         return await self._within(deadline, provider, lambda: self._lane(provider).read_object(name))
 
-    async def list_objects(self, provider: str, prefix: str, after: str = "", *, deadline: float) -> list[str]:
-        """Every name under `prefix` that sorts after `after`, sorted.  Raises ProviderError."""
-        return await self._within(deadline, provider, lambda: self._lane(provider).list_all(prefix, after))
+    async def list_objects(
+        self, provider: str, prefix: str, after: str = "", *, page: bool = False, deadline: float
+    ) -> list[str]:
+        """Every name under `prefix` that sorts after `after`, sorted; with `page` the first LIST_PAGE of them.
+
+        Raises ProviderError.
+        """
+        lane = self._lane(provider)
+        return await self._within(
+            deadline, provider, lambda: (lane.list_page if page else lane.list_all)(prefix, after)
+        )
+
+    async def peek(self, provider: str, name: str, length: int, *, deadline: float) -> tuple[int, bytes]:
+        """An object's size, and up to `length` bytes of its beginning.  Raises ProviderError."""
+        return await self._within(deadline, provider, lambda: self._lane(provider).peek(name, length))
 
     async def delete_object(self, provider: str, name: str, *, deadline: float) -> None:
         """Delete an object; a missing one is no error.  Raises ProviderError."""

@@ -22,7 +22,7 @@ from icnfs.errors import (
     ProviderLiesError,
     ProviderRefusedError,
 )
-from icnfs.providers.base import Capacity, Data, Provider, list_all
+from icnfs.providers.base import Capacity, Data, Provider, list_all, list_page
 from icnfs.providers.guard import Rates, guard
 from icnfs.transfer.estimate import Call, Estimate
 from icnfs.transfer.health import Health
@@ -98,6 +98,15 @@ class Lane:
     async def list_all(self, prefix: str, after: str = "") -> list[str]:
         """Every name under `prefix` that sorts after `after`, sorted; fails at once while the provider is down."""
         return await self._mapped(lambda: list_all(self._guarded.again, prefix, after))
+
+    async def list_page(self, prefix: str, after: str = "") -> list[str]:
+        """The first LIST_PAGE of these names, sorted; fewer are the last."""
+        return await self._mapped(lambda: list_page(self._guarded.again, prefix, after))
+
+    async def peek(self, name: str, length: int) -> tuple[int, bytes]:
+        """The object's size, and up to `length` bytes of its beginning."""
+        size = await self._mapped(lambda: self._guarded.again.size(name))
+        return size, await self._mapped(lambda: self._guarded.again.get(name, 0, min(size, length)))
 
     async def delete(self, name: str) -> None:
         """As Provider.delete; fails at once while the provider is down."""

@@ -204,13 +204,27 @@ class GetObject(Message, frozen=True):
 
 
 class ListObjects(Message, frozen=True):
-    """List every name that starts with `prefix` and sorts after `after`.  Answered with Data: a line for each."""
+    """List every name that starts with `prefix` and sorts after `after`, or the first page of them alone.
+
+    Answered with Data: a line for each.
+    """
 
     call: Call
     deadline: Seconds
     provider: ProviderName
     prefix: ObjectName
     after: ObjectName = ""
+    page: bool = False
+
+
+class Peek(Message, frozen=True):
+    """Look how large an object is, and how it begins.  Answered with Peeked."""
+
+    call: Call
+    deadline: Seconds
+    provider: ProviderName
+    name: ObjectName
+    length: Annotated[int, msgspec.Meta(ge=0, le=INLINE_MAX)]
 
 
 class DeleteObject(Message, frozen=True):
@@ -249,6 +263,7 @@ Request = (
     | PutObject
     | GetObject
     | ListObjects
+    | Peek
     | DeleteObject
     | Probe
     | Cancel
@@ -264,6 +279,7 @@ Work = (
     | PutObject
     | GetObject
     | ListObjects
+    | Peek
     | DeleteObject
     | Probe
 )
@@ -311,6 +327,14 @@ class Checked(Message, frozen=True):
     outcome: Annotated[str, msgspec.Meta(pattern="^(present|missing|altered|down|unknown)\\Z")]
     bytes: Bytes
     detail: Text
+
+
+class Peeked(Message, frozen=True):
+    """An object's size, and its first bytes."""
+
+    call: Call
+    size: Bytes
+    head: Inline
 
 
 class Facts(Message, frozen=True):
@@ -373,8 +397,8 @@ class ShareEvent(Message, frozen=True):
     detail: Text
 
 
-Reply = Done | Data | Stored | Checked | Facts | Failed | States | ShareEvent
-Answer = Done | Data | Stored | Checked | Facts | Failed
+Reply = Done | Data | Stored | Checked | Peeked | Facts | Failed | States | ShareEvent
+Answer = Done | Data | Stored | Checked | Peeked | Facts | Failed
 Push = States | ShareEvent
 
 _M = TypeVar("_M")

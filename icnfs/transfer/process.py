@@ -52,6 +52,8 @@ from icnfs.transfer.messages import (
     Limits,
     ListObjects,
     Message,
+    Peek,
+    Peeked,
     Ping,
     Probe,
     Providers,
@@ -248,9 +250,13 @@ class Session:
 
     async def _list_objects(self, request: ListObjects, fd: int | None) -> None:
         names = await self._engine.list_objects(
-            request.provider, request.prefix, request.after, deadline=request.deadline
+            request.provider, request.prefix, request.after, page=request.page, deadline=request.deadline
         )
         await self._send_data(request.call, ["".join(f"{name}\n" for name in names).encode()])
+
+    async def _peek(self, request: Peek, fd: int | None) -> None:
+        size, head = await self._engine.peek(request.provider, request.name, request.length, deadline=request.deadline)
+        self._send(Peeked(request.call, size, head))
 
     async def _delete_object(self, request: DeleteObject, fd: int | None) -> None:
         await self._engine.delete_object(request.provider, request.name, deadline=request.deadline)
@@ -284,6 +290,7 @@ _HANDLERS: Final[dict[type[Work], Callable[[Session, Any, int | None], Awaitable
     PutObject: Session._put_object,
     GetObject: Session._get_object,
     ListObjects: Session._list_objects,
+    Peek: Session._peek,
     DeleteObject: Session._delete_object,
     Probe: Session._probe,
 }

@@ -130,7 +130,7 @@ class Collector:
         cut = await self._quiet_cut()
         try:
             unnamed = Unnamed(cut)
-            await _walk(unnamed.steps())
+            await walk(unnamed.steps())
         finally:
             cut.close()
         for at in range(0, len(unnamed.found), RELEASE_STEP):
@@ -145,7 +145,7 @@ class Collector:
         cut = await cuts.begin_cut(store)
         try:
             count = Count(cut)
-            await _walk(count.steps())
+            await walk(count.steps())
         finally:
             cut.close()
         findings = count.findings()
@@ -170,11 +170,11 @@ class Collector:
         sparse: dict[bytes, Places] = {}
         try:
             census = Census(cut, base.generation, self._publisher.parts())
-            await _walk(census.steps())
+            await walk(census.steps())
             needless = census.needless()[:SEGMENTS_AT_ONCE]
-            await _walk(_sorted_out(census.versions(needless), held))
+            await walk(_sorted_out(census.versions(needless), held))
             self.tally = tally(census)
-            await _walk(gathered(census.living(choose(census, self._network.k)), sparse))
+            await walk(gathered(census.living(choose(census, self._network.k)), sparse))
         finally:
             cut.close()
         for id in needless:
@@ -280,7 +280,7 @@ def _sorted_out(versions: Iterator[tuple[bytes, int] | None], into: dict[bytes, 
         yield
 
 
-async def _walk(steps: Iterator[object]) -> None:
+async def walk(steps: Iterator[object]) -> None:
     """Take all steps, in a thread, with pauses."""
 
     def some() -> bool:

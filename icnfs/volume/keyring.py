@@ -195,7 +195,7 @@ class Keyring:
             else:
                 keyring._entries[entry.id] = entry
         for names in document.gone.values():
-            if not all(_COPY_NAME.fullmatch(name) for name in names):
+            if not all(is_slot_name(name) for name in names):
                 raise FormatError("a keyring names an object that no key slot has")
         keyring._gone = document.gone
         return keyring
@@ -383,7 +383,7 @@ def _check(entry: Entry) -> None:
     if not _ID.fullmatch(entry.id) or decode_slot(entry.slot).kind != entry.kind:
         raise FormatError("a key has an impossible id, or its slot is of another kind than it says")
     for copy in entry.copies.values():
-        if not _COPY_NAME.fullmatch(copy.name) or decode_slot(copy.slot).kind != entry.kind:
+        if not is_slot_name(copy.name) or decode_slot(copy.slot).kind != entry.kind:
             raise FormatError("a copy of a key slot is not what its key says")
 
 
@@ -400,3 +400,8 @@ _DECODER: Final = msgspec.msgpack.Decoder(_Document)
 _ENTRY_DECODER: Final = msgspec.msgpack.Decoder(Entry)
 _ID: Final = re.compile(r"[0-9a-f]{8}")
 _COPY_NAME: Final = re.compile(r"slots/[0-9a-f]{32}")
+
+
+def is_slot_name(name: str) -> bool:
+    """Whether copies of key slots are stored under such names."""
+    return _COPY_NAME.fullmatch(name) is not None

@@ -373,6 +373,12 @@ class Publisher:
             rows = [(condemned.make_key(now), condemned.writer_of(document)) for document in left]
             await self._store.task(partial(garbage.condemn, rows))
 
+    def stored(self) -> list[SegmentInfo]:
+        """What providers hold for this machine that no record names: parts of runs, and what attempts that came to no
+        head have stored for the next one."""
+        base = self._fence.base.segments() if self._fence.base is not None else ()
+        return [*self._parts(), *base, *self._uploads.segments.values(), *self._uploads.recorded.values()]
+
     def part(self, id: bytes) -> SegmentInfo | None:
         """The part of a run that has this id."""
         return next((part for part in self._parts() if part.id == id), None)

@@ -73,13 +73,20 @@ class Remains:
         data: bytes = await self._remembered(("get", provider, name), lambda: get(provider, name, deadline=deadline))
         return data
 
-    async def list_objects(self, provider: str, prefix: str, after: str = "", *, deadline: float = 60.0) -> list[str]:
+    async def list_objects(
+        self, provider: str, prefix: str, after: str = "", *, page: bool = False, deadline: float = 60.0
+    ) -> list[str]:
         self._there(provider)
         listing = self._inner.list_objects
         names: list[str] = await self._remembered(
-            ("list", provider, prefix, after), lambda: listing(provider, prefix, after, deadline=deadline)
+            ("page" if page else "list", provider, prefix, after),
+            lambda: listing(provider, prefix, after, page=page, deadline=deadline),
         )
         return names
+
+    async def peek(self, provider: str, name: str, length: int, *, deadline: float = 60.0) -> tuple[int, bytes]:
+        self._there(provider)
+        return await self._inner.peek(provider, name, length, deadline=deadline)
 
     async def probe(self, provider: str, *, deadline: float = 60.0) -> Capacity:
         self._there(provider)

@@ -34,7 +34,8 @@ from icnfs.transfer.checks import ALTERED, DOWN, MISSING, PRESENT
 from icnfs.volume.fence import keep
 from icnfs.volume.findings import Findings
 from icnfs.volume.network import Network
-from icnfs.volume.repair import Repair
+from icnfs.volume.orphans import OrphanReport
+from icnfs.volume.repair import Holders, Repair
 
 log = logging.getLogger(__name__)
 
@@ -97,6 +98,8 @@ class ScrubReport:
     queued: int
     beyond: int
     down: tuple[str, ...]
+    strays: OrphanReport | None = None
+    """What else lies at the providers; None where that could not be found out."""
 
     def count(self, *outcomes: str) -> int:
         """Shares with one of these outcomes."""
@@ -229,16 +232,14 @@ class _Walk:
         if self._failure is not None:
             raise self._failure
 
-    def _plan(self, held: Sequence[tuple[bytes, tuple[object, int]]]) -> None:
+    def _plan(self, held: Sequence[tuple[bytes, tuple[Holders, int]]]) -> None:
         """In a thread: what is to be looked at, and how much that is."""
-        repair = self._scrub._repair
         ids = sorted(id for id, _ in held)
         first = bisect_right(ids, self._kept.at)
         self._ids = ids[first:]
         rest = set(self._ids)
-        for id, (_, length) in held:
-            holders = repair.holders(id)
-            shares = len(holders.providers) if holders is not None else 0
+        for id, (group, length) in held:
+            shares = len(group.providers)
             self._total += shares * self._cost(length)
             if id in rest:
                 self._left += shares

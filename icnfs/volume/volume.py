@@ -14,7 +14,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import islice
 from math import inf
 from pathlib import Path
@@ -41,6 +41,7 @@ from icnfs.volume.health import Health
 from icnfs.volume.keyring import Entry, Keyring, Secrets, unlock
 from icnfs.volume.leaving import LeaveProgress, LeaveResult, Leaving
 from icnfs.volume.network import Network, Starter, start_transfer
+from icnfs.volume.orphans import Orphans
 from icnfs.volume.places import Places
 from icnfs.volume.publish import Publisher, segments_at
 from icnfs.volume.repair import Repair
@@ -124,6 +125,7 @@ class Volume:
         """Set once this mount has looked at its providers' places, or will not."""
         self.audit = Audit(store, network, self.repair, self._segment, lambda: self.config.audit)
         self.findings = Findings(network, self._amend, self.audit.answered)
+        self.orphans = Orphans(store, network, self.heads, self.fence, self.publisher, self._caring, config.grace)
         self.scrubbing = Scrub(store, network, self.repair, self.findings, self._segment)
         network.suspended = self.audit.trust.suspended
         store.source = ProviderSource(network, store.segment)
@@ -220,6 +222,7 @@ class Volume:
             if restored:
                 await self.publisher.mend(restored)
                 self.findings.restored(restored)
+                self.orphans.restored(restored)
             return bool(arrived or restored)
 
     # --- publishing on demand -----------------------------------------------------------------------------------------
@@ -397,9 +400,14 @@ class Volume:
         rate: int = 0,
         progress: Callable[[ScrubProgress], None] = lambda _: None,
     ) -> ScrubReport:
-        """Look at every share, once it is known what there is: see `scrub.Scrub.run`."""
+        """Look at every share, once it is known what there is, and then for strays: see `scrub.Scrub.run`."""
         await self.loaded.wait()
-        return await self.scrubbing.run(full=full, restart=restart, rate=rate, progress=progress)
+        report = await self.scrubbing.run(full=full, restart=restart, rate=rate, progress=progress)
+        try:
+            return replace(report, strays=await self.orphans.run())
+        except IcnfsError as error:
+            log.warning("what lies at the providers could not be listed: %s", error)
+            return report
 
     async def _publish_all(self) -> None:
         await self._until_published(await self.store.flush())

@@ -158,8 +158,13 @@ class LocalTransfer:
     async def get_object(self, provider: str, name: str, *, deadline: float = 60.0) -> bytes:
         return await self._engine.get_object(provider, name, deadline=deadline)
 
-    async def list_objects(self, provider: str, prefix: str, after: str = "", *, deadline: float = 60.0) -> list[str]:
-        return await self._engine.list_objects(provider, prefix, after, deadline=deadline)
+    async def list_objects(
+        self, provider: str, prefix: str, after: str = "", *, page: bool = False, deadline: float = 60.0
+    ) -> list[str]:
+        return await self._engine.list_objects(provider, prefix, after, page=page, deadline=deadline)
+
+    async def peek(self, provider: str, name: str, length: int, *, deadline: float = 60.0) -> tuple[int, bytes]:
+        return await self._engine.peek(provider, name, length, deadline=deadline)
 
     async def delete_object(self, provider: str, name: str, *, deadline: float = 60.0) -> None:
         await self._engine.delete_object(provider, name, deadline=deadline)
