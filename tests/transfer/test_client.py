@@ -115,7 +115,7 @@ def test_failed_shares_are_reported_by_index(tmp_path: Path) -> None:
                 4: ProviderAwayError,
             }
             await _until(lambda: client.states()["p1"].state == "down" == client.states()["p4"].state)
-            assert client.states()["p0"].state == "up" and client.states()["p0"].bytes_up > SHARE
+            await _until(lambda: client.states()["p0"].state == "up" and client.states()["p0"].bytes_up > SHARE)
             (tmp_path / "p1").mkdir()
             await client.probe("p1")
             await _until(lambda: client.states()["p1"].state == "up")
