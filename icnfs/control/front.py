@@ -52,6 +52,7 @@ from icnfs.fuse.serve import serve as serve_fuse
 from icnfs.vfs.vfs import Vfs
 from icnfs.volume.keyring import Secrets
 from icnfs.volume.leaving import LeaveProgress, LeaveResult
+from icnfs.volume.orphans import OrphanReport
 from icnfs.volume.report import provider_healths
 from icnfs.volume.scrub import ScrubProgress, ScrubReport
 from icnfs.volume.standing import Holding
@@ -292,6 +293,10 @@ class Front:
     async def delete_snapshot(self, name: str) -> None:
         """Keep a snapshot no longer."""
         await self._volume.snapshots.delete(name)
+
+    async def orphans(self, progress: ProgressSink) -> OrphanReport:
+        """List what lies at the providers, and delete old orphans."""
+        return await self._volume.orphans.run(delete=True, progress=lambda left: progress(Progress(shares_left=left)))
 
     def _published(self) -> Published:
         status = self._volume.status()

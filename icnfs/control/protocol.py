@@ -148,6 +148,10 @@ class DeleteSnapshotRequest(msgspec.Struct, frozen=True, tag="delete-snapshot", 
     name: str
 
 
+class OrphansRequest(msgspec.Struct, frozen=True, tag="orphans", forbid_unknown_fields=True):
+    """List what lies at the providers, and delete shares that nothing names and that were such for long enough."""
+
+
 class StopRequest(msgspec.Struct, frozen=True, tag="stop", forbid_unknown_fields=True):
     """End as on SIGTERM: detach even when files are in use."""
 
@@ -166,6 +170,7 @@ Request = (
     | HealthRequest
     | LeaveRequest
     | ScrubRequest
+    | OrphansRequest
     | SnapshotsRequest
     | MakeSnapshotRequest
     | DeleteSnapshotRequest

@@ -30,6 +30,7 @@ from icnfs.control.protocol import (
     KeysRequest,
     LeaveRequest,
     MakeSnapshotRequest,
+    OrphansRequest,
     PolicyRequest,
     Progress,
     RemoveKeyRequest,
@@ -111,6 +112,9 @@ class Operations(Protocol):
 
     async def scrub(self, full: bool, restart: bool, rate: int, progress: ProgressSink) -> object:
         """Look at every share; being cancelled loses nothing of it."""
+
+    async def orphans(self, progress: ProgressSink) -> object:
+        """List what lies at the providers, and delete old orphans."""
 
     async def snapshots(self) -> object:
         """All snapshots, the oldest first."""
@@ -325,6 +329,9 @@ class _Conversation:
         await self._operations.delete_snapshot(request.name)
         return None
 
+    async def _orphans(self, _: Request) -> object:
+        return await self._operations.orphans(self.progress)
+
     async def _stop(self, _: Request) -> object:
         await self._end(True)
         return None
@@ -344,6 +351,7 @@ _MEANINGS: Final[dict[type[Request], Callable[[_Conversation, Request], Awaitabl
     HealthRequest: _Conversation._health,
     LeaveRequest: _Conversation._leave,
     ScrubRequest: _Conversation._scrub,
+    OrphansRequest: _Conversation._orphans,
     SnapshotsRequest: _Conversation._snapshots,
     MakeSnapshotRequest: _Conversation._make_snapshot,
     DeleteSnapshotRequest: _Conversation._delete_snapshot,

@@ -92,6 +92,9 @@ class StandIn:
     async def delete_snapshot(self, name: str) -> None:
         raise NotImplementedError
 
+    async def orphans(self, progress: server.ProgressSink) -> None:
+        raise NotImplementedError
+
     async def sync(self, deadline: float, progress: server.ProgressSink) -> None:
         raise NotImplementedError
 

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from icnfs.cli.output import size
+from icnfs.format import share as share_format
 from tests.cli.machine import World
 
 pytestmark = pytest.mark.mount
@@ -96,6 +98,32 @@ def slow_one(world: World) -> subprocess.Popen[str]:
             if "already" in world.run("scrub", "demo", code=None).stderr:
                 return process
         assert "already" in process.communicate()[1]
+
+
+def test_orphans_and_foreign_objects_are_told_and_not_deleted_at_once(world: World, mount: Path) -> None:
+    place = world.root / "providers" / "d"
+    orphan, foreign = place / "shares" / "zz" / ("q" * 50), place / "shares" / "zz" / ("r" * 50)
+    orphan.parent.mkdir(parents=True, exist_ok=True)
+    orphan.write_bytes(share_format.pack(b"x" * 100_000)[0])
+    foreign.write_bytes(b"no share, though it is called like one")
+    (place / "holiday.jpg").write_bytes(b"x" * 1000)
+    done = world.run("scrub", "demo")
+    sizes = f"1\t{size(orphan.stat().st_size)}\t2\t{size(1000 + foreign.stat().st_size)}"
+    assert f"d\t{sizes}\tholiday.jpg, shares/zz/{'r' * 50}" in done.stdout
+    assert "`icnfs scrub --orphans demo` deletes" in done.stderr
+    done = world.run("scrub", "--orphans", "demo")
+    assert sizes in done.stdout and "deleted: 0 orphans" in done.stdout
+    assert "1 more may go once a run has found them 24 h after another" in done.stderr
+    facts = world.facts("scrub", "demo", "--orphans")["providers"]
+    assert isinstance(facts, dict)
+    assert {name: (there["orphans"], there["foreign"], there["waiting"]) for name, there in facts.items()} == {
+        name: (1, 2, 1) if name == "d" else (0, 0, 0) for name in "abcdef"
+    }
+    assert orphan.exists() and foreign.exists()
+    assert "leave out --full" in world.run("scrub", "demo", "--orphans", "--full", code=2).stderr
+    for path in (orphan, foreign, place / "holiday.jpg"):
+        path.unlink()
+    assert "orphans" not in world.run("scrub", "demo").stdout
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -23,6 +23,7 @@ REQUESTS = [
     p.HealthRequest("2-00", 20),
     p.LeaveRequest("north", 60.0),
     p.ScrubRequest(True, True, 1_000_000),
+    p.OrphansRequest(),
     p.StopRequest(),
 ]
 

@@ -90,6 +90,10 @@ class Operations:
         progress(p.Progress(3, 5, shares_left=2))
         return [full, restart, rate]
 
+    async def orphans(self, progress: server.ProgressSink) -> object:
+        progress(p.Progress(shares_left=9))
+        return {"orphans": 4}
+
     async def snapshots(self) -> object:
         return ["before"]
 
@@ -178,6 +182,9 @@ def test_a_leave_tells_what_it_waits_for(tmp_path: Path) -> None:
 def test_a_scrub_is_answered(tmp_path: Path) -> None:
     answer, seen = ask(p.ScrubRequest(True, False, 5), tmp_path)
     assert p.take_facts(answer, tuple[bool, bool, int]) == (True, False, 5)
+    listed, told = ask(p.OrphansRequest(), tmp_path)
+    assert p.take_facts(listed, dict[str, int]) == {"orphans": 4}
+    assert told[-1] == p.Progress(shares_left=9)
     assert seen[-1] == p.Progress(3, 5, shares_left=2)
 
 
