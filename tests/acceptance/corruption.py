@@ -1,10 +1,14 @@
-"""One provider whose every share is damaged: what is read is right all the same, and `status` names the provider.
+"""One provider whose every share is damaged: what is read is right all the same, and a scrub names the provider.
+
+Reading promises no more: it asks those providers that it expects to be the fastest, and a share that nobody asks for is
+neither found bad nor named.  What it does find it must blame on the right one.  A full scrub looks at every share.
 
 python -m tests.acceptance.corruption        (every provider, every kind of damage, on an empty machine each time)
 """
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 import tempfile
@@ -13,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from icnfs.errors import Exit
 from tests.acceptance.contents import differences, fill, manifest
 from tests.acceptance.harness import PROVIDERS, Volume, share_files
 
@@ -94,13 +99,28 @@ def check(published: Published, root: Path, provider: str, how: str) -> None:
         found = differences(manifest(machine.mountpoint), published.expected)
         assert not found, f"{provider}, {how}: {found[:5]}\n{machine.log_tail()}"
         named = bad_providers(machine.status())
-        assert named == {provider}, f"{provider}, {how}: status names {named or 'nobody'}\n{machine.log_tail()}"
+        assert named <= {provider}, f"{provider}, {how}: status names {named}\n{machine.log_tail()}"
+        counts = scrub(machine, code=Exit.DAMAGED)
+        altered = {name for name, outcomes in counts.items() if outcomes.keys() != {"present"}}
+        assert altered == {provider}, f"{provider}, {how}: a scrub finds {counts}\n{machine.log_tail()}"
+        assert counts[provider]["altered"] >= PUBLISHES, f"{provider}, {how}: {counts}"
+        machine.sync()
+        counts = scrub(machine, code=Exit.OK)
+        assert all(outcomes.keys() == {"present"} for outcomes in counts.values()), "restored"
     shutil.rmtree(root)
 
 
 def bad_providers(status: dict[str, Any]) -> set[str]:
     """The providers that `status --json` says gave bad shares."""
     return {entry["name"] for entry in status["providers"] if entry["bad_shares"]}
+
+
+def scrub(machine: Volume, code: Exit) -> dict[str, dict[str, int]]:
+    """What a full scrub that ends with `code` finds, by provider and outcome."""
+    counts: dict[str, dict[str, int]] = json.loads(machine.icnfs("scrub", "--full", "--json", "vol", code=code).stdout)[
+        "counts"
+    ]
+    return counts
 
 
 def main() -> int:

@@ -24,7 +24,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Published]:
 
 @pytest.mark.mount
 @pytest.mark.parametrize(("provider", "how"), list(zip(PROVIDERS, cycle(DAMAGES), strict=False)))
-def test_every_file_reads_back_and_status_names_the_provider(
+def test_every_file_reads_back_and_a_scrub_names_the_provider(
     published: Published, tmp_path: Path, provider: str, how: str
 ) -> None:
     check(published, tmp_path / "machine", provider, how)
