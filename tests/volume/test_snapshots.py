@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import pytest
 
 from icnfs.errors import DegradedError, FormatError, SnapshotError
-from icnfs.format.records import FEATURES, Table, unpack_chunk
+from icnfs.format.records import FEATURE_OF, Table, unpack_chunk
 from icnfs.format.run import RunReader
 from icnfs.format.segment import SegmentInfo
 from icnfs.format.snapshot import Snapshot
@@ -199,11 +199,11 @@ def test_only_volumes_with_snapshots_require_the_feature(world: World, here: Mac
         assert volume.publisher.head is not None and volume.publisher.head.features == 0
         assert volume.store.reader.identity()[2:10] == bytes(8)
         await make(volume, "a")
-        assert volume.publisher.head.features == FEATURES
-        assert volume.store.reader.identity()[9] == FEATURES
+        assert volume.publisher.head.features == FEATURE_OF[Table.SNAPSHOTS]
+        assert volume.store.reader.identity()[9] == FEATURE_OF[Table.SNAPSHOTS]
         await volume.snapshots.delete("a")
         await volume.sync()
-        assert volume.publisher.head.features == FEATURES, "older runs hold its record"
+        assert volume.publisher.head.features == FEATURE_OF[Table.SNAPSHOTS], "older runs hold its record"
         volume.publisher._runs = ()
         volume.publisher._news = True
         await volume.publisher.publish()
@@ -230,7 +230,7 @@ def test_a_recovery_brings_snapshots_back(world: World, here: Machine) -> None:
 
     async def look(volume: Volume) -> None:
         assert volume.snapshots.list() == [snapshot for snapshot, _ in kept]
-        assert volume.store.reader.identity()[9] == FEATURES
+        assert volume.store.reader.identity()[9] == FEATURE_OF[Table.SNAPSHOTS]
         for _ in range(3):
             await collected(volume)
         for snapshot, chunks in kept:
