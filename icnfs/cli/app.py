@@ -29,7 +29,7 @@ VERBS: Final = {
     "health": "Show which segments are safe, degraded, at risk or lost, and how providers do.",
     "info": "Show where a file's contents lie and how many losses they survive.",
     "recover": "Rebuild a volume on this machine from its providers.",
-    "snapshot": "Keep, list and delete snapshots of a volume's tree.",
+    "snapshot": "Keep, lock, list and delete snapshots of a volume's tree.",
     "scrub": "Verify every share at every provider, by its root or byte for byte.",
     "drill": "Prove that a volume would survive without some of its providers.",
     "key": "Add, list and remove the keys that open a volume.",

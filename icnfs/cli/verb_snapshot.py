@@ -8,13 +8,19 @@ from typing import Final
 
 import click
 
-from icnfs.cli.output import json_option, moment, print_facts, print_json, print_rows, size, watching
+from icnfs.cli.output import json_option, moment, print_facts, print_json, print_rows, say, size, watching
 from icnfs.cli.verb_sync import deadline_option
 from icnfs.config import load, runtime_dir
 from icnfs.config.paths import check_volume_name
 from icnfs.control.client import Mount
 from icnfs.control.facts import SnapshotFacts
-from icnfs.control.protocol import DeleteSnapshotRequest, MakeSnapshotRequest, SnapshotsRequest, take_facts
+from icnfs.control.protocol import (
+    DeleteSnapshotRequest,
+    LockSnapshotRequest,
+    MakeSnapshotRequest,
+    SnapshotsRequest,
+    take_facts,
+)
 from icnfs.errors import NotMountedError, SnapshotError, UsageError
 from icnfs.format.snapshot import NAME_RULE, is_name
 
@@ -26,7 +32,7 @@ HEAD: Final = ("snapshot", "taken", "by", "files", "bytes", "locked until")
 
 @click.group("snapshot")
 def verb() -> None:
-    """Keep, list and delete snapshots of a volume's tree."""
+    """Keep, lock, list and delete snapshots of a volume's tree."""
 
 
 @verb.command("create")
@@ -44,10 +50,31 @@ def create(name: str, snapshot: str | None, until: str | None, deadline: float |
     wanted = MakeSnapshotRequest(_checked(snapshot or _now()), _date(until), deadline or 0.0)
     with watching(f"Snapshot of {name}") as show:
         facts = take_facts(mount.ask(wanted, show), SnapshotFacts)
+    _report(facts, as_json)
+
+
+@verb.command("lock")
+@click.argument("name", metavar="NAME")
+@click.argument("snapshot", metavar="SNAP")
+@click.option("--until", metavar="DATE", required=True, help="Nothing deletes it before DATE (UTC).")
+@json_option
+def lock(name: str, snapshot: str, until: str, as_json: bool) -> None:
+    """Lock the snapshot SNAP of the mounted volume NAME, or extend its lock; none is ever shortened."""
+    request = LockSnapshotRequest(_checked(snapshot), _date(until))
+    _report(take_facts(_mounted(name).ask(request), SnapshotFacts), as_json)
+
+
+def _report(snapshot: SnapshotFacts, as_json: bool) -> None:
+    """What was made or locked, and how far its lock can be relied on."""
     if as_json:
-        print_json(facts)
+        print_json(snapshot)
     else:
-        print_facts(_facts(facts))
+        print_facts(_facts(snapshot))
+    if snapshot.until and not snapshot.enforced:
+        say(
+            "icnfs: the lock binds only this client: too few providers keep what these credentials ask to delete; see "
+            "LOCKS in icnfs-snapshot(1)"
+        )
 
 
 @verb.command("list")

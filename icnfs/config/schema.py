@@ -44,6 +44,7 @@ PROVIDER: Final[dict[str, Key]] = {
     "upload": Key(values.size_of(RATE_LEAST), None, '"10MB"'),
     "download": Key(values.size_of(RATE_LEAST), None, '"10MB"'),
     "drain": Key(values.read_bool, False, "true"),
+    "retention_days": Key(values.number_of(0, 36_500, "days"), None, "35"),
 }
 """Keys of each `[provider.NAME]`."""
 

@@ -290,6 +290,10 @@ class Front:
         seconds = deadline or self._volume.config.sync_deadline
         return snapshot_facts(await self._volume.snapshots.create(name, seconds, until=until))
 
+    async def lock_snapshot(self, name: str, until: int) -> SnapshotFacts:
+        """Have nothing delete it before `until`."""
+        return snapshot_facts(await self._volume.snapshots.lock(name, until))
+
     async def delete_snapshot(self, name: str) -> None:
         """Keep a snapshot no longer."""
         await self._volume.snapshots.delete(name)

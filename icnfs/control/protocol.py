@@ -142,6 +142,13 @@ class MakeSnapshotRequest(msgspec.Struct, frozen=True, tag="make-snapshot", forb
     deadline: float = 0.0
 
 
+class LockSnapshotRequest(msgspec.Struct, frozen=True, tag="lock-snapshot", forbid_unknown_fields=True):
+    """Have nothing delete the snapshot `name` before the Unix second `until`; no lock is ever shortened."""
+
+    name: str
+    until: int
+
+
 class DeleteSnapshotRequest(msgspec.Struct, frozen=True, tag="delete-snapshot", forbid_unknown_fields=True):
     """Keep the snapshot `name` no longer."""
 
@@ -173,6 +180,7 @@ Request = (
     | OrphansRequest
     | SnapshotsRequest
     | MakeSnapshotRequest
+    | LockSnapshotRequest
     | DeleteSnapshotRequest
     | StopRequest
 )
@@ -204,6 +212,7 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
 
 Answer = Progress | Done | Failed
 
+_NAMING: Final = MakeSnapshotRequest | LockSnapshotRequest | DeleteSnapshotRequest
 _WAITING: Final = SyncRequest | UnmountRequest | LeaveRequest | MakeSnapshotRequest
 
 _encoder = msgspec.msgpack.Encoder()
@@ -245,9 +254,9 @@ def take_request(body: bytes) -> Request:
     request = _decode(_requests, body)
     if isinstance(request, _WAITING) and not 0.0 <= request.deadline <= WAIT_MAX:
         raise FormatError(f"control socket: a deadline of {request.deadline} s; from 0 to {WAIT_MAX:.0f} are allowed")
-    if isinstance(request, MakeSnapshotRequest | DeleteSnapshotRequest) and not is_name(request.name):
+    if isinstance(request, _NAMING) and not is_name(request.name):
         raise FormatError("control socket: not a snapshot's name")
-    if isinstance(request, MakeSnapshotRequest) and not 0 <= request.until < 2**40:
+    if isinstance(request, MakeSnapshotRequest | LockSnapshotRequest) and not 0 <= request.until < 2**40:
         raise FormatError("control socket: not a date")
     if isinstance(request, InfoRequest) and not 0 < request.ino < 2**63:
         raise FormatError("control socket: not an inode number")

@@ -29,6 +29,7 @@ from icnfs.control.protocol import (
     InfoRequest,
     KeysRequest,
     LeaveRequest,
+    LockSnapshotRequest,
     MakeSnapshotRequest,
     OrphansRequest,
     PolicyRequest,
@@ -121,6 +122,9 @@ class Operations(Protocol):
 
     async def make_snapshot(self, name: str, until: int, deadline: float) -> object:
         """Keep the tree as it is now, safe on return; DegradedError after `deadline` seconds."""
+
+    async def lock_snapshot(self, name: str, until: int) -> object:
+        """Have nothing delete it before `until`; SnapshotError where it is locked for longer."""
 
     async def delete_snapshot(self, name: str) -> None:
         """Keep a snapshot no longer; SnapshotError where it is locked."""
@@ -324,6 +328,10 @@ class _Conversation:
         assert isinstance(request, MakeSnapshotRequest)
         return await self._operations.make_snapshot(request.name, request.until, request.deadline)
 
+    async def _lock_snapshot(self, request: Request) -> object:
+        assert isinstance(request, LockSnapshotRequest)
+        return await self._operations.lock_snapshot(request.name, request.until)
+
     async def _delete_snapshot(self, request: Request) -> object:
         assert isinstance(request, DeleteSnapshotRequest)
         await self._operations.delete_snapshot(request.name)
@@ -354,6 +362,7 @@ _MEANINGS: Final[dict[type[Request], Callable[[_Conversation, Request], Awaitabl
     OrphansRequest: _Conversation._orphans,
     SnapshotsRequest: _Conversation._snapshots,
     MakeSnapshotRequest: _Conversation._make_snapshot,
+    LockSnapshotRequest: _Conversation._lock_snapshot,
     DeleteSnapshotRequest: _Conversation._delete_snapshot,
     StopRequest: _Conversation._stop,
 }

@@ -35,3 +35,5 @@ class ProviderFacts:
     """Bytes per second that may be sent there and fetched from there; None for no bound."""
     drain: bool = False
     """Whether all of the volume's shares are to leave it."""
+    retention_days: float | None = None
+    """For so long the bucket itself keeps whatever is stored there, whoever asks to delete it."""

@@ -71,8 +71,10 @@ def add(snapshot: Snapshot, parts: Sequence[SegmentInfo], writer: Writer, genera
             writer.put(Table.SEGMENTS, part.id, segments.encode(part), generation)
 
 
-def change(snapshot: Snapshot, writer: Writer, generation: int) -> None:
-    """A task: put another record in the place of the one of that generation."""
+def lock(snapshot: Snapshot, writer: Writer, generation: int) -> None:
+    """A task: put a record with a later date in the place of the one of its generation."""
+    if find(writer.reader, snapshot.name).until > snapshot.until:
+        raise SnapshotError(f"snapshot {snapshot.name} is locked for longer; no lock is shortened")
     writer.put(Table.SNAPSHOTS, U64.pack(snapshot.generation), snapshots.encode(snapshot), generation)
 
 

@@ -28,7 +28,7 @@ from typing import Final
 
 import trio
 
-from icnfs.errors import FormatError, IcnfsError, ObjectMissingError
+from icnfs.errors import FormatError, IcnfsError, ObjectMissingError, ProviderRefusedError
 from icnfs.format.records import Table
 from icnfs.format.segment import SegmentInfo
 from icnfs.state import cut as cuts
@@ -61,6 +61,9 @@ SEGMENTS_AT_ONCE: Final = 1024
 
 HELD_AT_ONCE: Final = 16
 """Notes carried out while publisher and repair stand still."""
+
+REFUSED_SECONDS: Final = 6 * 3600.0
+"""A provider that refused to delete is asked again after so long: its credentials or a retention are why, and last."""
 
 DELETE_SECONDS: Final = 15.0
 DELETES_AT_ONCE: Final = 16
@@ -101,6 +104,9 @@ class Collector:
         """`Committer.spared` when marks were last counted."""
         self.deleted = 0
         """Objects deleted by this mount."""
+        self.refusals: dict[str, str] = {}
+        """By provider that last refused to delete, why."""
+        self._ask_again: dict[str, float] = {}
 
     async def run(self) -> None:
         """A round now and then, until the volume is fenced."""
@@ -218,7 +224,7 @@ class Collector:
     def _due(self) -> Iterator[tuple[bytes, Condemned]]:
         """What was condemned long enough ago, the oldest first, but for what only providers that are down hold."""
         until = time.time_ns() - int(self._grace * 1e9)
-        lost = self._network.lost()
+        lost = self._passed_by()
         found: list[tuple[bytes, Condemned]] = []
         for key, _ in self._store.reader.rows(Table.CONDEMNED):
             if condemned.time_of(key) > until or len(found) >= SEGMENTS_AT_ONCE:
@@ -241,27 +247,42 @@ class Collector:
         left: list[tuple[str, str]] = []
 
         async def delete(provider: str, name: str) -> None:
+            if provider in self._passed_by():
+                left.append((provider, name))
+                return
             try:
                 await self._network.transfer.delete_object(provider, name, deadline=DELETE_SECONDS)
                 self.deleted += 1
+                self.refusals.pop(provider, None)
             except ObjectMissingError:
                 pass
+            except ProviderRefusedError as error:
+                self._refused(error)
+                left.append((provider, name))
             except IcnfsError as error:
                 log.debug("%s", error)
                 left.append((provider, name))
 
-        lost = self._network.lost()
         wanted = [
             (provider, name)
             for provider, name in note.objects
             if provider in self._network.facts and (provider, name) not in named
         ]
-        left += [(provider, name) for provider, name in wanted if provider in lost]
-        await together(
-            (partial(delete, provider, name) for provider, name in wanted if provider not in lost), DELETES_AT_ONCE
-        )
+        await together((partial(delete, provider, name) for provider, name in wanted), DELETES_AT_ONCE)
         rest = condemned.encode(Condemned(note.generation, note.segment, tuple(sorted(left)))) if left else None
         await self._store.task(partial(garbage.settle, key, rest))
+
+    def _passed_by(self) -> set[str]:
+        """Providers that are not asked to delete anything now."""
+        now = trio.current_time()
+        return {*self._network.lost(), *(name for name, due in self._ask_again.items() if now < due)}
+
+    def _refused(self, error: ProviderRefusedError) -> None:
+        """Nothing more is asked of it for a while: what it keeps waits, noted."""
+        self._ask_again[error.provider] = trio.current_time() + REFUSED_SECONDS
+        if self.refusals.get(error.provider) != error.detail:
+            log.warning("provider %s refuses to delete, and keeps what is not needed: %s", error.provider, error.detail)
+        self.refusals[error.provider] = error.detail
 
     def _named(self, note: Condemned) -> set[tuple[str, str]]:
         """Objects that local state or the last head names."""

@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final
 
+import msgspec
 import trio
 
 from icnfs.errors import DegradedError, FencedError, IcnfsError, LocalDiskError, SnapshotError
@@ -24,6 +25,7 @@ from icnfs.format.head import Head
 from icnfs.format.snapshot import LAYOUT, NAME_RULE, Snapshot, SnapshotRun, is_name
 from icnfs.state import snapshots as records
 from icnfs.state.store import Store
+from icnfs.volume.locks import Enforcement
 from icnfs.volume.publish import Publisher
 
 log = logging.getLogger(__name__)
@@ -38,8 +40,16 @@ RETRY_SECONDS: Final = 0.5
 class Snapshots:
     """Those of one open volume; `sync` makes what is committed safe, within so many seconds."""
 
-    def __init__(self, store: Store, publisher: Publisher, sync: Callable[[float], Awaitable[object]]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        publisher: Publisher,
+        sync: Callable[[float], Awaitable[object]],
+        judge: Callable[[int], Awaitable[Enforcement]],
+    ) -> None:
+        """`judge` finds out who would enforce a lock until a Unix second."""
         self._store = store
+        self._judge = judge
         self._publisher = publisher
         self._sync = sync
 
@@ -74,6 +84,8 @@ class Snapshots:
             why = f": {failure}" if failure is not None else ""
             raise DegradedError(f"no snapshot was made: nothing could be published within {deadline:.0f} s{why}")
         log.info("snapshot %s keeps epoch %d, sequence %d", name, made[0].epoch, made[0].sequence)
+        if until:
+            made[0] = await self._lock(made[0], until)
         try:
             await self._sync(deadline)
         except DegradedError as error:
@@ -95,6 +107,24 @@ class Snapshots:
                 await trio.sleep(RETRY_SECONDS)
             else:
                 return
+
+    async def lock(self, name: str, until: int) -> Snapshot:
+        """Have nothing delete it before a Unix second; durable on return, and published with what comes next.
+
+        Raises `SnapshotError` where that would shorten its lock.
+        """
+        self._require_writable()
+        snapshot = self.find(name)
+        if until < snapshot.until:
+            raise SnapshotError(f"snapshot {name} is locked until {date_of(snapshot.until)}; no lock is shortened")
+        return await self._lock(snapshot, until)
+
+    async def _lock(self, snapshot: Snapshot, until: int) -> Snapshot:
+        enforced = (await self._judge(until)).enough
+        locked = msgspec.structs.replace(snapshot, until=until, enforced=enforced)
+        self._store.touch()
+        await self._store.task(partial(records.lock, locked))
+        return locked
 
     async def delete(self, name: str) -> None:
         """Keep it no longer; durable on return, and published with what comes next.

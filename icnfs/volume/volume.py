@@ -40,6 +40,7 @@ from icnfs.volume.heads import Heads
 from icnfs.volume.health import Health
 from icnfs.volume.keyring import Entry, Keyring, Secrets, unlock
 from icnfs.volume.leaving import LeaveProgress, LeaveResult, Leaving
+from icnfs.volume.locks import Locks
 from icnfs.volume.network import Network, Starter, start_transfer
 from icnfs.volume.orphans import Orphans
 from icnfs.volume.places import Places
@@ -120,7 +121,7 @@ class Volume:
             self._segment,
             config.grace,
         )
-        self.snapshots = Snapshots(store, self.publisher, self.sync)
+        self.snapshots = Snapshots(store, self.publisher, self.sync, Locks(network, self.repair, self.loaded).judge)
         self.looked = trio.Event()
         """Set once this mount has looked at its providers' places, or will not."""
         self.audit = Audit(store, network, self.repair, self._segment, lambda: self.config.audit)

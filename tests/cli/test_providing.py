@@ -89,6 +89,9 @@ class StandIn:
     async def make_snapshot(self, name: str, until: int, deadline: float) -> None:
         raise NotImplementedError
 
+    async def lock_snapshot(self, name: str, until: int) -> None:
+        raise NotImplementedError
+
     async def delete_snapshot(self, name: str) -> None:
         raise NotImplementedError
 

@@ -100,6 +100,9 @@ class Operations:
     async def make_snapshot(self, name: str, until: int, deadline: float) -> object:
         return [name, until, deadline]
 
+    async def lock_snapshot(self, name: str, until: int) -> object:
+        return [name, until]
+
     async def delete_snapshot(self, name: str) -> None:
         raise SnapshotError(f"{name} is locked")
 
@@ -192,6 +195,8 @@ def test_snapshots_are_made_listed_and_deleted(tmp_path: Path) -> None:
     assert p.take_facts(ask(p.SnapshotsRequest(), tmp_path)[0], list[str]) == ["before"]
     made = ask(p.MakeSnapshotRequest("before", 7, 1.0), tmp_path)[0]
     assert p.take_facts(made, tuple[str, int, float]) == ("before", 7, 1.0)
+    locked = ask(p.LockSnapshotRequest("before", 7), tmp_path)[0]
+    assert p.take_facts(locked, tuple[str, int]) == ("before", 7)
     with pytest.raises(BaseExceptionGroup) as caught:
         ask(p.DeleteSnapshotRequest("before"), tmp_path)
     assert _only(caught.value, p.RemoteError).exit_code is Exit.SNAPSHOT
