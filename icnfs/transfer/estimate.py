@@ -114,6 +114,10 @@ class Estimate:
         """Bytes per second, None before the first large call."""
         return 1.0 / self.seconds_per_byte if self.seconds_per_byte else None
 
+    def holds(self) -> float:
+        """Bytes that lie on the line to the provider when that is full: its rate by its latency; 0 while unknown."""
+        return self.latency / self.seconds_per_byte if self.latency and self.seconds_per_byte else 0.0
+
     def forget(self) -> None:
         """The provider is gone: the others are not measured by it."""
         self._pace.estimates.remove(self)

@@ -26,8 +26,9 @@ from icnfs.transfer.shares import Segment, Shares, too_few
 REBUILD_FACTOR: Final = 2.0
 """A rebuild moves k times the bytes: one is preferred where the direct read is expected to take so much longer."""
 
-PARITY_FACTOR: Final = 1.2
-"""Another share in a data share's place moves no more bytes, but all are verified and one is decoded."""
+PARITY_FACTOR: Final = 1.5
+"""Another share in a data share's place moves no more bytes, but all are verified and one is decoded; and data shares
+alone are spread evenly over the providers, which estimates that vary by less should not undo."""
 
 SLACK_SECONDS: Final = 0.02
 """Differences below this are not worth the computing."""

@@ -45,7 +45,7 @@ class Lane:
         self.health = health
         self.provider = provider
         self._guarded = guard(provider, health, rates)
-        self._turns = Turns()
+        self._reads, self._writes = Turns(health.reads.holds), Turns(health.writes.holds)
         self._asked = 0
         self._idle = trio.Event()
 
@@ -53,7 +53,7 @@ class Lane:
         """As Provider.get, once and without retries: whoever reads shares asks `health` where to go."""
         with self._measured(self.health.reads, length or 0) as call:
             await self._guarded.breaker.patiently()
-            async with self._turns.of(length or 0):
+            async with self._reads.of(length or 0):
                 data = await self._mapped(lambda: self._guarded.once.get(name, offset, length))
             if length is not None and len(data) != length:
                 lie = ProviderLiesError(self.name, f"it answered {len(data)} bytes where {length} were asked")
@@ -65,7 +65,8 @@ class Lane:
     async def put(self, name: str, data: Data) -> None:
         """As Provider.put; fails at once while the provider is down."""
         with self._measured(self.health.writes, len(data)):
-            await self._mapped(lambda: self._guarded.again.put(name, data))
+            async with self._writes.of(len(data)):
+                await self._mapped(lambda: self._guarded.again.put(name, data))
         self.health.bytes_up += len(data)
 
     async def put_new(self, name: str, data: Data) -> None:

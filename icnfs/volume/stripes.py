@@ -25,8 +25,9 @@ STRIPES_MAX: Final = 64 * MIB
 """Bytes of stripes: four segments, since shares rotate over the providers, and with four segments of 4-of-6 under way
 none of the six has nothing to do.  At 40 ms a round trip they keep 1.6 GB/s busy."""
 
-LEAVES: Final = 17
-"""Leaves of each share in one stripe: a request of 1 MiB to each of k providers, 4 MiB that come together."""
+LEAVES: Final = 9
+"""Leaves of each share in one stripe: four such requests fit on a line at once (`transfer.turns`), so that it is full
+while one ends and the next begins; 2.25 MiB come together."""
 
 MARGIN: Final = MIB
 """What stripes hold beside the chunks that are announced: they end with a leaf of every share."""

@@ -52,6 +52,15 @@ def test_latency_and_rate_are_told_apart() -> None:
     assert estimate.expected(4 * MIB, now) == pytest.approx(0.04 + 4 * MIB / 25e6)
 
 
+def test_a_line_holds_its_rate_by_its_latency() -> None:
+    estimate = Estimate(Pace())
+    assert estimate.holds() == 0.0
+    _takes(estimate, 100, 0.0, 0.04)
+    assert estimate.holds() == 0.0, "the rate is not known yet"
+    _steady(estimate)
+    assert estimate.holds() == pytest.approx(0.04 * 25e6)
+
+
 def test_what_is_in_flight_there_comes_first() -> None:
     estimate = Estimate(Pace())
     now = _steady(estimate)

@@ -272,11 +272,13 @@ def test_a_stripe_that_does_not_exist_or_cannot_be_had_is_refused() -> None:
 # --- a reader in order ------------------------------------------------------------------------------------------------
 
 RATE = 25e6
-SEGMENTS, SHARE_LEN, WINDOW = 12, 4 * MIB, 15
+SEGMENTS, SHARE_LEN = 12, 4 * MIB
+PIECE = 9 * LEAF_SIZE
+WINDOW = 64 * MIB // (K * PIECE)
 
 
 def _rate_of_a_reader_in_order(rates: list[float]) -> float:
-    """Bytes per second, virtual time, of stripes of 4 MiB taken in order, WINDOW under way or waiting."""
+    """Bytes per second, virtual time, of stripes of K pieces taken in order, WINDOW of them under way or waiting."""
     took = 0.0
     share = random.Random(0).randbytes(SHARE_LEN)
 
@@ -304,13 +306,13 @@ def _rate_of_a_reader_in_order(rates: list[float]) -> float:
             for (info, names), at in ((segments[i], j * MIB) for i in range(0, N, 2) for j in range(2)):
                 await engine.fetch_stripe(info, names, at, MIB, deadline=DEADLINE)
             begun = trio.current_time()
-            stripes = [(segment, at) for segment in segments for at in range(0, SHARE_LEN, MIB)]
+            stripes = [(segment, at) for segment in segments for at in range(0, SHARE_LEN, PIECE)]
             come = [trio.Event() for _ in stripes]
 
             async def read(number: int) -> None:
                 (info, names), at = stripes[number]
                 turn.set(number)
-                await engine.fetch_stripe(info, names, at, MIB, deadline=DEADLINE)
+                await engine.fetch_stripe(info, names, at, min(PIECE, SHARE_LEN - at), deadline=DEADLINE)
                 come[number].set()
 
             async with trio.open_nursery() as nursery:
