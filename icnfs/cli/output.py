@@ -119,6 +119,8 @@ def _phase(what: str, now: protocol.Progress) -> str:
         return f"{what}: {now.shares_left} shares left, waiting: {escape(now.waiting)}"
     if now.shares_left:
         return f"{what}: {now.shares_left} shares left"
+    if now.files:
+        return f"{what}: {now.files} files"
     if now.missing_shares and now.done >= now.total:
         return f"{what}: waiting for {now.missing_shares} shares to be safe"
     return what
@@ -137,4 +139,5 @@ class _Lines:
         if time.monotonic() >= self._next or (self._short and now.done >= now.total):
             self._next = time.monotonic() + LINE_EVERY
             self._short = now.done < now.total
-            say(f"{_phase(self._what, now)}: {size(now.done)} of {size(now.total)}")
+            told = "" if now.files else f": {size(now.done)} of {size(now.total)}"
+            say(f"{_phase(self._what, now)}{told}")

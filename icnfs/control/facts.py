@@ -32,6 +32,12 @@ class MountStatus(msgspec.Struct, frozen=True):
     stalls: Stalls = Stalls()
 
 
+class CloneFacts(msgspec.Struct, frozen=True):
+    """What a clone, or a restored tree, is made of: files of all kinds, directories among them."""
+
+    files: int
+
+
 class Published(msgspec.Struct, frozen=True):
     """What `sync` and `umount --drain` reached: the batch that is published, and its head's number.
 

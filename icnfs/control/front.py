@@ -26,6 +26,7 @@ from icnfs import process
 from icnfs.config import VolumeConfig, load
 from icnfs.control import endpoint, server
 from icnfs.control.facts import (
+    CloneFacts,
     FileFacts,
     HealthFacts,
     KeyFacts,
@@ -46,6 +47,7 @@ from icnfs.control.stalls import StallMeter
 from icnfs.crypto.hardening import drop_secrets_from_environment, forbid_core_dumps
 from icnfs.errors import ConfigError, IcnfsError, MountPointError
 from icnfs.fuse import mountpoint
+from icnfs.fuse.caches import look_anew
 from icnfs.fuse.options import MountOptions
 from icnfs.fuse.serve import SIGNALS, End
 from icnfs.fuse.serve import serve as serve_fuse
@@ -108,6 +110,7 @@ class Front:
         self._since_ns = time.time_ns()
         self._serving = trio.CancelScope()
         self._opened: Volume | None = None
+        self._vfs: Vfs | None = None
         self._stalls = StallMeter()
 
     async def run(self) -> End:
@@ -142,7 +145,7 @@ class Front:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._stalls.run)
                 await nursery.start(server.serve, listener, self)
-                vfs = Vfs(
+                vfs = self._vfs = Vfs(
                     volume.store,
                     volume.free_bytes,
                     nursery=nursery,
@@ -302,6 +305,13 @@ class Front:
         """List what lies at the providers, and delete old orphans."""
         return await self._volume.orphans.run(delete=True, progress=lambda left: progress(Progress(shares_left=left)))
 
+    async def clone(self, source: int, parent: int, name: bytes, uid: int, progress: ProgressSink) -> CloneFacts:
+        """Clone a file or tree, and have the kernel see it."""
+        assert self._vfs is not None, "mounted files are what is asked for"
+        made = await self._vfs.clone(source, parent, name, uid, partial(_pass_on_files, progress))
+        await trio.to_thread.run_sync(look_anew, parent, name)
+        return CloneFacts(made)
+
     def _published(self) -> Published:
         status = self._volume.status()
         return Published(status.published_batch, status.epoch, status.sequence, self._volume.unsafe_at())
@@ -327,3 +337,7 @@ def _pass_on_leave(progress: ProgressSink, now: LeaveProgress) -> None:
 
 def _pass_on_scrub(progress: ProgressSink, now: ScrubProgress) -> None:
     progress(Progress(now.done, now.total, shares_left=now.shares_left))
+
+
+def _pass_on_files(progress: ProgressSink, made: int) -> None:
+    progress(Progress(files=made))

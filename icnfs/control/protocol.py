@@ -5,8 +5,9 @@ A connection carries one request and its answers: any number of `Progress`, then
     protocol (1) || length of the body (4, big-endian) || body (msgpack, one tagged struct)
 
 Promises: `take_request` and `take_answer` are total, any bytes give a value or `FormatError`; nothing is allocated for
-a length above the cap.  No secret and no file's name or contents ever crosses this socket: a file is named by its inode
-number, and a new key arrives as the slot that the verb has wrapped already.  This module knows nothing of sockets.
+a length above the cap.  No secret and no file's contents ever cross this socket: a file is named by its inode number,
+save one that is to be made, and a new key arrives as the slot that the verb has wrapped already.  This module knows
+nothing of sockets.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from icnfs.config.paths import NAME_PATTERN
 from icnfs.control.log import escape
 from icnfs.errors import Exit, FormatError, IcnfsError, NewerFormatError
 from icnfs.format.snapshot import is_name
+from icnfs.limits import NAME_MAX
 
 PROTOCOL: Final = 1
 """Grows when a message changes its meaning; a verb and a mount of different protocols refuse to talk."""
@@ -159,6 +161,14 @@ class OrphansRequest(msgspec.Struct, frozen=True, tag="orphans", forbid_unknown_
     """List what lies at the providers, and delete shares that nothing names and that were such for long enough."""
 
 
+class CloneRequest(msgspec.Struct, frozen=True, tag="clone", forbid_unknown_fields=True):
+    """Clone inode `source` as `name` in directory `parent`; it ends where the client goes away, and leaves nothing."""
+
+    source: int
+    parent: int
+    name: bytes
+
+
 class StopRequest(msgspec.Struct, frozen=True, tag="stop", forbid_unknown_fields=True):
     """End as on SIGTERM: detach even when files are in use."""
 
@@ -182,19 +192,21 @@ Request = (
     | MakeSnapshotRequest
     | LockSnapshotRequest
     | DeleteSnapshotRequest
+    | CloneRequest
     | StopRequest
 )
 
 
 class Progress(msgspec.Struct, frozen=True, tag="progress"):
     """How far a request is: bytes published, moved or looked at, of those to be (both may grow); shares still missing,
-    or still to be moved or looked at; and what it waits for, "" while it waits for nothing."""
+    or still to be moved or looked at; what it waits for, "" while it waits for nothing; and files made so far."""
 
     done: int = 0
     total: int = 0
     missing_shares: int = 0
     shares_left: int = 0
     waiting: str = ""
+    files: int = 0
 
 
 class Done(msgspec.Struct, frozen=True, tag="done"):
@@ -260,6 +272,10 @@ def take_request(body: bytes) -> Request:
         raise FormatError("control socket: not a date")
     if isinstance(request, InfoRequest) and not 0 < request.ino < 2**63:
         raise FormatError("control socket: not an inode number")
+    if isinstance(request, CloneRequest) and not (
+        0 < request.source < 2**63 and 0 < request.parent < 2**63 and _is_file_name(request.name)
+    ):
+        raise FormatError("control socket: not a file to be cloned, or not a place for it")
     if isinstance(request, HealthRequest) and not (0 <= request.most <= MOST_SEGMENTS and len(request.after) <= 64):
         raise FormatError("control socket: not a page of segments")
     if isinstance(request, ScrubRequest) and not 0 <= request.rate <= RATE_MAX:
@@ -267,6 +283,10 @@ def take_request(body: bytes) -> Request:
     if isinstance(request, LeaveRequest) and NAME_PATTERN.fullmatch(request.provider) is None:
         raise FormatError("control socket: not a provider's name")
     return request
+
+
+def _is_file_name(name: bytes) -> bool:
+    return 0 < len(name) <= NAME_MAX and b"/" not in name and b"\0" not in name and name not in (b".", b"..")
 
 
 def take_answer(body: bytes) -> Answer:

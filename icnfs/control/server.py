@@ -22,6 +22,7 @@ from icnfs.control.protocol import (
     AddKeyRequest,
     AdoptRequest,
     Answer,
+    CloneRequest,
     DeleteSnapshotRequest,
     Done,
     HealthRequest,
@@ -129,6 +130,9 @@ class Operations(Protocol):
     async def delete_snapshot(self, name: str) -> None:
         """Keep a snapshot no longer; SnapshotError where it is locked."""
 
+    async def clone(self, source: int, parent: int, name: bytes, uid: int, progress: ProgressSink) -> object:
+        """Clone a file or tree for `uid`, whole or not at all."""
+
 
 async def serve(
     listener: socket.socket,
@@ -163,7 +167,7 @@ async def _serve_one(
             if not endpoint.trusted(uid):
                 _log.warning("control_refused uid=%d pid=%d", uid, pid)
                 return
-            await _Conversation(stream, operations).hold()
+            await _Conversation(stream, operations, uid).hold()
     except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
         _log.debug("control_client_gone")
     except Exception:  # noqa: BLE001 - a verb's connection must not end the mount
@@ -175,9 +179,10 @@ async def _serve_one(
 class _Conversation:
     """One request and its answers."""
 
-    def __init__(self, stream: trio.SocketStream, operations: Operations) -> None:
+    def __init__(self, stream: trio.SocketStream, operations: Operations, uid: int) -> None:
         self._stream = stream
         self._operations = operations
+        self._uid = uid
         self._latest = self._sent = Progress()
         self._scope = trio.CancelScope()
 
@@ -340,6 +345,10 @@ class _Conversation:
     async def _orphans(self, _: Request) -> object:
         return await self._operations.orphans(self.progress)
 
+    async def _clone(self, request: Request) -> object:
+        assert isinstance(request, CloneRequest)
+        return await self._operations.clone(request.source, request.parent, request.name, self._uid, self.progress)
+
     async def _stop(self, _: Request) -> object:
         await self._end(True)
         return None
@@ -364,5 +373,6 @@ _MEANINGS: Final[dict[type[Request], Callable[[_Conversation, Request], Awaitabl
     MakeSnapshotRequest: _Conversation._make_snapshot,
     LockSnapshotRequest: _Conversation._lock_snapshot,
     DeleteSnapshotRequest: _Conversation._delete_snapshot,
+    CloneRequest: _Conversation._clone,
     StopRequest: _Conversation._stop,
 }

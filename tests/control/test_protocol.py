@@ -24,6 +24,7 @@ REQUESTS = [
     p.LeaveRequest("north", 60.0),
     p.ScrubRequest(True, True, 1_000_000),
     p.OrphansRequest(),
+    p.CloneRequest(5, 1, b"\xff copy"),
     p.StopRequest(),
 ]
 
@@ -133,3 +134,9 @@ def test_facts_are_checked_for_their_kind() -> None:
     assert p.take_facts(answer, dict[str, int]) == {"a": 1}
     with pytest.raises(FormatError):
         p.take_facts(answer, list[int])
+
+
+@pytest.mark.parametrize("name", [b"", b".", b"..", b"a/b", b"a\0b", b"n" * 256])
+def test_what_is_to_be_made_has_a_name_that_a_file_may_have(name: bytes) -> None:
+    with pytest.raises(FormatError):
+        p.take_request(p.frame(p.CloneRequest(5, 1, name))[5:])

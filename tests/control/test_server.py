@@ -106,6 +106,10 @@ class Operations:
     async def delete_snapshot(self, name: str) -> None:
         raise SnapshotError(f"{name} is locked")
 
+    async def clone(self, source: int, parent: int, name: bytes, uid: int, progress: server.ProgressSink) -> object:
+        progress(p.Progress(files=2))
+        return [source, parent, name, uid]
+
 
 def talk(directory: Path, body: Callable[[Mount], Awaitable[None]], operations: Operations | None = None) -> Operations:
     """Serve `operations` in `directory` while `body` runs."""
@@ -189,6 +193,12 @@ def test_a_scrub_is_answered(tmp_path: Path) -> None:
     assert p.take_facts(listed, dict[str, int]) == {"orphans": 4}
     assert told[-1] == p.Progress(shares_left=9)
     assert seen[-1] == p.Progress(3, 5, shares_left=2)
+
+
+def test_a_clone_is_made_for_who_asks(tmp_path: Path) -> None:
+    answer, seen = ask(p.CloneRequest(5, 1, b"copy"), tmp_path)
+    assert p.take_facts(answer, tuple[int, int, bytes, int]) == (5, 1, b"copy", os.getuid())
+    assert seen[-1] == p.Progress(files=2)
 
 
 def test_snapshots_are_made_listed_and_deleted(tmp_path: Path) -> None:

@@ -259,6 +259,7 @@ class Machine:
         with pytest.MonkeyPatch.context() as patch, trio.CancelScope() as scope:
             patch.setattr(self.vfs, "_appear", appears)
             await self.vfs.clone(source.ino, parent.ino, name, 0, lambda done: done < entries or scope.cancel())
+        self.flushed = await self.store.flush()  # what only the journal has, a crash of the model does not count
 
     def cloned(self, file: File, ino: int, known: dict[File, File]) -> File:
         """The model's file once more, as the store has it under `ino`."""
