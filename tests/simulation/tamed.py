@@ -206,7 +206,10 @@ def _call_back(call: Callable[..., Awaitable[Any]], *args: Any) -> Any:
 
 
 def _call_back_sync(call: Callable[..., Any], *args: Any) -> Any:
-    return call(*args)
+    async def there() -> Any:
+        return call(*args)
+
+    return _call_back(there)
 
 
 # --- the committer ----------------------------------------------------------------------------------------------------

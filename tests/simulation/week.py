@@ -8,7 +8,7 @@ volume.  `stored` is what all providers hold, heads and runs included, over n/k 
 looked at every hour, and the worst hour is told: without what waits out its grace, and with it.  `moved` is what
 compaction read and wrote, over what publishing wrote: contents, records and heads.  At the end the volume is recovered
 elsewhere and compared.  In the workload `kept` a snapshot is made every day and the last three are kept; live is what
-tree and snapshots name, and the trees of the snapshots are compared as well, chunk by chunk.
+tree and snapshots name, and each snapshot is opened and compared as well.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -33,9 +33,7 @@ from unittest import mock
 import trio
 
 from icnfs.crypto.slots import parse_recovery_key
-from icnfs.format.records import U64, ChunkRecord, Location, Table, unpack_chunk, unpack_key
-from icnfs.format.run import RunReader
-from icnfs.format.snapshot import Snapshot
+from icnfs.format.records import Table
 from icnfs.limits import CHUNK_SIZE, GIB, KIB, MIB
 from icnfs.providers.base import Data
 from icnfs.providers.memory import MemoryProvider
@@ -45,10 +43,11 @@ from icnfs.volume.compact import Compactor, Places
 from icnfs.volume.condemned import decode
 from icnfs.volume.create import create
 from icnfs.volume.keyring import Secrets
+from icnfs.volume.past import open_past
 from icnfs.volume.recover import recover
 from icnfs.volume.volume import Volume, open_volume
 from tests.simulation.tamed import tamed
-from tests.volume.world import CHEAP, World, files_of, get_file, list_files, put_file
+from tests.volume.world import CHEAP, Machine, World, files_of, get_file, list_files, put_file
 
 HOUR: Final = 3600.0
 DAY: Final = 24 * HOUR
@@ -288,7 +287,7 @@ class Daily:
     def __init__(self, tree: Tree, most: int) -> None:
         self._tree = tree
         self._most = most
-        self._kept: dict[str, list[list[bytes]]] = {}
+        self._kept: dict[str, dict[bytes, list[bytes]]] = {}
 
     async def make(self, volume: Volume, day: int) -> None:
         if len(self._kept) == self._most:
@@ -296,58 +295,29 @@ class Daily:
             await volume.snapshots.delete(oldest)
             del self._kept[oldest]
         await volume.snapshots.create(f"day-{day}", HOUR)
-        self._kept[f"day-{day}"] = sorted(map(list, self._tree.files.values()))
+        self._kept[f"day-{day}"] = {name: list(digests) for name, digests in self._tree.files.items()}
 
-    async def are_whole(self, volume: Volume) -> bool:
-        """Whether the volume has exactly these, and the providers every chunk that they name."""
-        found = {snapshot.name: snapshot for snapshot in volume.snapshots.list()}
-        if found.keys() != self._kept.keys():
-            return False
-        for name, snapshot in found.items():
-            if sorted(await _files_in(volume, snapshot)) != self._kept[name]:
-                return False
+    async def are_whole(self, world: World, machine: Machine) -> bool:
+        """Whether the volume that was recovered on a machine has exactly these, and each holds what it held."""
+        for name, files in self._kept.items():
+            opened = open_past(world.config, name, machine.state_dir, machine.secrets, start=world.start)
+            async with opened as volume:
+                found = {snapshot.name for snapshot in volume.snapshots.list()}
+                if found != self._kept.keys() or not await _holds(volume, files):
+                    return False
         return True
 
 
-async def _files_in(volume: Volume, snapshot: Snapshot) -> list[list[bytes]]:
-    """The digests of the chunks of each of a snapshot's files, read from the providers by its own records alone."""
-    store = volume.store
-    rows: dict[tuple[int, bytes], bytes | None] = {}
-    for run in snapshot.runs:
-        reader = RunReader(volume.network.open_run, run.id)
-        for id in run.parts:
-            payload, size = await _payload(volume, id)
-            rows.update(((row.table, row.key), row.value) for row in reader.feed(payload[:size]))
-        reader.close()
-    wanted: dict[bytes, list[tuple[bytes, ChunkRecord, Location]]] = {}
-    for (table, key), sealed in rows.items():
-        if table == Table.CHUNKS and sealed is not None:
-            record = unpack_chunk(store.records.open(Table.CHUNKS, key, sealed))
-            place = store.locate(record.version)
-            assert place is not None, "a version that is kept lies somewhere"
-            wanted.setdefault(place.segment, []).append((key, record, place))
-    digests: dict[bytes, dict[bytes, bytes]] = {}
-    for id, chunks in wanted.items():
-        payload, size = await _payload(volume, id)
-        segment = store.segment(id)
-        assert segment is not None
-        for key, record, place in chunks:
-            at = place.share * segment.share_len + place.offset
-            wrapped = rows[Table.KEYS, U64.pack(record.key_id)]
-            assert wrapped is not None
-            file_key, _ = unpack_key(store.records.open(Table.KEYS, U64.pack(record.key_id), wrapped))
-            plain = store.chunks.open(
-                file_key, record.key_id, record.salt_id, record.version, record.tag, payload[at : at + place.length]
-            )
-            digests.setdefault(key[:8], {})[key] = hashlib.sha256(plain).digest()
-    return [[chunks[key] for key in sorted(chunks)] for chunks in digests.values()]
-
-
-async def _payload(volume: Volume, id: bytes) -> tuple[bytes, int]:
-    segment = volume.store.segment(id)
-    assert segment is not None, "a segment that a snapshot needs has its record"
-    network = volume.network
-    return await network.transfer.get_segment(segment, network.names_of(segment)), segment.size
+async def _holds(volume: Volume, files: Mapping[bytes, Sequence[bytes]]) -> bool:
+    """Whether a volume has exactly these files, told by the digests of their chunks."""
+    if list_files(volume) != sorted(files):
+        return False
+    for name, digests in files.items():
+        data = await get_file(volume, name)
+        pieces = [data[at : at + CHUNK_SIZE] for at in range(0, len(data), CHUNK_SIZE)]
+        if [hashlib.sha256(piece).digest() for piece in pieces] != digests:
+            return False
+    return True
 
 
 @contextmanager
@@ -457,16 +427,14 @@ def _moved(world: World) -> dict[str, int]:
 async def _is_whole(world: World, offered: Secrets, tree: Tree, snapshots: Daily) -> bool:
     """Whether an empty machine finds every file as it was written, and every snapshot as it was made."""
     there = world.machine("there")
+    there.secrets = offered
     await recover(world.config, there.state_dir, offered, start=world.start)
     async with open_volume(world.config, there.state_dir, offered, start=world.start, read_only=True) as volume:
-        if list_files(volume) != sorted(tree.files):
+        if not await _holds(volume, tree.files):
             return False
-        for name, digests in tree.files.items():
-            data = await get_file(volume, name)
-            pieces = [data[at : at + CHUNK_SIZE] for at in range(0, len(data), CHUNK_SIZE)]
-            if [hashlib.sha256(piece).digest() for piece in pieces] != digests:
-                return False
-        return await snapshots.are_whole(volume)
+    whole = await snapshots.are_whole(world, there)
+    await trio.sleep(1)  # the committers' tasks come to their ends
+    return whole
 
 
 def main() -> int:
