@@ -169,6 +169,12 @@ class Provider(ABC):
         """Let go of connections; the provider is not used afterwards."""
 
 
+def disordered(provider: str, prefix: str) -> ProviderLiesError:
+    """A page of the listing of `prefix` is none."""
+    what = f"its listing of {prefix!r} is out of order, or not of it"
+    return ProviderLiesError(provider, f"{what}; ask the provider, or leave it")
+
+
 async def list_all(provider: Provider, prefix: str, after: str = "", *, most: int = LISTED_MAX) -> list[str]:
     """Every page of `provider.list(prefix, after)`; `ProviderLiesError` past `most` names, or out of order."""
     names: list[str] = []
@@ -190,6 +196,6 @@ async def list_page(provider: Provider, prefix: str, after: str = "") -> list[st
     last = after
     for name in page:
         if not is_name(name) or not name.startswith(prefix) or name <= last:
-            raise ProviderLiesError(provider.name, f"its listing of {prefix!r} is out of order, or not of it")
+            raise disordered(provider.name, prefix)
         last = name
     return page

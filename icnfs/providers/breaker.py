@@ -235,7 +235,9 @@ class Breaker(Wrapper):
                 self.switch.told(capacity)
                 self.switch.refusals.told(capacity.free_bytes, self._heard)
                 return capacity
-            probe.error = ProviderAwayError(self.name, f"it did not answer within {PROBE_SECONDS:.0f} s")
+            probe.error = ProviderAwayError(
+                self.name, f"it did not answer within {PROBE_SECONDS:.0f} s; check the endpoint and the network"
+            )
             if self._heard < begun:  # else it is slow, and no more
                 self._lose(probe.error)
         except ProviderError as error:

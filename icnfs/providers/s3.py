@@ -49,6 +49,7 @@ from icnfs.providers.base import (
     check_prefix,
     check_range,
     check_size,
+    disordered,
     exact_length,
     is_name,
 )
@@ -214,7 +215,7 @@ class S3Provider(Provider):
         beginning = self._prefix + prefix
         for key in keys:
             if not key.startswith(beginning) or key <= last:
-                raise ProviderLiesError(self.name, f"its listing of {prefix!r} is out of order, or not of it")
+                raise disordered(self.name, prefix)
             last = key
         if more and not keys:
             raise ProviderLiesError(self.name, f"its listing of {prefix!r} does not move on")

@@ -94,6 +94,9 @@ _CERTIFICATES: Final[dict[int, str]] = {
 """By OpenSSL's X509_V_ERR_ numbers."""
 
 
+_BETWEEN: Final = "check the endpoint, and what lies in between"
+
+
 def code_of(answer: Answer) -> str:
     """The code that the answer's body names, or ""."""
     found = _CODE.search(answer.body)
@@ -137,9 +140,9 @@ def failure(provider: str, doing: str, error: OSError | http.client.HTTPExceptio
         reason = (error.reason or "no TLS").replace("_", " ").lower()
         return ProviderAwayError(provider, f"{doing}: {reason}; is it https that the endpoint speaks?")
     if isinstance(error, http.client.IncompleteRead):
-        return ProviderAwayError(provider, f"{doing}: it broke off in the middle of its answer")
+        return ProviderAwayError(provider, f"{doing}: it broke off in the middle of its answer; {_BETWEEN}")
     if isinstance(error, ConnectionResetError | BrokenPipeError):  # RemoteDisconnected among them
-        return ProviderAwayError(provider, f"{doing}: it closed the connection without an answer")
+        return ProviderAwayError(provider, f"{doing}: it closed the connection without an answer; {_BETWEEN}")
     if isinstance(error, http.client.HTTPException):
         return ProviderLiesError(provider, f"{doing}: what it answered is not HTTP; correct the endpoint")
     if isinstance(error, socket.gaierror):
@@ -151,7 +154,7 @@ def failure(provider: str, doing: str, error: OSError | http.client.HTTPExceptio
 
 def _otherwise(status: int) -> tuple[type[ProviderError], str]:
     if status >= 500:
-        return ProviderAwayError, ""
+        return ProviderAwayError, "it is tried again; where that lasts, ask the provider"
     if status >= 400:
         return ProviderRefusedError, "the provider's manual says what that code means"
     return ProviderLiesError, "it does not speak S3 there; correct the endpoint"

@@ -472,10 +472,8 @@ class TransferClient:
             return
         for state in push.states:
             if known := self._states.get(state.name):
-                if state.is_down and not known.is_down:
-                    log.warning("provider %s is down: %s", state.name, state.error)
-                elif known.is_down and not state.is_down:
-                    log.warning("provider %s is up again", state.name)
+                if change := state.change_from(known):
+                    log.warning("provider %s %s", state.name, change)
                 self._states[state.name] = state
 
     def _heard(self, event: ShareEvent) -> None:

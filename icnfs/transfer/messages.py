@@ -379,6 +379,18 @@ class ProviderState(msgspec.Struct, frozen=True, array_like=True):
         """Whether it does not answer, or refuses everything, as far as is known."""
         return self.state in ("down", "probing")
 
+    def change_from(self, before: ProviderState) -> str:
+        """What has happened since `before` that people want to know, "" for nothing."""
+        if self.is_down != before.is_down:
+            return f"is down: {self.error}" if self.is_down else "is up again"
+        if (self.writes == "ok") != (before.writes == "ok"):
+            return (
+                "stores again"
+                if self.writes == "ok"
+                else f"refuses to store, and gets nothing for a while: {self.error}"
+            )
+        return ""
+
 
 class States(Message, frozen=True):
     """Pushed, unasked: the providers whose state changed."""
