@@ -16,6 +16,10 @@ RATE_LEAST: Final = 64 * KIB
 """Bytes per second of the lowest limit: below it a share of 4 MiB takes over a minute and counts as hanging."""
 
 
+SCHEDULED_MAX: Final = 500
+"""Automatic snapshots of one kind: all four together, and as many by hand, stay below what a volume can have."""
+
+
 class Required:
     """The default of a key that must be written."""
 
@@ -91,6 +95,12 @@ TABLES: Final[dict[str, dict[str, Key]]] = {
         "enabled": Key(values.read_bool, True, "true"),
         "days": Key(values.number_of(0.0001, 3650, "days"), 14.0, "14"),
         "most": Key(values.number_of(0.001, 100, "percent of the stored bytes a day"), 0.1, "0.1"),
+    },
+    "snapshots": {
+        "hourly": Key(values.integer_of(0, SCHEDULED_MAX, "snapshots"), 0, "24"),
+        "daily": Key(values.integer_of(0, SCHEDULED_MAX, "snapshots"), 0, "7"),
+        "weekly": Key(values.integer_of(0, SCHEDULED_MAX, "snapshots"), 0, "4"),
+        "monthly": Key(values.integer_of(0, SCHEDULED_MAX, "snapshots"), 0, "12"),
     },
     "log": {
         "level": Key(values.read_level, "info", '"info"'),

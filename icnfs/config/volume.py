@@ -39,6 +39,16 @@ class AuditRules:
 
 
 @dataclass(frozen=True, slots=True)
+class Schedule:
+    """How many automatic snapshots are kept, by kind; 0 for none."""
+
+    hourly: int = 0
+    daily: int = 0
+    weekly: int = 0
+    monthly: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class VolumeConfig:
     """What the TOML says, defaults filled in.  Sizes are bytes, times seconds."""
 
@@ -66,6 +76,7 @@ class VolumeConfig:
     download: int
     """Bytes per second to and from all providers together; 0 for no bound."""
     audit: AuditRules
+    snapshots: Schedule
     log_level: str
     providers: dict[str, ProviderFacts]
     """By name, in the TOML's order."""
@@ -173,6 +184,7 @@ class _Reader:
             upload=got["limits"]["upload"] or 0,
             download=got["limits"]["download"] or 0,
             audit=AuditRules(**got["audit"]),
+            snapshots=Schedule(**got["snapshots"]),
             log_level=got["log"]["level"],
             providers=self._providers(document.get("provider", {})),
         )

@@ -71,6 +71,11 @@ class Batch:
     """Set by the committer: cuts too large to carry out at once, left as tombstones."""
 
     @property
+    def has_changes(self) -> bool:
+        """Whether it changes the tree."""
+        return bool(self.changes or self.xattrs or self.cuts or self.orphans)
+
+    @property
     def changes(self) -> int:
         """Records that committing will write, about."""
         return len(self.inodes) + len(self.names) + len(self.chunks) + len(self.patches) + len(self.keys)

@@ -99,6 +99,8 @@ class Store(Records):
         self.generation = generation
         self.committed = self.durable = number
         """Batches up to here LMDB shows; up to `durable`, they survive a crash."""
+        self.changed = number
+        """The last batch that changed the tree, as far as is known: an earlier mount's may have."""
         self.batch = Batch(number + 1, generation)
         self._closed: deque[Batch] = deque()
         self._inodes: dict[int, Inode | None] = {}
@@ -253,6 +255,8 @@ class Store(Records):
         batch.awaited = awaited
         batch.counters = self.counters()
         batch.next_generation = self.generation
+        if batch.has_changes:
+            self.changed = batch.number
         self._closed.append(batch)
         self.batch = Batch(batch.number + 1, self.generation)
         self.committer.submit(batch)

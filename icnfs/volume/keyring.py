@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
+import trio
 
 from icnfs.crypto.keys import MasterKey, Secret
 from icnfs.crypto.slots import Costs, Slot, SlotKind, decode_slot, encode_slot, make_slot, open_slot
@@ -405,3 +406,9 @@ _COPY_NAME: Final = re.compile(r"slots/[0-9a-f]{32}")
 def is_slot_name(name: str) -> bool:
     """Whether copies of key slots are stored under such names."""
     return _COPY_NAME.fullmatch(name) is not None
+
+
+async def unlock_local(state_dir: Path, offered: Secrets) -> tuple[Keyring, MasterKey]:
+    """The keyring of a local state and the master key; `NoVolumeError`, `SecretError`, `FormatError`."""
+    keyring = Keyring.load(state_dir)
+    return keyring, await trio.to_thread.run_sync(unlock, keyring.slots(), offered)

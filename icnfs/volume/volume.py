@@ -23,7 +23,6 @@ from typing import Final
 import trio
 
 from icnfs.config import VolumeConfig
-from icnfs.crypto.keys import MasterKey
 from icnfs.errors import ConfigError, DegradedError, FencedError, IcnfsError, LocalDiskError, TooFewProvidersError
 from icnfs.format.segment import SegmentInfo
 from icnfs.state import cut as cuts
@@ -38,7 +37,7 @@ from icnfs.volume.fence import Fence
 from icnfs.volume.findings import Findings
 from icnfs.volume.heads import Heads
 from icnfs.volume.health import Health
-from icnfs.volume.keyring import Entry, Keyring, Secrets, unlock
+from icnfs.volume.keyring import Entry, Keyring, Secrets, unlock_local
 from icnfs.volume.leaving import LeaveProgress, LeaveResult, Leaving
 from icnfs.volume.locks import Locks
 from icnfs.volume.network import Network, Starter, start_transfer
@@ -47,6 +46,7 @@ from icnfs.volume.places import Places
 from icnfs.volume.publish import Publisher, segments_at
 from icnfs.volume.repair import Repair
 from icnfs.volume.report import file_info, status_of, usage_of
+from icnfs.volume.scheduler import Scheduler
 from icnfs.volume.scrub import Scrub, ScrubProgress, ScrubReport
 from icnfs.volume.snapshots import Snapshots
 from icnfs.volume.source import ProviderSource
@@ -65,7 +65,7 @@ LOAD_STEP: Final = 1024
 ADOPT_SECONDS: Final = 30.0
 """What looking at the places of new providers may take; later ones are looked at before the next publish."""
 
-ADOPTED: Final = frozenset({"providers", "policy", "weights", "upload", "download", "audit"})
+ADOPTED: Final = frozenset({"providers", "policy", "weights", "upload", "download", "audit", "snapshots"})
 """What of a configuration may change while the volume is mounted."""
 
 SYNC_RETRY: Final = 0.5
@@ -448,12 +448,6 @@ class Volume:
         return entry
 
 
-async def unlock_local(state_dir: Path, offered: Secrets) -> tuple[Keyring, MasterKey]:
-    """The keyring of a local state and the master key; `NoVolumeError`, `SecretError`, `FormatError`."""
-    keyring = Keyring.load(state_dir)
-    return keyring, await trio.to_thread.run_sync(unlock, keyring.slots(), offered)
-
-
 @asynccontextmanager
 async def open_volume(
     config: VolumeConfig,
@@ -491,6 +485,8 @@ async def open_volume(
                     nursery.start_soon(supervised, "first look", volume.first_look)
                     nursery.start_soon(supervised, "publisher", volume.publisher.run)
                     nursery.start_soon(supervised, "collection", volume.collector.run)
+                    schedule = Scheduler(store, volume.snapshots, lambda: volume.config.snapshots, config.sync_deadline)
+                    nursery.start_soon(supervised, "snapshots", schedule.run)
                     nursery.start_soon(supervised, "audit", volume.watch_over)
                 try:
                     yield volume

@@ -30,9 +30,9 @@ from icnfs.transfer.engine import in_place, open_engine
 from icnfs.transfer.messages import Limits, ShareEvent
 from icnfs.vfs.vfs import Vfs
 from icnfs.volume.create import create
-from icnfs.volume.keyring import Secrets
+from icnfs.volume.keyring import Secrets, unlock_local
 from icnfs.volume.recover import Found, recover
-from icnfs.volume.volume import Volume, open_volume, unlock_local
+from icnfs.volume.volume import Volume, open_volume
 from tests.simulation.history import UNKNOWN, History, Seen, Tree, Unknown, describe, matches
 from tests.simulation.sites import Line, Site
 from tests.simulation.tamed import OWNER, Mood, Stepper, Wall
