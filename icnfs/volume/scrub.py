@@ -30,7 +30,7 @@ from icnfs.format.segment import SegmentInfo
 from icnfs.limits import LEAF_SIZE
 from icnfs.providers.line import Line, take
 from icnfs.state.store import Store
-from icnfs.transfer.checks import ALTERED, DOWN, MISSING, PRESENT
+from icnfs.transfer.checks import ALTERED, DOWN, MISSING, PRESENT, UNKNOWN
 from icnfs.volume.fence import keep
 from icnfs.volume.findings import Findings
 from icnfs.volume.network import Network
@@ -58,7 +58,7 @@ BAD_MAX: Final = 10_000
 """Bad shares of which it is remembered which they are, to tell in the end what became of them."""
 
 TURNS_MAX: Final = 3
-"""Looks at a share that moves while it is looked at."""
+"""Looks at a share that is moved or restored while it is looked at."""
 
 
 class Kept(msgspec.Struct, array_like=True):
@@ -278,8 +278,8 @@ class _Walk:
             await trio.lowlevel.checkpoint()
 
     async def _look_at(self, id: bytes, index: int, result: _Result) -> None:
-        """Look at a share where it lies; where it has moved meanwhile, once more."""
-        for _ in range(TURNS_MAX):
+        """Look at a share where it lies; once more where it has moved or was restored meanwhile."""
+        for turn in range(TURNS_MAX):
             segment = self._scrub._find(id)
             if segment is None:
                 return  # nothing names it any more
@@ -287,15 +287,17 @@ class _Walk:
             if not share.stored:
                 result.counts.append((share.provider, LACKING))
                 return
-            outcome = DOWN
-            cost = self._cost(segment.share_len)
+            outcome, contradicted = DOWN, False
             if share.provider not in self._scrub._network.lost():
                 looked = await self._scrub._findings.examine(segment, index, self._leaves(segment), self._gate)
-                outcome = looked.outcome
+                outcome, contradicted = looked.outcome, looked.outcome == UNKNOWN and looked.bytes > 0
                 result.read += looked.bytes
-            self._done += cost
-            self._left -= 1
-            self._tell()
+            if turn == 0:
+                self._done += self._cost(segment.share_len)
+                self._left -= 1
+                self._tell()
+            if contradicted and turn + 1 < TURNS_MAX:
+                continue
             now = self._scrub._find(id)
             if outcome in (MISSING, ALTERED) and (now is None or now.shares[index].provider != share.provider):
                 continue

@@ -262,6 +262,30 @@ def test_a_full_disk_ends_it_and_it_goes_on_later(world: World, here: Machine, m
     here.run(main)
 
 
+def test_a_share_that_is_restored_between_two_looks_is_verified(
+    world: World, here: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where somebody has read it, and repair comes between."""
+
+    async def main(volume: Volume) -> None:
+        segment, *_ = await write(volume)
+        provider, name = object_of(world, volume, segment, 3)
+        whole = provider.objects[name]
+        provider.objects[name] = flip(whole, share_format.FIXED_SIZE)
+        real = findings.Findings._check
+
+        async def check(me: findings.Findings, info: SegmentInfo, index: int, *rest: object) -> object:
+            looked = await real(me, info, index, *rest)  # type: ignore[arg-type]
+            if (info.id, index) == (segment.id, 3):
+                provider.objects[name] = whole
+            return looked
+
+        monkeypatch.setattr(findings.Findings, "_check", check)
+        assert (await volume.scrub()).is_good
+
+    here.run(main)
+
+
 def test_a_share_that_moves_meanwhile_is_looked_at_where_it_lies(tmp_path: Path) -> None:
     world = World(tmp_path, more=("gnu",))
     here = world.machine()
