@@ -4,7 +4,7 @@ It serves the front's requests, each in a task of its own that ends when the fro
 at the providers, and ends when its socket closes.  It is started by `link.spawn`, and hardened before it reads a byte.
 Every failure of a request is an answer; only a front that talks nonsense ends it, for then nothing can be trusted.
 
-Memory: about 40 MiB, 24 MiB for each of the three segments that the front has it store at once (see `upload`), and the
+Memory: about 40 MiB, 24 MiB for each of the four segments that the front has it store at once (see `upload`), and the
 free memory that the heap keeps (`icnfs.process`): under 180 MiB while it publishes.  A test holds it to that.
 """
 

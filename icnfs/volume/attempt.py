@@ -54,8 +54,9 @@ log = logging.getLogger(__name__)
 SURVEY_SECONDS: Final = 2.0
 """A survey older than this when the head is about to be put is made again: the run took long to upload."""
 
-UPLOADS_AT_ONCE: Final = 3
-"""Segments in flight, 16 MiB of shared memory each: one filled, one coded, one on its way."""
+UPLOADS_AT_ONCE: Final = 4
+"""Segments in flight, 16 MiB of shared memory each: one filled, one coded, two on their way, so that no line is idle
+while one ends and the next begins."""
 
 
 @dataclass

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import os
 import socket
 import ssl
 import threading
+import tracemalloc
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -22,7 +24,7 @@ from icnfs.errors import (
     ProviderLiesError,
     ProviderRefusedError,
 )
-from icnfs.limits import OBJECT_MAX
+from icnfs.limits import MIB, OBJECT_MAX
 from icnfs.providers import breaker, http
 from icnfs.providers.base import Pieces, list_all
 from icnfs.providers.open import ProviderSpec, open_provider, parse_url
@@ -534,6 +536,21 @@ def test_bucket_in_the_hosts_name(keys: Path) -> None:
     assert made._http.origin.host == "bucket.s3.eu-north-1.amazonaws.com" and question.target == "/p/a/b"
     assert question.headers["X-Amz-Content-SHA256"] == "UNSIGNED-PAYLOAD"
     assert "/eu-north-1/s3/aws4_request" in question.headers["Authorization"]
+
+
+def test_without_tls_the_signature_covers_the_parts_and_joins_nothing(keys: Path) -> None:
+    part, count = os.urandom(4 * MIB), 8
+    made = open_provider(ProviderSpec("alpha", "s3://bucket/p?endpoint=http://127.0.0.1:1", credentials=str(keys)))
+    assert isinstance(made, S3Provider)
+    made._signed("PUT", made._key("a/b"), {}, (b"",))  # imports, and reads the keys
+    tracemalloc.start()
+    try:
+        question = made._signed("PUT", made._key("a/b"), {}, (part, memoryview(part)) * (count // 2))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert question.headers["X-Amz-Content-SHA256"] == hashlib.sha256(part * count).hexdigest()
+    assert peak < MIB
 
 
 def test_nothing_of_the_keys_is_in_the_environment() -> None:

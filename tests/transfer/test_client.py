@@ -39,6 +39,7 @@ from icnfs.transfer.deadlines import Deadlines
 from icnfs.transfer.messages import Done, Hello, Limits, ShareEvent, encode
 from icnfs.transfer.upload import PutResult
 from icnfs.transfer.wire import Wire, socket_pair
+from icnfs.volume.attempt import UPLOADS_AT_ONCE
 
 K, N, SHARE = 4, 6, 300_000
 ID = bytes(range(16))
@@ -365,7 +366,7 @@ def test_the_process_has_a_session_of_its_own_no_cores_and_no_secrets(
     trio.run(main)
 
 
-def test_storing_many_segments_takes_no_more_memory_than_three_at_once(tmp_path: Path) -> None:
+def test_storing_many_segments_takes_no_more_memory_than_a_few_at_once(tmp_path: Path) -> None:
     size = 16 * MIB
     names = tuple(f"shares/aa/{index}" for index in range(N))
     providers = tuple(f"p{index}" for index in range(N))
@@ -383,7 +384,7 @@ def test_storing_many_segments_takes_no_more_memory_than_three_at_once(tmp_path:
                         assert not result.errors
 
             async with trio.open_nursery() as nursery:
-                limiter = trio.CapacityLimiter(3)
+                limiter = trio.CapacityLimiter(UPLOADS_AT_ONCE)
                 for number in range(10):
                     nursery.start_soon(store, number, limiter)
             status = Path(f"/proc/{client.pid}/status").read_text()
