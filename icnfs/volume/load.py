@@ -7,6 +7,7 @@ from those of the head.  Nothing is written at a provider.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -21,9 +22,12 @@ from icnfs.format.run import RunReader
 from icnfs.format.segment import SegmentInfo
 from icnfs.format.snapshot import Snapshot
 from icnfs.state import snapshots
+from icnfs.state.apply import Writer
 from icnfs.state.batch import Counters
 from icnfs.state.loader import Loader
+from icnfs.state.opening import load_salts
 from icnfs.state.reader import Reader
+from icnfs.state.store import Store
 from icnfs.volume import fence as fences
 from icnfs.volume.keyring import Keyring
 from icnfs.volume.network import Network
@@ -36,6 +40,12 @@ PARTS_AHEAD: Final = 2
 
 PLACES: Final = frozenset((Table.LOCATIONS, Table.SEGMENTS, Table.SALTS, Table.SNAPSHOTS))
 """Tables that are the volume's, and no tree's."""
+
+NEW_PLACES: Final = (frozenset((Table.SEGMENTS, Table.SALTS)), frozenset((Table.LOCATIONS,)))
+"""What changes of the places that an open snapshot reads from, each after what it leans on."""
+
+PUT_STEP: Final = 4096
+"""Rows put in one commit, some 30 ms of the committer's time."""
 
 TREE: Final = frozenset(PUBLISHED) - PLACES
 
@@ -73,6 +83,36 @@ async def load_past(network: Network, half: Path, head: Head, name: str, progres
 
     await _build(network, half, head, fill, progress)
     return found[0]
+
+
+async def load_places(network: Network, store: Store, head: Head, since: int) -> None:
+    """Bring the open state of a snapshot, which knew generation `since`, up to where things lie as `head` knows it.
+
+    Raises what reading runs does; then some of it may be there, and it can be done again.
+    """
+    for tables in NEW_PLACES:
+        for run in head.runs:
+            if run.upto > since:
+                await _load_new(network, store, run, tables)
+        load_salts(store.reader, store.records, store.salts)
+
+
+async def _load_new(network: Network, store: Store, run: RunInfo, tables: Collection[int]) -> None:
+    reader = RunReader(network.open_run, run.id)
+
+    def rows_in(payload: bytes) -> list[tuple[int, bytes, bytes]]:
+        return [(t, key, value) for t, key, value in reader.feed(payload) if t in tables and value is not None]
+
+    def put(rows: Sequence[tuple[int, bytes, bytes]], writer: Writer, generation: int) -> None:
+        for table, key, value in rows:
+            writer.put_sealed(Table(table), key, value, generation)
+
+    for part in run.segments():
+        payload = await network.transfer.get_segment(part, network.names_of(part), deadline=PART_SECONDS)
+        rows = await trio.to_thread.run_sync(rows_in, payload[: part.size])
+        for at in range(0, len(rows), PUT_STEP):
+            await store.task(partial(put, rows[at : at + PUT_STEP]))
+    reader.close()
 
 
 def _past(head: Head, snapshot: Snapshot, reader: Reader) -> Head:

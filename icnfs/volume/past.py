@@ -1,8 +1,9 @@
 """An open snapshot: its tree, read-only, from a scratch state of its own, beside whatever else uses the volume.
 
 It is found as `recover` finds the newest head, but takes nothing over: no head is put, no epoch taken, and whatever
-would write at a provider is refused (`remains`).  The scratch state is gone afterwards; one that a crash left goes with
-the next.
+would write at a provider is refused (`remains`).  Meanwhile what it reads may move to other segments, so where things
+lie is looked up anew now and then, well before the old ones may go.  The scratch state is gone afterwards; one that a
+crash left goes with the next.
 """
 
 from __future__ import annotations
@@ -18,14 +19,16 @@ import trio
 
 from icnfs.config import VolumeConfig
 from icnfs.crypto.keys import MasterKey
-from icnfs.errors import NoVolumeError
+from icnfs.errors import IcnfsError, NoVolumeError
+from icnfs.format.head import Head
 from icnfs.limits import GIB
 from icnfs.providers.open import ProviderSpec
+from icnfs.state.store import Store
 from icnfs.transfer.engine import bare_errors
 from icnfs.transfer.messages import Limits
 from icnfs.volume import setting_up
 from icnfs.volume.keyring import Keyring, Secrets, unlock
-from icnfs.volume.load import Progress, load_past
+from icnfs.volume.load import Progress, load_past, load_places
 from icnfs.volume.network import Starter, Transfer, start_transfer
 from icnfs.volume.recover import find, slots_of
 from icnfs.volume.remains import Remains
@@ -36,6 +39,9 @@ log = logging.getLogger(__name__)
 
 CACHE: Final = GIB
 """Bytes of contents that a mount of a snapshot keeps at most."""
+
+FOLLOW_SECONDS: Final = 900.0
+"""Between looks at where things lie by now: the shortest grace is an hour."""
 
 
 @asynccontextmanager
@@ -74,8 +80,26 @@ async def open_past(
                 yield transfer
 
             modest = replace(config, cache_clean=min(config.cache_clean, CACHE))
-            async with open_volume(modest, half, offered, read_only=True, start=going_on) as volume:
+            async with (
+                open_volume(modest, half, offered, read_only=True, start=going_on) as volume,
+                trio.open_nursery() as nursery,
+            ):
+                nursery.start_soon(_follow, config, transfer, master, volume.store, head)
                 yield volume
+                nursery.cancel_scope.cancel()
+
+
+async def _follow(config: VolumeConfig, transfer: Transfer, master: MasterKey, store: Store, known: Head) -> None:
+    """Keep up with where things lie, from what `known` said of it on, until cancelled."""
+    while True:
+        await trio.sleep(FOLLOW_SECONDS)
+        try:
+            network, _, head, _ = await find(config, transfer, master)
+            if head.number != known.number:
+                await load_places(network, store, head, known.generation)
+                known = head
+        except IcnfsError as error:
+            log.warning("where the snapshot's contents lie by now could not be looked up: %s", error)
 
 
 async def _master(config: VolumeConfig, state_dir: Path, transfer: Transfer, offered: Secrets) -> MasterKey:

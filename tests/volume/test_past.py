@@ -12,6 +12,7 @@ from icnfs.errors import MountedError, SnapshotError
 from icnfs.volume.past import open_past
 from icnfs.volume.volume import Volume
 from tests.volume.test_collect import collected, content
+from tests.volume.test_compact import NAME, located, old_versions, overwrite, sparse
 from tests.volume.test_snapshots import make
 from tests.volume.world import BOUND, Machine, World, files_of, get_file, list_files, put_file
 
@@ -120,3 +121,32 @@ def test_it_is_read_while_as_many_providers_are_gone_as_may_be(world: World, her
         assert await look(here, "one", everything) == {b"f": content(1, 2_000_000)}
 
     trio.run(body)
+
+
+def test_what_moves_while_it_is_open_is_still_read(
+    world: World, here: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Compaction moves what only the snapshot keeps, and the segments that it knew go from the providers."""
+    monkeypatch.setattr("icnfs.volume.past.FOLLOW_SECONDS", 0.2)
+    here.init()
+
+    async def main(volume: Volume) -> None:
+        contents = await sparse(volume)
+        then = {NAME: b"".join(contents)}
+        await make(volume, "then")
+        old = {version: located(volume)[version].segment for version in old_versions(volume)}
+
+        async def beside(past: Volume) -> None:
+            await overwrite(volume, contents, list(range(len(contents))))
+            await volume.sync()
+            for _ in range(3):
+                await collected(volume)
+            assert all(volume.store.segment(segment) is None for segment in old.values())
+            with trio.fail_after(20):
+                while any(located(past)[version].segment == segment for version, segment in old.items()):
+                    await trio.sleep(0.05)
+            assert await everything(past) == then
+
+        await look(here, "then", beside)
+
+    here.run(main)
