@@ -7,6 +7,7 @@ and `remove` take the mount.
 from __future__ import annotations
 
 import dataclasses
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
@@ -221,10 +222,12 @@ def drain(name: str, provider: str, deadline: float | None, cancel: bool, as_jso
 
     The TOML remembers it: interrupted, it goes on in the mount and with the next one, and called again it follows on.
     """
-    known(load(name), provider)
     if cancel:
+        with suppress(ConfigError):  # a TOML that cannot be used may be mended by it
+            known(load(name), provider)
         _cancel(name, provider, as_json)
         return
+    known(load(name), provider)
     mount = Mount(runtime_dir(), name)
     if not mount.alive():
         raise NotMountedError(f"{name} is not mounted, and only a mount moves shares; `icnfs mount {name} DIR` first")

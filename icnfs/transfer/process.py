@@ -18,7 +18,7 @@ import socket
 import sys
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import trio
@@ -85,30 +85,45 @@ class _Outgoing:
 
 
 class Opened:
-    """The providers that are open, each with what it was opened by, and the lines that their bytes take."""
+    """The providers that are open, each with what it was opened by, and the lines that their bytes take.
+
+    A provider whose rate or price alone changes stays open, with all that is known of it.
+    """
 
     def __init__(self) -> None:
         self._open: dict[ProviderSpec, Provider] = {}
         self._up, self._down = Line(), Line()
+        self._own: dict[Provider, tuple[Line, Line]] = {}
+        self._prices: dict[str, float] = {}
         self.rates: dict[str, Rates] = {}
         """By provider."""
 
     def change(self, specs: Iterable[ProviderSpec], limits: Limits) -> list[Provider]:
         """The providers of `specs`, of which those that are open stay so.  Raises ConfigError, and changes nothing."""
         try:
-            self._open = {spec: self._open.get(spec) or open_provider(spec) for spec in specs}
+            bare = {_bare(spec): spec for spec in specs}
+            self._open = {key: self._open.get(key) or open_provider(key) for key in bare}
         except ValueError as error:
             raise ConfigError(f"a provider's url {error}") from error
         self._up.rate, self._down.rate = limits.up, limits.down
-        self.rates = {
-            spec.name: Rates((Line(spec.upload), self._up), (Line(spec.download), self._down)) for spec in self._open
-        }
+        self._own = {provider: self._own.get(provider, (Line(), Line())) for provider in self._open.values()}
+        self._prices = {spec.name: spec.eur_per_tb_read for spec in bare.values()}
+        self.rates = {}
+        for key, provider in self._open.items():
+            up, down = self._own[provider]
+            up.rate, down.rate = bare[key].upload, bare[key].download
+            self.rates[key.name] = Rates((up, self._up), (down, self._down))
         return list(self._open.values())
 
     def price(self, engine: Engine) -> None:
         """Tell the engine what reading from each of them costs."""
-        for spec in self._open:
-            engine.board[spec.name].read_price = spec.eur_per_tb_read
+        for name, price in self._prices.items():
+            engine.board[name].read_price = price
+
+
+def _bare(spec: ProviderSpec) -> ProviderSpec:
+    """What a provider is opened by: all but its rates and its price."""
+    return replace(spec, upload=0, download=0, eur_per_tb_read=0.0)
 
 
 class Session:

@@ -109,7 +109,7 @@ class Places:
                 network.free.discard(provider)
                 network.taken.add(provider)
             else:
-                if provider in network.taken:
+                if provider in network.taken and not network.facts[provider].drain:
                     log.error("provider %s: its place was emptied; what it held is stored anew", provider)
                 network.taken.discard(provider)
                 network.free.add(provider)

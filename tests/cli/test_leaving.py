@@ -135,6 +135,16 @@ def test_a_drain_outlives_deadline_and_mount_and_is_taken_back(world: World) -> 
     assert listed(world)["a"]["draining"] is False
 
 
+def test_a_drain_by_hand_of_one_that_nobody_can_replace_is_named_and_taken_back(world: World) -> None:
+    path = world.root / "config" / "demo.toml"
+    text = path.read_text()
+    path.write_text(text.replace("[provider.a]\n", "[provider.a]\ndrain = true\n"))
+    assert "no longer drain a" in world.run("provider", "test", "demo", code=3).stderr
+    world.run("provider", "drain", "demo", "a", "--cancel")
+    assert path.read_text() == text
+    assert "has no [provider.z]" in world.run("provider", "drain", "demo", "z", "--cancel", code=2).stderr
+
+
 def test_an_interrupted_drain_goes_on_in_the_mount(world: World) -> None:
     (world.directory / "file").write_bytes(os.urandom(2_000_000))
     world.run("sync", "demo")

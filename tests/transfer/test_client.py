@@ -478,6 +478,22 @@ def test_late_shares_are_heard_of_after_the_answer_also_when_the_process_dies(tm
     trio.run(main)
 
 
+def test_a_rate_and_a_price_change_without_anything_being_forgotten(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with _client(tmp_path) as client:
+            await client.put_object("p0", "volume", bytes(200_000))
+            await _until(lambda: client.states()["p0"].bytes_up == 200_000)
+            for rate, least, most in ((200_000, 0.9, 30.0), (0, 0.0, 0.9)):
+                spec = ProviderSpec("p0", f"file://{tmp_path / 'p0'}", upload=rate, eur_per_tb_read=float(rate))
+                await client.set_providers([spec], Limits())
+                begun = trio.current_time()
+                await client.put_object("p0", "volume", bytes(200_000))
+                assert least <= trio.current_time() - begun <= most
+            await _until(lambda: client.states()["p0"].bytes_up == 600_000)
+
+    trio.run(main)
+
+
 def test_providers_are_changed_while_it_runs_and_a_new_process_is_told(tmp_path: Path) -> None:
     async def main() -> None:
         async with _client(tmp_path) as client:
