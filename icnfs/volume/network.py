@@ -34,6 +34,9 @@ log = logging.getLogger(__name__)
 
 SHARES_PREFIX: Final = "shares/"
 
+SEGMENTS_AT_ONCE: Final = 8
+"""Segments that are stored, restored or compacted at the same time, at most."""
+
 PROBE_SECONDS: Final = 5.0
 """A provider that was down has so long to say that it is back."""
 
@@ -142,10 +145,16 @@ class Network:
     suspended: Callable[[], frozenset[str]] = frozenset
     """Providers whose answers of late were wrong too often (see `trust`)."""
 
+    upload: int = 0
+    download: int = 0
+    """Bytes per second to and from all of them together; 0 for no bound."""
+
     @classmethod
     def of(cls, config: VolumeConfig, master: MasterKey, transfer: Transfer) -> Network:
         """The network that a configuration describes."""
-        return cls(config.providers, config.k, config.n, config.safe, config.policy, config.weights, master, transfer)
+        made = cls(config.providers, config.k, config.n, config.safe, config.policy, config.weights, master, transfer)
+        made.upload, made.download = config.upload, config.download
+        return made
 
     def adopt(self, config: VolumeConfig) -> None:
         """Take over providers, policy and weights; a provider that moved is visited as if it were new."""
@@ -156,6 +165,7 @@ class Network:
                 for places in known:
                     places.pop(name, None) if isinstance(places, dict) else places.discard(name)
         self.facts, self.policy, self.weights = config.providers, config.policy, config.weights
+        self.upload, self.download = config.upload, config.download
 
     @property
     def providers(self) -> tuple[str, ...]:
@@ -306,6 +316,20 @@ class Network:
         except TooFewProvidersError as error:
             refusals = "".join(f"; provider {name} refuses: {why}" for name, why in sorted(self.refusing().items()))
             raise TooFewProvidersError(f"{error}{refusals}") from None
+
+    def held_back(self, share_len: int, providers: Iterable[str], fetched: int = 0) -> float:
+        """Seconds for which the TOML's rates may hold back one share for each of `providers`, and `fetched` shares.
+
+        As much may be on its way for each of SEGMENTS_AT_ONCE.
+        """
+        to = [self.facts[name] for name in providers if name in self.facts]
+        seconds = max((share_len / one.upload for one in to if one.upload), default=0.0)
+        if self.upload:
+            seconds += len(to) * share_len / self.upload
+        if fetched:
+            seconds += max((share_len / one.download for one in self.facts.values() if one.download), default=0.0)
+            seconds += fetched * share_len / self.download if self.download else 0.0
+        return SEGMENTS_AT_ONCE * seconds
 
     def _measures(self) -> dict[str, Measure]:
         return {

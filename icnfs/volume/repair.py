@@ -32,7 +32,7 @@ from icnfs.volume.together import together
 log = logging.getLogger(__name__)
 
 COMPLETE_SECONDS: Final = 300.0
-"""Bound of restoring the shares of one segment."""
+"""Bound of restoring the shares of one segment; more where the TOML sets a rate."""
 
 ROUND: Final = 32
 """Segments restored between two notes to the local state."""
@@ -296,9 +296,10 @@ class Repair:
         network, indexes = self._network, sorted(to)
         names = network.names_of(segment)
         targets = [network.share_name(segment.id, index, to[index]) for index in indexes]
+        deadline = COMPLETE_SECONDS + network.held_back(segment.share_len, to.values(), segment.k)
         try:
             result = await network.transfer.complete_segment(
-                segment, names, indexes, [to[index] for index in indexes], targets, deadline=COMPLETE_SECONDS
+                segment, names, indexes, [to[index] for index in indexes], targets, deadline=deadline
             )
         except IcnfsError as error:
             self.obstacle = error

@@ -18,7 +18,7 @@ from icnfs.volume.network import Network
 from icnfs.volume.repair import Repair
 
 UPLOAD_SECONDS: Final = 300.0
-"""Bound of one segment's upload: 24 MiB at 0.7 Mbit/s for each of six providers."""
+"""Bound of one segment's upload: 24 MiB at 0.7 Mbit/s for each of six providers; more where the TOML sets a rate."""
 
 
 class Stow:
@@ -94,7 +94,7 @@ class Stow:
             fd,
             None if len(wanted) == info.n else wanted,
             enough=max(1, min(enough, len(wanted))),
-            deadline=UPLOAD_SECONDS,
+            deadline=UPLOAD_SECONDS + self._network.held_back(info.share_len, [chosen[index] for index in wanted]),
         )
 
 

@@ -17,6 +17,7 @@ from icnfs.providers.base import Data
 from icnfs.providers.facts import ProviderFacts
 from icnfs.providers.memory import MemoryProvider
 from icnfs.transfer.messages import ShareEvent
+from icnfs.volume import repair, stow
 from icnfs.volume.leaving import LeaveProgress
 from icnfs.volume.network import SHARES_PREFIX
 from icnfs.volume.volume import Volume
@@ -141,6 +142,32 @@ def test_one_that_refuses_to_store_is_passed_by_and_tried_again_after_a_while(wi
         assert cat.sent
 
     here.run(main)
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_what_a_rate_holds_back_is_not_given_up(own: bool, wide: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else it would be sent again and again, and never be there."""
+    monkeypatch.setattr(stow, "UPLOAD_SECONDS", 1.0)
+    monkeypatch.setattr(repair, "COMPLETE_SECONDS", 1.0)
+    rate = 250_000
+    facts = wide.config.providers
+    slow = {name: replace(one, upload=rate, download=rate) for name, one in facts.items()}
+    here = wide.machine()
+    here.init()
+
+    async def main(volume: Volume) -> None:
+        await put_file(volume, b"f", DATA)
+        began = trio.current_time()
+        await volume.sync(deadline=50)
+        assert trio.current_time() - began > 2, "held back for longer than an upload may take"
+        moved = {name: replace(one, drain=name == "cat") for name, one in volume.network.facts.items()}
+        await volume.adopt(replace(volume.config, providers=moved))
+        assert await volume.care_once()
+
+    if own:
+        here.run(main, providers=slow)
+    else:
+        here.run(main, upload=6 * rate, download=4 * rate)
 
 
 def test_too_few_that_take_shares_are_named_with_what_each_answers(world: World) -> None:

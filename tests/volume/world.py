@@ -21,6 +21,8 @@ from icnfs.crypto.slots import Costs, parse_recovery_key
 from icnfs.errors import FsError
 from icnfs.format.segment import SegmentInfo
 from icnfs.providers.base import Capacity, Provider
+from icnfs.providers.guard import Rates
+from icnfs.providers.line import Line
 from icnfs.providers.memory import MemoryProvider
 from icnfs.providers.open import ProviderSpec
 from icnfs.state import loader
@@ -198,7 +200,9 @@ class World:
                 transfer.heard(event)
 
         named = [self.providers[spec.name] for spec in specs]
-        async with open_engine(named, watch=False, notify=tell) as engine:
+        up, down = Line(limits.up), Line(limits.down)
+        rates = {spec.name: Rates((Line(spec.upload), up), (Line(spec.download), down)) for spec in specs}
+        async with open_engine(named, watch=False, notify=tell, rates=rates) as engine:
             transfer = LocalTransfer(engine, self.calls, self.providers)
             yield transfer
 
