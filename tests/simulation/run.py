@@ -12,6 +12,7 @@ from typing import Final
 
 import trio
 
+from tests.simulation.lives import create_volume
 from tests.simulation.schedule import Schedule
 from tests.simulation.tamed import Steps, tamed
 from tests.simulation.world import BrokenError, World
@@ -68,7 +69,7 @@ def run_seed(seed: int, *, actions: int = ACTIONS, verbose: bool = False) -> Res
             async def main() -> None:
                 async with trio.open_nursery() as wire:
                     worlds.append(World(seed, root, wire, wall, mood, verbose))
-                    first = await worlds[0].create()
+                    first = await create_volume(worlds[0])
                     await Schedule(worlds[0], first).run(actions)
                     wire.cancel_scope.cancel()
 

@@ -19,8 +19,9 @@ from icnfs.state import loader
 from icnfs.vfs.attributes import SetAttr
 from icnfs.volume.volume import Volume
 from tests.simulation.history import UNKNOWN, Tree, describe, matches
+from tests.simulation.lives import Life, Machine
 from tests.simulation.truth import Number, Published
-from tests.simulation.world import BrokenError, DiedError, Life, Machine, World
+from tests.simulation.world import BrokenError, DiedError, World
 
 FILES: Final = tuple(b"f%d" % number for number in range(6))
 SIZES: Final = (1, 100, 4096, 5000, 20_000, 70_000, 140_000)
@@ -40,6 +41,7 @@ class Schedule:
         self.storm = self.rng.choice([0.0, 0.5, 1.0, 2.0])
         """How much goes wrong."""
         self.crashes = self.rng.choice([0.0, 0.5, 1.5])
+        self.collecting = self.rng.choice([0.2, 1.0, 1.5])
         world.mood.commit_s = self.rng.choice([0.0, 0.0, 0.02, 0.1])
         world.mood.thread_s = self.rng.choice([0.0, 0.0, 0.02, 0.2])
         self.latency = self.rng.choice([0.0, 0.01, 0.05, 0.4])
@@ -260,7 +262,7 @@ class Schedule:
 
     async def jump(self) -> None:
         """The wall clock is set."""
-        self.world.wall.jumped_ns += int(self.rng.uniform(-1e5, 1e5) * 1e9)
+        self.world.set_clock(self.rng.uniform(-1e5, 1e5))
         self.world.note("-- the clock jumps")
 
     # --- providers ----------------------------------------------------------------------------------------------------
@@ -334,6 +336,8 @@ class Schedule:
 
     async def reopen(self) -> None:
         await self.life.close()
+        if self.rng.random() < 0.3:
+            self.world.suspend(3600 * self.rng.choice([1.0, 30.0, 500.0]))
         await self.wake()
 
     async def lose_machine(self) -> None:
@@ -361,7 +365,7 @@ class Schedule:
     async def _recover(self) -> None:
         """The volume on a new machine: at least what `sync` vouched for, and no durable head is passed over."""
         world = self.world
-        self.machine = world.machine()
+        self.machine = Machine(world)
         durable = world.durable()[-1].head.number
         while True:
             life = Life(self.machine)
@@ -426,12 +430,28 @@ class Schedule:
         if not draining:
             return
         name = self.rng.choice(draining)
-        volume = self.volume
+        life, volume = self.life, self.volume
+        life.leaving = name
         try:
-            result = await self.life.within(lambda: volume.leave(name, deadline=60.0))
+            result = await life.within(lambda: volume.leave(name, deadline=60.0))
             self.world.note(f"-- {name} is left: {result}")
         except IcnfsError as error:
             self.world.note(f"  {name} is not left: {error}")
+        finally:
+            life.leaving = ""
+
+    # --- care ---------------------------------------------------------------------------------------------------------
+
+    async def collect(self) -> None:
+        """A round of collection."""
+        before = self.world.keeping.deleted
+        await self.life.within(self.volume.collector.round)
+        self.world.note(f"  collected {self.world.keeping.deleted - before} objects")
+
+    async def long_rest(self) -> None:
+        """Hours or days in which the machines stand still, and a while in which they go on."""
+        self.world.suspend(3600 * self.rng.choice([0.5, 2.0, 10.0, 30.0, 100.0]))
+        await self.life.within(lambda: trio.sleep(self.rng.choice([0.0, 1.0, 10.0])))
 
     # --- the end ------------------------------------------------------------------------------------------------------
 
@@ -502,5 +522,7 @@ ACTIONS: Final[list[tuple[Callable[[Schedule], Awaitable[None]], Callable[[Sched
     (Schedule.takeover, lambda s: 0.4),
     (Schedule.change_policy, lambda s: 0.5),
     (Schedule.leave, lambda s: 0.3),
+    (Schedule.collect, lambda s: 2.0 * s.collecting),
+    (Schedule.long_rest, lambda s: 1.0 * s.collecting),
 ]
 """Every kind of action, and how often it is chosen."""

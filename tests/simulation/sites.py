@@ -30,6 +30,7 @@ class Watcher(Protocol):
 
     def note(self, text: str) -> None: ...
     def landed(self, site: str, name: str, before: bytes | None, data: bytes) -> None: ...
+    def deleted(self, site: str, name: str) -> None: ...
 
 
 class Vault(MemoryProvider):
@@ -49,6 +50,12 @@ class Vault(MemoryProvider):
         if added:
             self._watcher.landed(self.name, name, None, self.objects[name])
         return added
+
+    async def delete(self, name: str) -> None:
+        there = name in self.objects
+        await super().delete(name)
+        if there:
+            self._watcher.deleted(self.name, name)
 
 
 class Site:

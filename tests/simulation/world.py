@@ -1,48 +1,30 @@
-"""The simulated world: providers, machines that live and die, and what is checked while they do.
-
-A `Machine` is a disk; a `Life` is one process that has it open.  A crash copies the disk as it is at that instant, cuts
-the life off from everything, and cancels it; the machine goes on from the copy.
-"""
+"""The simulated world: providers, what machines did there, and what is checked while they do (see `lives`)."""
 
 from __future__ import annotations
 
 import hashlib
-import os
 import random
-import shutil
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import trio
 
 from icnfs import config as configs
-from icnfs.config import VolumeConfig
-from icnfs.crypto.slots import parse_recovery_key
-from icnfs.errors import FsError, IcnfsError
 from icnfs.format.head import PREFIX, Head
 from icnfs.placement import Policy
-from icnfs.providers.open import ProviderSpec
-from icnfs.state import loader
-from icnfs.transfer.engine import in_place, open_engine
-from icnfs.transfer.messages import Limits, ShareEvent
-from icnfs.vfs.vfs import Vfs
-from icnfs.volume.create import create
-from icnfs.volume.keyring import Secrets, unlock_local
-from icnfs.volume.recover import Found, recover
-from icnfs.volume.volume import Volume, open_volume
-from tests.simulation.history import UNKNOWN, History, Seen, Tree, Unknown, describe, matches
-from tests.simulation.sites import Line, Site
-from tests.simulation.tamed import OWNER, Mood, Stepper, Wall
+from icnfs.volume.keyring import Secrets
+from tests.simulation.history import Tree
+from tests.simulation.keeping import Clock, Keeping
+from tests.simulation.sites import Site
+from tests.simulation.tamed import OWNER, Mood, Wall
 from tests.simulation.truth import Number, Published, Truth
-from tests.volume.world import CHEAP, PASSPHRASE, LocalTransfer, files_of, table
+from tests.volume.world import PASSPHRASE, table
 
-T = TypeVar("T")
-
-CRASH_GRACE = 1.0
-"""Seconds: what a crash may cost, where no fsync vouched for it."""
+if TYPE_CHECKING:
+    from tests.simulation.lives import Life
 
 COUNTRIES = ("AT", "DE", "DE", "FR", "NL", "FI", "CH", "SE")
 PEOPLE = ("ada", "bee", "cat", "dog", "eel", "fox", "gnu", "hen")
@@ -53,6 +35,7 @@ code = "{k}-of-{n}"
 safe = {safe}
 publish_seconds = {seconds}
 publish_mib = 1
+grace_hours = {grace}
 """
 
 
@@ -81,7 +64,8 @@ class World:
         self.spare = self.rng.choice([0, 0, 1, 1, 2])
         self.names = PEOPLE[: self.n + self.spare]
         seconds = self.rng.choice([1, 5, 30, 1000])
-        text = HEADING.format(k=self.k, n=self.n, safe=self.safe, seconds=seconds)
+        grace = self.rng.choice([1, 1, 24])
+        text = HEADING.format(k=self.k, n=self.n, safe=self.safe, seconds=seconds, grace=grace)
         text += "".join(map(table, self.names, COUNTRIES))
         self.config = configs.parse("demo", root / "demo.toml", text.encode())
         if self.rng.random() < 0.3:
@@ -90,6 +74,8 @@ class World:
         """The TOML as it was last edited."""
         self.sites = {name: Site(name, self, seed * 100 + at) for at, name in enumerate(self.names)}
         self.truth = Truth(self.config, {name: (lambda site=site: site.objects) for name, site in self.sites.items()})
+        self.clock = Clock(trio.current_time)
+        self.keeping = Keeping(self.clock, self.config.grace)
         self.heads: dict[tuple[Number, bytes], Published] = {}
         self.harmed: set[str] = set()
         """Providers that lost something, and may lack it still."""
@@ -100,7 +86,7 @@ class World:
         self.puts: dict[tuple[str, str], bytes] = {}
         self.secrets = Secrets(passphrase=PASSPHRASE)
         self.lives: list[Life] = []
-        self._machines = 0
+        self.machines = 1
 
     # --- what happened ------------------------------------------------------------------------------------------------
 
@@ -162,6 +148,44 @@ class World:
             published.durable_at = trio.current_time()
             self.note(f"  head {published.head.number} is durable")
             self.check_head(published)
+            self.is_last(published)
+
+    def is_last(self, published: Published) -> None:
+        """What it names is kept from now on, while it is the last head and for the grace after that."""
+        segments = self.truth.segments(published.head) or []
+        self.keeping.head_is_durable(published, segments, self.truth.network)
+
+    def deleted(self, site: str, name: str) -> None:
+        """An object is gone because somebody said so."""
+        self.note(f"  gone from {site}: {name}")
+        life = OWNER.get()
+        assert life is None or hasattr(life, "volume")
+        with self.watched():
+            self._deleted(life, site, name)  # type: ignore[arg-type]
+
+    def _deleted(self, life: Life | None, site: str, name: str) -> None:
+        volume = life.volume if life is not None else None
+        if life is None or volume is None:
+            return
+        claim = volume.fence.claim
+        writer = claim.current.writer if claim is not None else None
+        leaving = life.leaving == site
+        why = self.keeping.objection(site, name, writer, volume._segment, leaving=leaving)
+        if why:
+            raise BrokenError(f"{life.name} deleted {name} at {site}: {why}")
+
+    # --- time ---------------------------------------------------------------------------------------------------------
+
+    def set_clock(self, seconds: float) -> None:
+        """The wall clock is set, so far forward."""
+        self.wall.jumped_ns += int(seconds * 1e9)
+        self.clock.set(seconds)
+
+    def suspend(self, seconds: float) -> None:
+        """All machines stand still for so long: only the wall clock goes on, as it does over a laptop's sleep."""
+        self.wall.jumped_ns += int(seconds * 1e9)
+        self.clock.suspend(seconds)
+        self.note(f"-- {seconds / 3600:.1f} hours pass")
 
     # --- faults -------------------------------------------------------------------------------------------------------
 
@@ -295,337 +319,3 @@ class World:
         if not found:
             raise BrokenError(f"nobody put head {number}")
         return found
-
-    # --- machines -----------------------------------------------------------------------------------------------------
-
-    def machine(self) -> Machine:
-        self._machines += 1
-        return Machine(self, f"m{self._machines}")
-
-    async def create(self) -> Machine:
-        """The volume, as it is after `init`, on a first machine."""
-        first = self.machine()
-        life = Life(first)
-        created = await life.within(
-            lambda: create(self.config, first.folder, self.secrets, costs=CHEAP, start=life.start)
-        )
-        self.recovery = Secrets(recovery=parse_recovery_key(created.recovery_key))
-        _, master = await unlock_local(first.folder, self.secrets)
-        self.truth.learn(master)
-        for name, site in self.sites.items():
-            for object_name, raw in sorted(site.objects.items()):
-                head = self.truth.open_head(name, object_name, raw)
-                if head is not None:
-                    key = head.number, head.writer
-                    self.heads.setdefault(key, Published(head, first.name, [{}])).holders.add(name)
-        for published in self.heads.values():
-            published.durable_at, published.line = 0.0, frozenset({published.key})
-        life.dead = True
-        first.trees = [{}]
-        return first
-
-
-class Machine:
-    """A disk with a volume's local state, or an empty one."""
-
-    def __init__(self, world: World, name: str) -> None:
-        self.world = world
-        self.name = name
-        self.secrets = world.secrets
-        self.copies = 0
-        self.config: VolumeConfig = world.current
-        self.trees: list[Tree] = []
-        """What the tree may be when it is next opened."""
-        self.line: frozenset[tuple[Number, bytes]] = frozenset()
-        """The heads that what it holds goes back to: a crash takes none of them back."""
-        self.life: Life | None = None
-        self.disk.mkdir(parents=True)
-
-    @property
-    def disk(self) -> Path:
-        return self.world.root / f"{self.name}.{self.copies}"
-
-    @property
-    def folder(self) -> Path:
-        return self.disk / "demo"
-
-    def freeze(self) -> None:
-        """Go on with a copy of the disk as it is now."""
-        old = self.disk
-        self.copies += 1
-        for folder, _, files in os.walk(old):
-            new = self.disk / Path(folder).relative_to(old)
-            new.mkdir(mode=0o700, parents=True)
-            for name in files:
-                if name not in ("lock", "lock.mdb", "reserve"):
-                    shutil.copyfile(Path(folder) / name, new / name)
-
-    def wipe(self) -> None:
-        self.copies += 1
-        self.disk.mkdir(parents=True)
-
-
-class Life(Stepper):
-    """One process on a machine: from when it opens the volume, or sets about recovering it, until it ends."""
-
-    def __init__(self, machine: Machine) -> None:
-        self.machine = machine
-        self.world = machine.world
-        self.name = f"{machine.name}.{len(self.world.lives)}"
-        self.dead = False
-        self.steps_left: int | None = None
-        self.volume: Volume | None = None
-        self.history: History | None = None
-        self.policies = [machine.config.policy]
-        self.error: IcnfsError | None = None
-        self._scopes: list[trio.CancelScope] = []
-        self._at_work: list[trio.CancelScope] = []
-        """Of those, the ones in which the open volume may be used: it is not closed before they end."""
-        self._idle = trio.Event()
-        self._died = trio.Event()
-        self._opened, self._ending, self._closed = trio.Event(), trio.Event(), trio.Event()
-        self._fenced_at: int | None = None
-        self._uploading = 0
-        self.world.lives.append(self)
-        self.world.wire.start_soon(self._bury)
-
-    # --- life and death -----------------------------------------------------------------------------------------------
-
-    def step(self) -> None:
-        if self.steps_left is None or self.dead:
-            return
-        self.steps_left -= 1
-        if self.steps_left <= 0:
-            self.crash()
-
-    def crash(self) -> None:
-        """It ends at this instant; what it had written is what is left."""
-        if self.dead:
-            return
-        self.dead = True
-        self.world.note(f"-- {self.name} crashes")
-        self.machine.freeze()
-        if self.history is not None:
-            self.machine.trees = list(self.history.after_crash(trio.current_time(), CRASH_GRACE))
-        self._died.set()
-
-    async def _bury(self) -> None:
-        await self._died.wait()
-        for scope in self._scopes:
-            scope.cancel()
-
-    @contextmanager
-    def _scope(self) -> Any:
-        with trio.CancelScope() as scope:
-            self._scopes.append(scope)
-            if self.dead:
-                scope.cancel()
-            try:
-                yield scope
-            finally:
-                self._scopes.remove(scope)
-
-    async def within(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Do `work` as this process; DiedError where that comes to no end."""
-        token = OWNER.set(self)
-        try:
-            with self._scope() as scope:
-                self._at_work.append(scope)
-                try:
-                    answer = await work()
-                finally:
-                    self._at_work.remove(scope)
-                    self._idle.set()
-                if not self.dead:
-                    return answer
-        except Exception:
-            if not self.dead:
-                raise
-        finally:
-            OWNER.reset(token)
-        raise DiedError
-
-    async def _wait(self, *events: trio.Event) -> None:
-        """Until one of them happens; DiedError where the process ends first."""
-        with self._scope():
-            async with trio.open_nursery() as nursery:
-                for event in events:
-                    nursery.start_soon(_wait_then_cancel, event, nursery.cancel_scope)
-        if self.dead:
-            raise DiedError
-
-    async def _leave_work(self) -> None:
-        """Whatever uses the volume is cancelled, and what is shielded comes to its end first, as in a daemon."""
-        for scope in self._at_work:
-            scope.cancel()
-        with trio.CancelScope(shield=True):
-            while self._at_work:
-                self._idle = trio.Event()
-                await self._idle.wait()
-
-    @property
-    def is_publishing(self) -> bool:
-        volume = self.volume
-        if self.dead or volume is None:
-            return not self.dead
-        publisher = volume.publisher
-        return publisher.standstill.locked() or publisher.owes_head or bool(publisher._uploads.segments)
-
-    @asynccontextmanager
-    async def start(self, specs: Sequence[ProviderSpec], limits: Limits) -> AsyncIterator[LocalTransfer]:
-        """The way to the providers."""
-        world = self.world
-
-        def calling(site: str, name: str, data: bytes) -> None:
-            world.calling(self, site, name, data)
-
-        lines = [
-            Line(site, world, world.wire, world.chance, self.name, lambda: self.dead, calling)
-            for site in world.sites.values()
-        ]
-        transfers: list[LocalTransfer] = []
-
-        def heard(event: ShareEvent) -> None:
-            if event.what in ("stored", "failed"):
-                transfers[0].heard(event)
-
-        async with open_engine(lines, offload=in_place, notify=heard) as engine:
-            transfers.append(LocalTransfer(engine, [], {line.name: line for line in lines}))
-            yield transfers[0]
-
-    # --- opening and closing ------------------------------------------------------------------------------------------
-
-    async def open(self, *, read_only: bool = False) -> Volume:
-        """Open the machine's volume; its tree must be one of those that it may be."""
-        self.world.note(f"-- {self.name} opens")
-        self.world.wire.start_soon(self._hold, read_only)
-        await self._wait(self._opened, self._closed)
-        if self.error is not None:
-            raise self.error
-        assert self.volume is not None
-        self.machine.life = self
-        return self.volume
-
-    async def _hold(self, read_only: bool) -> None:
-        OWNER.set(self)
-        machine = self.machine
-        try:
-            with self._scope():
-                async with open_volume(
-                    machine.config, machine.folder, machine.secrets, read_only=read_only, start=self.start
-                ) as volume:
-                    self.volume = volume
-                    self._opened.set()
-                    try:
-                        await self._ending.wait()
-                    finally:
-                        await self._leave_work()
-        except IcnfsError as error:
-            self.error = error
-        except Exception:
-            if not self.dead:
-                raise
-        finally:
-            self._closed.set()
-
-    async def close(self) -> None:
-        """As `umount`: what was accepted is committed."""
-        self.world.note(f"-- {self.name} closes")
-        self._ending.set()
-        await self._wait(self._closed)
-        assert self.history is not None
-        self.machine.trees = [self.history.tree]
-        self.dead = True
-        self._died.set()
-        self.machine.freeze()
-
-    async def recover(self, offered: Secrets, at_least: Number | None = None) -> Found:
-        machine = self.machine
-        self.world.note(f"-- {self.name} recovers")
-        found = await self.within(
-            lambda: recover(machine.config, machine.folder, offered, start=self.start, at_least=at_least)
-        )
-        machine.secrets = offered
-        self.world.note(f"-- {self.name} recovered {(found.epoch, found.sequence)}")
-        machine.trees = self.world.trees_of((found.epoch, found.sequence))
-        self.dead = True
-        self.machine.freeze()
-        return found
-
-    # --- the tree -----------------------------------------------------------------------------------------------------
-
-    @property
-    def vfs(self) -> Vfs:
-        assert self.volume is not None
-        return files_of(self.volume)
-
-    async def look(self) -> Seen:
-        """The whole tree, as far as it can be read."""
-        return await self.within(self._look)
-
-    async def _look(self) -> Seen:
-        assert self.volume is not None
-        vfs, seen = self.vfs, dict[bytes, bytes | Unknown | None]()
-        for entry in list(self.volume.store.entries(loader.ROOT_INO, 0)):
-            try:
-                handle = vfs.open(entry.ino, os.O_RDONLY | os.O_NOATIME)
-            except FsError:
-                seen[entry.name] = None
-                continue
-            size = vfs.getattr(entry.ino).size
-            try:
-                parts, at = [], 0
-                while at < size and (part := await vfs.read(handle.fh, at, 1 << 17)):
-                    parts.append(part)
-                    at += len(part)
-                seen[entry.name] = b"".join(parts)
-            except IcnfsError:
-                seen[entry.name] = UNKNOWN
-            vfs.release(handle.fh)
-        return seen
-
-    async def greet(self) -> None:
-        """After opening: the tree is one that may be, and the history begins with it."""
-        assert self.volume is not None
-        trees = self.machine.trees
-        names = sorted(entry.name for entry in self.volume.store.entries(loader.ROOT_INO, 0))
-        possible = [tree for tree in trees if sorted(tree) == names]
-        if not possible:
-            raise BrokenError(f"{self.name} opens with {names}, which is none of {[describe(t) for t in trees]}")
-        self.history = History(possible[0], self.volume.store.committed, trio.current_time())
-        seen = await self.look()
-        found = next((tree for tree in trees if matches(seen, tree)), None)
-        if found is None:
-            raise BrokenError(
-                f"{self.name} opens with [{describe(seen)}], which is none of {[describe(t) for t in trees]}"
-            )
-        self.history = History(found, self.volume.store.committed, trio.current_time())
-        self.world.note(f"  {self.name} has [{describe(seen)}]")
-
-    def trees_at(self, head: Head) -> list[Tree]:
-        """What may be recovered from a head that this process puts."""
-        if self.history is not None:
-            return self.history.at_cut(head.cut)
-        if self.machine.trees and self.volume is not None:
-            return list(self.machine.trees)
-        return self.world.trees_of(head.previous)
-
-    # --- being fenced -------------------------------------------------------------------------------------------------
-
-    def check_unfenced(self, head: Head) -> None:
-        """A head may not be numbered after this process knew that it is fenced."""
-        if self.volume is None:
-            return
-        if self.volume.store.fenced is None:
-            self._fenced_at = None
-            return
-        claim = self.volume.fence.claim
-        if self._fenced_at is None:
-            self._fenced_at = claim.current.sequence if claim is not None else 0
-        if head.sequence > self._fenced_at:
-            raise BrokenError(f"{self.name} is fenced and puts head {head.number}")
-
-
-async def _wait_then_cancel(event: trio.Event, scope: trio.CancelScope) -> None:
-    await event.wait()
-    scope.cancel()
