@@ -36,7 +36,7 @@ from icnfs.state import garbage, marks
 from icnfs.state.garbage import RELEASE_STEP, Census, Unnamed
 from icnfs.state.marks import UNMARK_STEP, Count
 from icnfs.state.store import Store
-from icnfs.volume import condemned
+from icnfs.volume import condemned, milestones
 from icnfs.volume import fence as fences
 from icnfs.volume.compact import Compactor, Places, Tally, choose, gathered, tally
 from icnfs.volume.condemned import Condemned
@@ -67,6 +67,9 @@ REFUSED_SECONDS: Final = 6 * 3600.0
 
 DELETE_SECONDS: Final = 15.0
 DELETES_AT_ONCE: Final = 16
+
+MILESTONES: Final = "milestones"
+"""The setting that says since when heads have held which generation."""
 
 MARKED: Final = "marked"
 """The setting that says that dead versions are noted from the first on."""
@@ -122,7 +125,7 @@ class Collector:
             await self._mark()
             await self._unmark()
             sparse = await self._condemn()
-            await self._carry_out()
+            await self._carry_out(await self._passed())
             await self.compactor.run(sparse)
         except IcnfsError as error:
             log.warning("collection waits: %s", error)
@@ -209,20 +212,28 @@ class Collector:
 
     # --- carrying out -------------------------------------------------------------------------------------------------
 
-    async def _carry_out(self) -> None:
-        due = self._due()
+    async def _passed(self) -> int:
+        """The generation up to which what was condemned has waited for long enough; keeps a milestone."""
+        base = self._fence.base
+        assert base is not None
+        kept = milestones.decode(self._store.get_setting(MILESTONES))
+        now, grace = time.time_ns(), int(self._grace * 1e9)
+        if kept != (extended := milestones.extended(kept, now, grace, base.generation)):
+            await fences.keep(self._store, MILESTONES, milestones.encode(extended))
+        return milestones.passed(extended, now, grace)
+
+    async def _carry_out(self, upto: int) -> None:
+        due = self._due(upto)
         while some := list(islice(due, HELD_AT_ONCE)):
             async with self._still, self._publisher.standstill:
-                base = self._fence.base
-                if self._publisher.owes_head or base is None:
+                if self._publisher.owes_head:
                     return
                 await self._fence.pass_by(await self._heads.survey(self._fence.number))
                 for key, note in some:
-                    if note.generation <= base.generation:
-                        await self._delete(key, note)
+                    await self._delete(key, note)
 
-    def _due(self) -> Iterator[tuple[bytes, Condemned]]:
-        """What was condemned long enough ago, the oldest first, but for what only providers that are down hold."""
+    def _due(self, upto: int) -> Iterator[tuple[bytes, Condemned]]:
+        """What was condemned up to a generation, the oldest first, but for what only providers that are down hold."""
         until = time.time_ns() - int(self._grace * 1e9)
         lost = self._passed_by()
         found: list[tuple[bytes, Condemned]] = []
@@ -235,9 +246,8 @@ class Collector:
             except FormatError as error:
                 log.warning("%s", error)
                 continue
-            if any(provider not in lost and provider in self._network.facts for provider, _ in note.objects) or not any(
-                provider in self._network.facts for provider, _ in note.objects
-            ):
+            there = [provider for provider, _ in note.objects if provider in self._network.facts]
+            if note.generation <= upto and (not there or not lost.issuperset(there)):
                 found.append((key, note))
         return iter(found)
 

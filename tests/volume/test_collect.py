@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import time
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from icnfs.errors import FencedError
 from icnfs.format.records import Table
 from icnfs.volume import condemned
 from icnfs.volume.volume import Volume
-from tests.volume.world import Machine, World, files_of, get_file, list_files, put_file
+from tests.volume.world import Machine, World, describe, files_of, get_file, list_files, put_file
 
 SMALL = 300_000
 
@@ -126,6 +127,44 @@ def test_nothing_goes_within_its_grace_nor_before_a_head_knows(world: World, her
     here.run(main)
 
 
+def test_the_grace_begins_when_a_head_without_it_is_published(
+    world: World, here: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long ago it was condemned: another machine may be recovering from the head that named it until then."""
+    here.init()
+    hours = 0.0
+    real = time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: real() + int(hours * 3600e9))
+
+    async def main(volume: Volume) -> None:
+        nonlocal hours
+        volume.collector._grace = 24 * 3600.0
+        await put_file(volume, b"f", content(1, 1_000_000))
+        await volume.sync()
+        files_of(volume).unlink(1, b"f")
+        await volume.sync()
+        early = {note.segment for note in notes(volume)}
+        await volume.collector.round()
+        held = [note for note in notes(volume) if note.segment not in early]
+        assert held, "condemned, and no head knows of it"
+
+        def there() -> int:
+            return sum(name in world.providers[provider].objects for note in held for provider, name in note.objects)
+
+        hours = 40.0
+        await volume.sync()
+        count = there()
+        assert count
+        for hours in (40.0, 60.0):
+            await volume.collector.round()
+            assert there() == count
+        hours = 70.0
+        await volume.collector.round()
+        assert there() == 0
+
+    here.run(main)
+
+
 def test_a_machine_that_was_overtaken_deletes_nothing(world: World, here: Machine) -> None:
     key = here.init().recovery_key
 
@@ -139,7 +178,7 @@ def test_a_machine_that_was_overtaken_deletes_nothing(world: World, here: Machin
         before = {name: dict(provider.objects) for name, provider in world.providers.items()}
         volume.collector._grace = 0.0
         with pytest.raises(FencedError):
-            await volume.collector._carry_out()
+            await volume.collector._carry_out(2**62)
         assert before == {name: dict(provider.objects) for name, provider in world.providers.items()}
 
     here.run(main)
@@ -204,9 +243,9 @@ def test_a_share_that_came_back_to_its_old_place_is_not_deleted(tmp_path: Path) 
         home = segment.shares[index].provider
         spare = next(name for name in world.providers if name not in {share.provider for share in segment.shares})
         moved = await volume.repair._restore(segment, {index: spare})
-        await volume.publisher.mend([moved])
+        await describe(volume, moved)
         back = await volume.repair._restore(moved, {index: home})
-        await volume.publisher.mend([back])
+        await describe(volume, back)
         await volume.sync()
         await collected(volume)
         assert volume.network.names_of(back)[index] in world.providers[home].objects
