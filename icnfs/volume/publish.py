@@ -61,6 +61,10 @@ LOST_STEP: Final = 1024
 """Segments whose shares are noted as lost in one commit."""
 
 
+Change = Callable[[SegmentInfo], SegmentInfo | None]
+"""What is to become of a segment's description; None for nothing."""
+
+
 class Publisher:
     """Publishes one open volume.  Start `run` in a nursery; `publish` may be called from any task."""
 
@@ -330,6 +334,7 @@ class Publisher:
     async def _note_lost(self, provider: str) -> None:
         """What `provider` was given is gone and to be stored again: noted durably before its place is taken."""
         self.emptied += 1
+        self._repair.forget_arrivals(provider)
         await self._mend([_without(part, provider) for part in self._parts() if _holds(part, provider)])
         cut = await cuts.begin_cut(self._store)
         try:
@@ -341,10 +346,24 @@ class Publisher:
 
     # --- repair -------------------------------------------------------------------------------------------------------
 
-    async def mend(self, parts: Sequence[SegmentInfo]) -> None:
-        """Take note of completed segments, in records or in the next head; it is published when that is due."""
+    async def mend(self, changes: Mapping[bytes, Change], emptied: int | None = None) -> list[SegmentInfo]:
+        """Note what `changes` make of the present descriptions of segments, in records or in the next head; those.
+
+        It is published when that is due.  With `emptied`, as it was before shares were stored: nothing is noted where a
+        place was found empty since, for they may have been stored there before.
+        """
         async with self.standstill:
-            await self._mend(parts)
+            if emptied is not None and emptied != self.emptied:
+                return []
+            parts: list[SegmentInfo] = []
+            for id, change in changes.items():
+                now = self._store.segment(id) or self.part(id)
+                changed = change(now) if now is not None else None
+                if changed is not None and changed != now:
+                    parts.append(changed)
+            if parts:
+                await self._mend(parts)
+            return parts
 
     async def _mend(self, parts: Sequence[SegmentInfo]) -> None:
         names = {part.id: part for part in self._parts()}

@@ -70,6 +70,21 @@ class Risk(NamedTuple):
     segments: int
 
 
+class Gain(NamedTuple):
+    """A segment as it was known, and as it is after shares of it were stored."""
+
+    before: SegmentInfo
+    after: SegmentInfo
+
+    def carried(self, now: SegmentInfo) -> SegmentInfo:
+        """`now`, with the shares that were stored, but for those of which something else became meanwhile."""
+        shares = tuple(
+            new if present == old else present
+            for old, new, present in zip(self.before.shares, self.after.shares, now.shares, strict=True)
+        )
+        return msgspec.structs.replace(now, shares=shares)
+
+
 class Repair:
     """The segments that lack shares, by id, and who holds what."""
 
@@ -205,16 +220,21 @@ class Repair:
             self._come[key] = event.provider
             _bound(self._come)
 
-    def arrivals(self) -> list[SegmentInfo]:
-        """Segments of which shares that were on their way have come, as they are now."""
-        changed: dict[bytes, SegmentInfo] = {}
+    def forget_arrivals(self, provider: str) -> None:
+        """What came to `provider` is lost again."""
+        self._come = {key: name for key, name in self._come.items() if name != provider}
+
+    def arrivals(self) -> list[Gain]:
+        """Segments of which shares that were on their way have come."""
+        gains: dict[bytes, Gain] = {}
         for (id, index), provider in list(self._come.items()):
-            segment = changed.get(id) or self.lacking.get(id)
+            segment = self.lacking.get(id)
             if segment is not None:
                 del self._come[id, index]
                 if segment.shares[index].provider == provider:
-                    changed[id] = _with(segment, {index: provider})
-        return list(changed.values())
+                    after = gains[id].after if id in gains else segment
+                    gains[id] = Gain(segment, _with(after, {index: provider}))
+        return list(gains.values())
 
     # --- restoring ----------------------------------------------------------------------------------------------------
 
@@ -223,9 +243,9 @@ class Repair:
         """Whether nothing is missing or astray."""
         return not self.lacking and not self.moving
 
-    async def round(self) -> list[SegmentInfo]:
+    async def round(self) -> list[Gain]:
         """Restore up to ROUND segments as far as providers are there now; those whose shares changed."""
-        gained: list[SegmentInfo] = []
+        gained: list[Gain] = []
         failed: list[bytes] = []
         self.obstacle = None
 
@@ -234,7 +254,7 @@ class Repair:
                 return
             restored = await self._restore(segment, to)
             if restored != segment:
-                gained.append(restored)
+                gained.append(Gain(segment, restored))
             if any(restored.shares[index].provider != to[index] or not restored.shares[index].stored for index in to):
                 failed.append(segment.id)
 

@@ -44,7 +44,7 @@ from icnfs.volume.network import Network, Starter, start_transfer
 from icnfs.volume.orphans import Orphans
 from icnfs.volume.places import Places
 from icnfs.volume.publish import Publisher, segments_at
-from icnfs.volume.repair import Repair
+from icnfs.volume.repair import Gain, Repair
 from icnfs.volume.report import file_info, status_of, usage_of
 from icnfs.volume.scheduler import Scheduler
 from icnfs.volume.scrub import Scrub, ScrubProgress, ScrubReport
@@ -208,23 +208,23 @@ class Volume:
     async def _amend(self, id: bytes, change: Callable[[SegmentInfo], SegmentInfo | None]) -> None:
         """Note what `change` makes of a segment, if anything, while nothing is being restored."""
         async with self._caring:
-            now = self._segment(id)
-            changed = change(now) if now is not None else None
-            if changed is not None:
-                await self.publisher.mend([changed])
+            await self.publisher.mend({id: change})
 
     async def care_once(self) -> bool:
         """One round of repair; whether it changed anything."""
         async with self._caring:
-            arrived = self.repair.arrivals()
-            if arrived:
-                await self.publisher.mend(arrived)
-            restored = await self.repair.round()
-            if restored:
-                await self.publisher.mend(restored)
-                self.findings.restored(restored)
-                self.orphans.restored(restored)
+            emptied = self.publisher.emptied
+            arrived = await self._noted(self.repair.arrivals(), emptied)
+            restored = await self._noted(await self.repair.round(), emptied)
+            self.findings.restored(restored)
+            self.orphans.restored(restored)
             return bool(arrived or restored)
+
+    async def _noted(self, gains: list[Gain], emptied: int) -> list[SegmentInfo]:
+        """Note what segments gained, whatever became of their other shares meanwhile; those."""
+        if not gains:
+            return []
+        return await self.publisher.mend({gain.after.id: gain.carried for gain in gains}, emptied)
 
     # --- publishing on demand -----------------------------------------------------------------------------------------
 

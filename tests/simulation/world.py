@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from icnfs import config as configs
+from icnfs.format import marker
 from icnfs.format.head import PREFIX, Head
 from icnfs.placement import Policy
+from icnfs.volume import keyring
 from icnfs.volume.keyring import Secrets
 from tests.simulation.history import Tree
 from tests.simulation.keeping import Clock, Keeping
@@ -210,7 +212,9 @@ class World:
                 for segment in segments
                 for index, share in enumerate(segment.shares)
             )
-            if not lacks and self.truth.holds_head(name, newest):
+            place = self.sites[name].objects
+            has_place = marker.NAME in place and any(each.startswith(keyring.PREFIX) for each in place)
+            if not lacks and has_place and self.truth.holds_head(name, newest):
                 self.note(f"-- {name} is whole again")
                 self.harmed.discard(name)
 

@@ -11,7 +11,7 @@ import pytest
 from icnfs.format.segment import SegmentInfo
 from icnfs.volume.health import RANK, HealthCounts, ShareState, Verdict, judge
 from icnfs.volume.volume import Volume
-from tests.volume.world import World, put_file
+from tests.volume.world import World, describe, put_file
 
 P, A, W, M, X = ShareState.PRESENT, ShareState.ASTRAY, ShareState.AWAY, ShareState.MISSING, ShareState.ALTERED
 
@@ -97,7 +97,7 @@ def test_a_volume_counts_its_segments_and_lists_the_worst_first_in_pages(world: 
         assert (await volume.health().page("", 100)).segments == ()
         infos = [info for id, _ in volume.repair.held() if (info := volume._segment(id)) is not None]
         lost, risk, degraded = infos[:3]
-        await volume.publisher.mend([without(lost, 0, 1, 2), without(risk, 3, 4), without(degraded, 5)])
+        await describe(volume, without(lost, 0, 1, 2), without(risk, 3, 4), without(degraded, 5))
         assert volume.health().counts() == HealthCounts(safe=total - 3, degraded=1, at_risk=1, lost=1)
         pages = []
         after = ""

@@ -21,7 +21,7 @@ from icnfs.volume import repair, stow
 from icnfs.volume.leaving import LeaveProgress
 from icnfs.volume.network import SHARES_PREFIX
 from icnfs.volume.volume import Volume
-from tests.volume.world import NAMES, Machine, World, get_file, put_file
+from tests.volume.world import NAMES, Machine, World, describe, get_file, put_file
 
 DATA = os.urandom(3_000_000)
 SMALL = b"a small file"
@@ -225,7 +225,7 @@ def test_late_shares_are_waited_for_and_not_sent_again(world: World) -> None:
         await write(volume)
         segment = max(segments(volume), key=lambda s: s.share_len)
         lacking = replace_stored(segment, 2, False)
-        await volume.publisher.mend([lacking])
+        await describe(volume, lacking)
         volume.repair.expect(segment.id, [2])
         assert not await volume.care_once(), "it is on its way"
         provider, name = segment.shares[2].provider, volume.network.names_of(segment)[2]
@@ -244,7 +244,7 @@ def test_a_late_share_may_be_told_of_before_it_is_expected(world: World) -> None
     async def main(volume: Volume) -> None:
         await write(volume)
         segment = max(segments(volume), key=lambda s: s.share_len)
-        await volume.publisher.mend([replace_stored(segment, 2, False)])
+        await describe(volume, replace_stored(segment, 2, False))
         volume.repair.heard(ShareEvent(segment.shares[2].provider, "x", segment.id, 2, "failed", "it broke off"))
         volume.repair.expect(segment.id, [2])
         assert await volume.care_once(), "it did not come, and is rebuilt"
@@ -460,5 +460,59 @@ def test_a_copy_of_this_very_mount_is_found_out_by_the_name_of_a_head(world: Wor
         with pytest.raises(FencedError):
             await volume.sync()
         await trio.sleep(0)
+
+    here.run(main)
+
+
+def test_what_is_found_lost_while_a_segment_is_restored_stays_lost(world: World) -> None:
+    here = world.machine()
+    here.init()
+
+    async def main(volume: Volume) -> None:
+        await write(volume)
+        segment = max(segments(volume), key=lambda s: s.share_len)
+        await describe(volume, replace_stored(segment, 2, False))
+        restore = volume.repair._restore
+
+        async def lose_another(segment: SegmentInfo, to: dict[int, str]) -> SegmentInfo:
+            restored = await restore(segment, to)
+            await describe(volume, replace_stored(segment, 4, False))
+            return restored
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(volume.repair, "_restore", lose_another)
+            assert await volume.care_once()
+        assert volume._segment(segment.id) == replace_stored(segment, 4, False)
+        assert await volume.care_once()
+        assert volume._segment(segment.id) == segment
+
+    here.run(main)
+
+
+def test_a_share_that_was_restored_to_a_place_before_it_was_emptied_is_not_believed_in(world: World) -> None:
+    here = world.machine()
+    here.init()
+
+    async def main(volume: Volume) -> None:
+        await write(volume)
+        segment = max(segments(volume), key=lambda s: s.share_len)
+        provider = segment.shares[2].provider
+        await describe(volume, replace_stored(segment, 2, False))
+        restore = volume.repair._restore
+
+        async def empty(segment: SegmentInfo, to: dict[int, str]) -> SegmentInfo:
+            restored = await restore(segment, to)
+            world.providers[provider].objects.clear()
+            volume.network.doubted.add(provider)
+            await volume.publisher.settle()
+            return restored
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(volume.repair, "_restore", empty)
+            await volume.care_once()
+        assert volume._segment(segment.id) == replace_stored(segment, 2, False)
+        await volume.sync()
+        assert volume._segment(segment.id) == segment
+        assert volume.network.names_of(segment)[2] in world.providers[provider].objects
 
     here.run(main)

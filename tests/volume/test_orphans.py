@@ -19,6 +19,7 @@ from icnfs.providers.memory import MemoryProvider
 from icnfs.volume import condemned
 from icnfs.volume.heads import Stored
 from icnfs.volume.orphans import Named, OrphanReport
+from icnfs.volume.repair import Gain
 from icnfs.volume.volume import Volume
 from tests.volume.test_crash import Cutter
 from tests.volume.world import World, files_of, get_file, list_files, put_file
@@ -350,7 +351,7 @@ def test_an_orphan_that_repair_needs_meanwhile_stays(tmp_path: Path, clock: Cloc
 
         async def peek(*asked: object, deadline: float) -> object:
             async def round() -> list[object]:
-                return [moved]
+                return [Gain(segment, moved)]
 
             volume.repair.round = round  # type: ignore[method-assign, assignment]
             await volume.care_once()

@@ -16,7 +16,7 @@ from icnfs.providers.memory import MemoryProvider
 from icnfs.volume import findings, scrub
 from icnfs.volume.scrub import ScrubProgress
 from icnfs.volume.volume import Volume
-from tests.volume.world import Machine, World, flip, put_file
+from tests.volume.world import Machine, World, describe, flip, put_file
 
 DATA = os.urandom(3_000_000)
 
@@ -250,7 +250,7 @@ def test_a_full_disk_ends_it_and_it_goes_on_later(world: World, here: Machine, m
         del provider.objects[name]
         real = volume.publisher.mend
 
-        async def mend(parts: object) -> None:
+        async def mend(changes: object) -> None:
             raise LocalDiskError("the disk is full")
 
         monkeypatch.setattr(volume.publisher, "mend", mend)
@@ -303,7 +303,7 @@ def test_a_share_that_moves_meanwhile_is_looked_at_where_it_lies(tmp_path: Path)
             nonlocal moved
             if info.id == segment.id and at == index and not moved:
                 moved = True
-                await volume.publisher.mend([await volume.repair._restore(segment, {index: spare})])
+                await describe(volume, await volume.repair._restore(segment, {index: spare}))
                 del provider.objects[name]
             return await real(info, names, at, leaves, deadline=deadline)  # type: ignore[arg-type]
 

@@ -303,6 +303,11 @@ async def get_file(volume: Volume, name: bytes) -> bytes:
     return b"".join(parts)
 
 
+async def describe(volume: Volume, *segments: SegmentInfo) -> None:
+    """From now on these segments are as described here, as after a repair."""
+    await volume.publisher.mend({segment.id: lambda _, segment=segment: segment for segment in segments})  # type: ignore[misc]
+
+
 def list_files(volume: Volume) -> list[bytes]:
     return sorted(entry.name for entry in volume.store.entries(loader.ROOT_INO, 0))
 
