@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import click
 
@@ -30,7 +30,7 @@ def verb(source: Path, target: Path, as_json: bool) -> None:
     Both lie in one mounted volume. Where DST is a directory the clone is made in it under the name of SRC; any other
     DST must not exist. What is written to SRC meanwhile is not in the clone, which appears whole or not at all.
     """
-    parent, name = place_for(source, target)
+    parent, name = place_for(resolve(source), target)
     if parent.is_relative_to(resolve(source)) and not source.is_symlink():
         raise UsageError(f"{printable_path(source)}: cannot be cloned into itself; choose a place outside of it")
     with in_use(source), in_use(parent):
@@ -45,10 +45,10 @@ def verb(source: Path, target: Path, as_json: bool) -> None:
         print_json({"path": printable_path(parent / name), "files": facts.files})
 
 
-def place_for(source: Path, target: Path) -> tuple[Path, str]:
-    """The directory that what is made goes into, and its name there; UsageError where there can be none such."""
+def place_for(source: PurePath, target: Path) -> tuple[Path, str]:
+    """The directory that the likeness of `source` goes into, and its name; UsageError where there can be none such."""
     if target.is_dir():
-        parent, name = target, resolve(source).name
+        parent, name = target, source.name
     else:
         parent, name = target.parent, target.name
     if not name or name == "..":

@@ -9,10 +9,8 @@ from typing import Final
 import click
 
 from icnfs.cli.output import json_option, moment, print_facts, print_json, print_rows, say, size, watching
+from icnfs.cli.restoring import checked, mount_keeping, restore
 from icnfs.cli.verb_sync import deadline_option
-from icnfs.config import load, runtime_dir
-from icnfs.config.paths import check_volume_name
-from icnfs.control.client import Mount
 from icnfs.control.facts import SnapshotFacts
 from icnfs.control.protocol import (
     DeleteSnapshotRequest,
@@ -21,8 +19,7 @@ from icnfs.control.protocol import (
     SnapshotsRequest,
     take_facts,
 )
-from icnfs.errors import NotMountedError, SnapshotError, UsageError
-from icnfs.format.snapshot import NAME_RULE, is_name
+from icnfs.errors import UsageError
 
 DATES: Final = ("%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S")
 """How a date may be given, in UTC."""
@@ -32,7 +29,10 @@ HEAD: Final = ("snapshot", "taken", "by", "files", "bytes", "locked until")
 
 @click.group("snapshot")
 def verb() -> None:
-    """Keep, lock, list and delete snapshots of a volume's tree."""
+    """Keep, lock, list and delete snapshots of a volume's tree, and restore what they have."""
+
+
+verb.add_command(restore)
 
 
 @verb.command("create")
@@ -46,8 +46,8 @@ def create(name: str, snapshot: str | None, until: str | None, deadline: float |
 
     What is not yet published is published first; how long the rest takes does not depend on what the volume holds.
     """
-    mount = _mounted(name)
-    wanted = MakeSnapshotRequest(_checked(snapshot or _now()), _date(until), deadline or 0.0)
+    mount = mount_keeping(name)
+    wanted = MakeSnapshotRequest(checked(snapshot or _now()), _date(until), deadline or 0.0)
     with watching(f"Snapshot of {name}") as show:
         facts = take_facts(mount.ask(wanted, show), SnapshotFacts)
     _report(facts, as_json)
@@ -60,8 +60,8 @@ def create(name: str, snapshot: str | None, until: str | None, deadline: float |
 @json_option
 def lock(name: str, snapshot: str, until: str, as_json: bool) -> None:
     """Lock the snapshot SNAP of the mounted volume NAME, or extend its lock; none is ever shortened."""
-    request = LockSnapshotRequest(_checked(snapshot), _date(until))
-    _report(take_facts(_mounted(name).ask(request), SnapshotFacts), as_json)
+    request = LockSnapshotRequest(checked(snapshot), _date(until))
+    _report(take_facts(mount_keeping(name).ask(request), SnapshotFacts), as_json)
 
 
 def _report(snapshot: SnapshotFacts, as_json: bool) -> None:
@@ -82,7 +82,7 @@ def _report(snapshot: SnapshotFacts, as_json: bool) -> None:
 @json_option
 def show(name: str, as_json: bool) -> None:
     """Show the snapshots of the mounted volume NAME, the oldest first."""
-    facts = take_facts(_mounted(name).ask(SnapshotsRequest()), list[SnapshotFacts])
+    facts = take_facts(mount_keeping(name).ask(SnapshotsRequest()), list[SnapshotFacts])
     if as_json:
         print_json(facts)
     else:
@@ -97,25 +97,9 @@ def delete(name: str, snapshots: tuple[str, ...]) -> None:
 
     What only they kept is deleted at the providers, after the grace. One that is locked is refused, with its date.
     """
-    mount = _mounted(name)
-    for snapshot in map(_checked, snapshots):
+    mount = mount_keeping(name)
+    for snapshot in map(checked, snapshots):
         mount.ask(DeleteSnapshotRequest(snapshot))
-
-
-def _mounted(name: str) -> Mount:
-    mount = Mount(runtime_dir(), check_volume_name(name))
-    if not mount.alive():
-        load(name)  # a volume that is not even configured is another error
-        raise NotMountedError(
-            f"volume {name} is not mounted, and its mount keeps the snapshots; `icnfs mount {name} DIR` first"
-        )
-    return mount
-
-
-def _checked(snapshot: str) -> str:
-    if not is_name(snapshot):
-        raise SnapshotError(f"{snapshot[:80]!r} cannot name a snapshot: that takes {NAME_RULE}")
-    return snapshot
 
 
 def _now() -> str:

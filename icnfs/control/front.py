@@ -56,6 +56,7 @@ from icnfs.volume.keyring import Secrets
 from icnfs.volume.leaving import LeaveProgress, LeaveResult
 from icnfs.volume.orphans import OrphanReport
 from icnfs.volume.report import provider_healths
+from icnfs.volume.restoring import find_in, tree_of
 from icnfs.volume.scrub import ScrubProgress, ScrubReport
 from icnfs.volume.standing import Holding
 from icnfs.volume.volume import SyncProgress, Volume, open_volume
@@ -309,6 +310,18 @@ class Front:
         """Clone a file or tree, and have the kernel see it."""
         assert self._vfs is not None, "mounted files are what is asked for"
         made = await self._vfs.clone(source, parent, name, uid, partial(_pass_on_files, progress))
+        await trio.to_thread.run_sync(look_anew, parent, name)
+        return CloneFacts(made)
+
+    async def restore(
+        self, snapshot: str, path: bytes, parent: int, name: bytes, uid: int, progress: ProgressSink
+    ) -> CloneFacts:
+        """Restore a file or tree from a snapshot, and have the kernel see it."""
+        assert self._vfs is not None, "the mount answers"
+        async with tree_of(self._volume, snapshot, lambda done, all: progress(Progress(done, all))) as tree:
+            source = find_in(tree, path)
+            files = partial(_pass_on_files, progress)
+            made = await self._vfs.copy_from(tree.reader, source, parent, name, uid, files)
         await trio.to_thread.run_sync(look_anew, parent, name)
         return CloneFacts(made)
 

@@ -44,4 +44,5 @@ class PastFront(Front):
         raise SnapshotError(f"{label} is a snapshot, which only shows its tree; ask the mount of {name} itself")
 
     keys = add_key = remove_key = adopt = holdings = policy = health = leave = scrub = _refused
+    clone = restore = _refused
     snapshots = make_snapshot = lock_snapshot = delete_snapshot = _refused

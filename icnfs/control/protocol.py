@@ -6,8 +6,8 @@ A connection carries one request and its answers: any number of `Progress`, then
 
 Promises: `take_request` and `take_answer` are total, any bytes give a value or `FormatError`; nothing is allocated for
 a length above the cap.  No secret and no file's contents ever cross this socket: a file is named by its inode number,
-save one that is to be made, and a new key arrives as the slot that the verb has wrapped already.  This module knows
-nothing of sockets.
+save one that is to be made or restored, and a new key arrives as the slot that the verb has wrapped already.  This
+module knows nothing of sockets.
 """
 
 from __future__ import annotations
@@ -38,6 +38,9 @@ MOST_SEGMENTS: Final = 100_000
 
 WAIT_MAX: Final = 7 * 86400.0
 """Longest deadline a request may ask for, in seconds."""
+
+PATH_MAX: Final = 4096
+"""Bytes of a path that a request may name."""
 
 RATE_MAX: Final = 10**12
 """Highest rate that a request may ask for, in bytes per second."""
@@ -169,6 +172,15 @@ class CloneRequest(msgspec.Struct, frozen=True, tag="clone", forbid_unknown_fiel
     name: bytes
 
 
+class RestoreRequest(msgspec.Struct, frozen=True, tag="restore", forbid_unknown_fields=True):
+    """Make what `path`, from the root of the volume, was in `snapshot` once more, as `name` in directory `parent`."""
+
+    snapshot: str
+    path: bytes
+    parent: int
+    name: bytes
+
+
 class StopRequest(msgspec.Struct, frozen=True, tag="stop", forbid_unknown_fields=True):
     """End as on SIGTERM: detach even when files are in use."""
 
@@ -193,6 +205,7 @@ Request = (
     | LockSnapshotRequest
     | DeleteSnapshotRequest
     | CloneRequest
+    | RestoreRequest
     | StopRequest
 )
 
@@ -276,6 +289,13 @@ def take_request(body: bytes) -> Request:
         0 < request.source < 2**63 and 0 < request.parent < 2**63 and _is_file_name(request.name)
     ):
         raise FormatError("control socket: not a file to be cloned, or not a place for it")
+    if isinstance(request, RestoreRequest) and not (
+        is_name(request.snapshot)
+        and len(request.path) <= PATH_MAX
+        and 0 < request.parent < 2**63
+        and _is_file_name(request.name)
+    ):
+        raise FormatError("control socket: not a file to be restored, or not a place for it")
     if isinstance(request, HealthRequest) and not (0 <= request.most <= MOST_SEGMENTS and len(request.after) <= 64):
         raise FormatError("control socket: not a page of segments")
     if isinstance(request, ScrubRequest) and not 0 <= request.rate <= RATE_MAX:

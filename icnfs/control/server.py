@@ -37,6 +37,7 @@ from icnfs.control.protocol import (
     Progress,
     RemoveKeyRequest,
     Request,
+    RestoreRequest,
     ScrubRequest,
     SnapshotsRequest,
     StatusRequest,
@@ -132,6 +133,11 @@ class Operations(Protocol):
 
     async def clone(self, source: int, parent: int, name: bytes, uid: int, progress: ProgressSink) -> object:
         """Clone a file or tree for `uid`, whole or not at all."""
+
+    async def restore(
+        self, snapshot: str, path: bytes, parent: int, name: bytes, uid: int, progress: ProgressSink
+    ) -> object:
+        """Restore a file or tree from a snapshot for `uid`, whole or not at all."""
 
 
 async def serve(
@@ -349,6 +355,11 @@ class _Conversation:
         assert isinstance(request, CloneRequest)
         return await self._operations.clone(request.source, request.parent, request.name, self._uid, self.progress)
 
+    async def _restore(self, request: Request) -> object:
+        assert isinstance(request, RestoreRequest)
+        place = request.parent, request.name
+        return await self._operations.restore(request.snapshot, request.path, *place, self._uid, self.progress)
+
     async def _stop(self, _: Request) -> object:
         await self._end(True)
         return None
@@ -374,5 +385,6 @@ _MEANINGS: Final[dict[type[Request], Callable[[_Conversation, Request], Awaitabl
     LockSnapshotRequest: _Conversation._lock_snapshot,
     DeleteSnapshotRequest: _Conversation._delete_snapshot,
     CloneRequest: _Conversation._clone,
+    RestoreRequest: _Conversation._restore,
     StopRequest: _Conversation._stop,
 }

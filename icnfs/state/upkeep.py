@@ -98,7 +98,7 @@ class Upkeep:
     async def _remove_abandoned(self) -> None:
         """Inodes that only open handles kept when the last mount ended, and copies that were not finished."""
         abandoned = self._store.abandoned
-        while abandoned:
+        while abandoned and not self._store.read_only:
             await copying.remove(self._store, abandoned[-1])
             abandoned.pop()
 

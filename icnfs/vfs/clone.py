@@ -64,7 +64,11 @@ class Cloning(Tree):
     async def copy_from(
         self, reader: Reader, source: int, parent: int, name: bytes, uid: int, progress: Callable[[int], None]
     ) -> int:
-        """As `clone`, from a state that holds still, of which all that it names is kept."""
+        """As `clone`, from a state that holds still, of which all that it names is kept.
+
+        `DamagedError` where something of it is not.
+        """
+        self._check_free(parent, name)
         copy = Copy(self._store, reader, partial(_adapt, uid), progress)
         try:
             await copy.run(source, time.time_ns())

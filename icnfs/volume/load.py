@@ -6,7 +6,7 @@ from those of the head.  Nothing is written at a provider.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -74,7 +74,7 @@ async def load_past(network: Network, half: Path, head: Head, name: str, progres
         _load_runs(network, loader, head.runs, parts, PLACES)
         with loader.reading(network.master) as reader:
             snapshot = snapshots.find(reader, name)
-            past = _past(head, snapshot, reader)
+            past = past_of(head, snapshot, reader)
         _load_runs(network, loader, past.runs, parts, TREE)
         counters = Counters(*past.counters[:2], *head.counters[2:])
         settings = {fences.HEAD: fences.encode_base(past)}
@@ -115,7 +115,22 @@ async def _load_new(network: Network, store: Store, run: RunInfo, tables: Collec
     reader.close()
 
 
-def _past(head: Head, snapshot: Snapshot, reader: Reader) -> Head:
+async def load_tree(network: Network, half: Path, past: Head, salts: Mapping[bytes, bytes], progress: Progress) -> None:
+    """Build a local state in the empty folder `half` that has a snapshot's tree, and does not tell where things lie.
+
+    `past` is the head that it was made of (`past_of`), `salts` are the rows of that table.
+    """
+
+    def fill(loader: Loader, parts: _Parts) -> None:
+        for key, sealed in salts.items():
+            loader.put(Table.SALTS, key, sealed)
+        _load_runs(network, loader, past.runs, parts, TREE)
+        loader.finish(network.master, Counters(*past.counters), past.generation, past.cut, {})
+
+    await _build(network, half, past, fill, progress)
+
+
+def past_of(head: Head, snapshot: Snapshot, reader: Reader) -> Head:
     """The head that a snapshot was made of, with its parts where they lie now."""
     runs = tuple(
         RunInfo(run.id, run.since, run.upto, run.rows, run.size, tuple(_part(reader, part) for part in run.parts))

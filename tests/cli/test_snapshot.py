@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -161,3 +162,49 @@ def test_without_a_mount_it_says_so(world: World) -> None:
     for arguments in (["create", "demo"], ["list", "demo"], ["delete", "demo", "x"]):
         assert "not mounted" in world.run("snapshot", *arguments, code=9).stderr
     world.run("snapshot", "list", "other", code=5)
+
+
+def test_what_was_lost_comes_back_from_a_snapshot(world: World, mount: Path) -> None:
+    (mount / "folder" / "deep").mkdir(parents=True)
+    precious = mount / "folder" / "deep" / "precious"
+    precious.write_bytes(data := os.urandom(3_000_000))
+    os.utime(precious, ns=(10**18, 10**18))
+    os.chmod(precious, 0o640)
+    world.run("snapshot", "create", "demo", "--as", "kept")
+    precious.write_bytes(b"encrypted by somebody")
+    refused = world.run("snapshot", "restore", "demo", "kept", precious, code=2)
+    assert "--to" in refused.stderr
+    assert "--to" in world.run("snapshot", "restore", "demo", "kept", mount / "folder", code=2).stderr
+    facts = world.facts("snapshot", "restore", "demo", "kept", precious, "--to", mount / "old")
+    assert facts == {"path": str(mount / "old"), "files": 1}
+    assert (mount / "old").read_bytes() == data
+    assert ((mount / "old").stat().st_mtime_ns, (mount / "old").stat().st_mode) == (10**18, 0o100640)
+    shutil.rmtree(mount / "folder")
+    world.run("sync")
+    assert world.facts("snapshot", "restore", "demo", "kept", "folder") == {"path": str(mount / "folder"), "files": 3}
+    assert precious.read_bytes() == data
+    world.run("snapshot", "restore", "demo", "kept", "folder/deep", "--to", mount / "folder" / "deep")
+    assert (mount / "folder" / "deep" / "deep" / "precious").read_bytes() == data
+    assert "no folder/none" in world.run("snapshot", "restore", "demo", "kept", "folder/none", code=20).stderr
+    assert "no snapshot other" in world.run("snapshot", "restore", "demo", "other", "folder/x", code=20).stderr
+    assert "not beneath" in world.run("snapshot", "restore", "demo", "kept", "/etc/passwd", code=2).stderr
+    assert "give it a name" in world.run("snapshot", "restore", "demo", "kept", mount, "--to", mount, code=2).stderr
+    world.run("snapshot", "restore", "demo", "kept", mount, "--to", mount / "everything")
+    assert (mount / "everything" / "folder" / "deep" / "precious").read_bytes() == data
+    assert not list((world.root / "state").glob("*+"))
+
+
+def test_another_machine_restores_what_only_the_snapshot_has(world: World, mount: Path) -> None:
+    (mount / "gone").write_bytes(data := os.urandom(3_000_000))
+    world.run("snapshot", "create", "demo", "--as", "last-week")
+    (mount / "gone").unlink()
+    world.run("sync")
+    world.run("umount", mount)
+    (world.root / "state").rename(world.root / "stolen")
+    world.run("recover", "demo")
+    world.run("mount", "demo", mount)
+    world.run("snapshot", "restore", "demo", "last-week", "gone")
+    assert (mount / "gone").read_bytes() == data
+    world.run("snapshot", "delete", "demo", "last-week")
+    world.run("sync")
+    assert (mount / "gone").read_bytes() == data

@@ -25,6 +25,7 @@ REQUESTS = [
     p.ScrubRequest(True, True, 1_000_000),
     p.OrphansRequest(),
     p.CloneRequest(5, 1, b"\xff copy"),
+    p.RestoreRequest("before", b"a/\xff", 1, b"copy"),
     p.StopRequest(),
 ]
 
@@ -138,5 +139,6 @@ def test_facts_are_checked_for_their_kind() -> None:
 
 @pytest.mark.parametrize("name", [b"", b".", b"..", b"a/b", b"a\0b", b"n" * 256])
 def test_what_is_to_be_made_has_a_name_that_a_file_may_have(name: bytes) -> None:
-    with pytest.raises(FormatError):
-        p.take_request(p.frame(p.CloneRequest(5, 1, name))[5:])
+    for request in (p.CloneRequest(5, 1, name), p.RestoreRequest("before", b"a", 1, name)):
+        with pytest.raises(FormatError):
+            p.take_request(p.frame(request)[5:])

@@ -110,6 +110,11 @@ class Operations:
         progress(p.Progress(files=2))
         return [source, parent, name, uid]
 
+    async def restore(
+        self, snapshot: str, path: bytes, parent: int, name: bytes, uid: int, progress: server.ProgressSink
+    ) -> object:
+        return [snapshot, path, parent, name, uid]
+
 
 def talk(directory: Path, body: Callable[[Mount], Awaitable[None]], operations: Operations | None = None) -> Operations:
     """Serve `operations` in `directory` while `body` runs."""
@@ -199,6 +204,12 @@ def test_a_clone_is_made_for_who_asks(tmp_path: Path) -> None:
     answer, seen = ask(p.CloneRequest(5, 1, b"copy"), tmp_path)
     assert p.take_facts(answer, tuple[int, int, bytes, int]) == (5, 1, b"copy", os.getuid())
     assert seen[-1] == p.Progress(files=2)
+
+
+def test_a_restore_is_made_for_who_asks(tmp_path: Path) -> None:
+    answer, _ = ask(p.RestoreRequest("before", b"a/b", 1, b"copy"), tmp_path)
+    expected = ("before", b"a/b", 1, b"copy", os.getuid())
+    assert p.take_facts(answer, tuple[str, bytes, int, bytes, int]) == expected
 
 
 def test_snapshots_are_made_listed_and_deleted(tmp_path: Path) -> None:
