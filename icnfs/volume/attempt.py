@@ -128,7 +128,8 @@ class Attempt:
         if trio.current_time() - survey.time > SURVEY_SECONDS:
             survey = await self._heads.survey(self._fence.number)
         await self._fence.pass_by(survey)
-        self._network.doubted |= self._fence.without_base(survey) & self._network.taken
+        for provider in self._fence.without_base(survey) & self._network.taken:
+            self._network.doubt(provider)
         if base_runs:
             self._fence.require_base(survey)
         head = self._head(cut, runs.join(base_runs, run), keyring, own)

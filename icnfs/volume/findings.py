@@ -121,22 +121,29 @@ class Findings:
                 self._looking.discard(key)
 
     async def _examine(self, segment: SegmentInfo, index: int, leaves: Sequence[int] | None, gate: Gate) -> Looked:
+        provider = segment.shares[index].provider
+        emptied = self._network.emptied.get(provider, 0)
         looked = await self._check(segment, index, leaves, gate)
         if looked.outcome in (MISSING, ALTERED):
             await trio.sleep(CONFIRM_SECONDS)
+            if looked.outcome == MISSING and await self._was_emptied(provider, emptied):
+                return replace(looked, outcome=UNKNOWN)  # told of the place as a whole, and once
             again = await self._check(segment, index, leaves, gate)
             looked = _together(looked, again)
             if looked.outcome in (MISSING, ALTERED):
-                if looked.outcome == MISSING:
-                    self._network.doubted.add(segment.shares[index].provider)
                 await self._note(segment, index, looked)
             else:
-                provider = segment.shares[index].provider
                 log.warning("provider %s: segment %s, share %d: %s", provider, segment.id.hex(), index, looked.detail)
         elif looked.outcome == "present" and leaves is not None and not leaves:
             self._forget(segment.id, index)
-        self._told(segment.shares[index].provider, looked.outcome)
+        self._told(provider, looked.outcome)
         return looked
+
+    async def _was_emptied(self, provider: str, before: int) -> bool:
+        """Have the place looked at again; whether it was found empty more often than `before`."""
+        with trio.move_on_after(CHECK_SECONDS):
+            await self._network.doubt(provider).wait()
+        return self._network.emptied.get(provider, 0) > before
 
     async def _check(self, segment: SegmentInfo, index: int, leaves: Sequence[int] | None, gate: Gate) -> Looked:
         names = self._network.names_of(segment)

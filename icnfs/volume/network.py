@@ -138,8 +138,10 @@ class Network:
     """Providers whose place is known to be ours: only these are written to (see `places`)."""
     free: set[str] = field(default_factory=set)
     """Providers whose place was found empty: new ones, or such as lost everything."""
-    doubted: set[str] = field(default_factory=set)
-    """Providers whose place is to be looked at again: something is not there that was."""
+    doubted: dict[str, trio.Event] = field(default_factory=dict)
+    """Providers whose place is to be looked at again, since something is not there that was; what is set then."""
+    emptied: dict[str, int] = field(default_factory=dict)
+    """How many times a place that was ours was found empty."""
     foreign: dict[str, str] = field(default_factory=dict)
     """Providers whose place is somebody else's, and what was found there."""
     suspended: Callable[[], frozenset[str]] = frozenset
@@ -337,6 +339,10 @@ class Network:
             for name, state in self.transfer.states().items()
             if name in self.facts
         }
+
+    def doubt(self, provider: str) -> trio.Event:
+        """Have a place looked at again; the event is set when it was."""
+        return self.doubted.setdefault(provider, trio.Event())
 
     async def wake(self) -> None:
         """Ask the providers that are down whether they are back; whoever answers is up again."""

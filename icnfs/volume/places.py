@@ -36,6 +36,10 @@ VISIT_SECONDS: Final = 30.0
 """Bound of each request of a visit."""
 
 
+DOUBT_SECONDS: Final = 1.0
+"""Between looks for places that are doubted."""
+
+
 class Places:
     """The places of a volume's providers; `save` keeps the keyring after a delivery."""
 
@@ -94,25 +98,32 @@ class Places:
         Raises `ForeignProviderError`, `NewerFormatError`, and what else the provider answers.
         """
         network = self._network
-        if provider not in network.taken or provider in network.doubted:
-            network.doubted.discard(provider)
-            try:
-                ours = await self.is_ours(provider)
-            except ForeignProviderError as error:
-                self._note_foreign(provider, error.detail)
-                raise
-            except NewerFormatError as error:
-                self._note_foreign(provider, str(error).removeprefix(f"provider {provider}: "))
-                raise
+        if provider in network.taken and provider not in network.doubted:
+            return
+        try:
+            ours = await self.is_ours(provider)
             network.foreign.pop(provider, None)
             if ours:
                 network.free.discard(provider)
                 network.taken.add(provider)
             else:
-                if provider in network.taken and not network.facts[provider].drain:
-                    log.error("provider %s: its place was emptied; what it held is stored anew", provider)
-                network.taken.discard(provider)
-                network.free.add(provider)
+                self._note_free(provider)
+        except ForeignProviderError as error:
+            self._note_foreign(provider, error.detail)
+            raise
+        except NewerFormatError as error:
+            self._note_foreign(provider, str(error).removeprefix(f"provider {provider}: "))
+            raise
+        finally:
+            network.doubted.pop(provider, trio.Event()).set()
+
+    def _note_free(self, provider: str) -> None:
+        network = self._network
+        if provider in network.taken and not network.facts[provider].drain:
+            log.error("provider %s: its place was emptied; what it held is stored anew", provider)
+            network.emptied[provider] = network.emptied.get(provider, 0) + 1
+        network.taken.discard(provider)
+        network.free.add(provider)
 
     def _note_foreign(self, provider: str, reason: str) -> None:
         if self._network.foreign.get(provider) != reason:
@@ -154,6 +165,13 @@ class Places:
         async with trio.open_nursery() as nursery:
             for provider in tuple(providers):
                 nursery.start_soon(attempt, provider)
+
+    async def look_again(self, look: Callable[[], Awaitable[None]]) -> None:
+        """Whenever places are doubted, `look`, which visits them."""
+        while True:
+            await trio.sleep(DOUBT_SECONDS)
+            if self._network.doubted:
+                await look()
 
     async def verify_all(self) -> None:
         """See that the key slots at every place that is ours are what was stored; others are owed again (`owes`)."""

@@ -151,9 +151,9 @@ class Volume:
         Key slots, which nothing else ever reads before the day that they are needed, are looked at as well.
         """
         try:
-            await self.publisher.settle()
+            await (self.places.visit_all() if self.store.read_only else self.publisher.settle())
             await self.places.verify_all()
-            if self.places.owes:
+            if self.places.owes and not self.store.read_only:
                 await self.publisher.settle()
         except FencedError:
             return
@@ -188,8 +188,6 @@ class Volume:
                 await trio.sleep(CARE_SECONDS)
         while True:
             await trio.sleep(CARE_SECONDS)
-            if self.network.doubted and not self.store.read_only:
-                await self.first_look()
             busy = True
             while busy and not self.repair.idle and not self.store.read_only:
                 try:
@@ -479,6 +477,7 @@ async def open_volume(
                 upkeep = Upkeep(store, Budget(config.cache_clean, config.cache_dirty, config.reserve))
                 nursery.start_soon(supervised, "upkeep", upkeep.run)
                 nursery.start_soon(supervised, "repair", volume.care)
+                nursery.start_soon(supervised, "places", lambda: volume.places.look_again(volume.first_look))
                 if store.read_only:
                     volume.looked.set()
                 else:

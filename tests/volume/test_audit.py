@@ -14,7 +14,7 @@ from icnfs.errors import ProviderRefusedError
 from icnfs.format.segment import SegmentInfo
 from icnfs.providers.memory import MemoryProvider
 from icnfs.volume import audit as audits
-from icnfs.volume import findings
+from icnfs.volume import findings, places
 from icnfs.volume.audit import Audit
 from icnfs.volume.health import HealthCounts, ShareState
 from icnfs.volume.sweep import DAY
@@ -28,6 +28,7 @@ DATA = os.urandom(3_000_000)
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(findings, "CONFIRM_SECONDS", 0.0)
+    monkeypatch.setattr(places, "DOUBT_SECONDS", 0.0)
 
 
 @pytest.fixture
@@ -399,3 +400,25 @@ def test_a_place_that_is_emptied_while_it_is_used_gets_everything_back(
 
     here.run(main)
     assert "provider cat: its place was emptied" in caplog.text
+
+
+def test_a_place_that_is_emptied_is_found_by_one_share_and_counts_as_no_wrong_answer(world: World) -> None:
+    """Thousands of shares that are missing at once are one event, and no reason not to fill the place again."""
+    here = world.machine()
+    here.init()
+
+    async def main(volume: Volume) -> None:
+        segment, *_ = await write(volume)
+        index = next(i for i, share in enumerate(segment.shares) if share.provider == "cat")
+        shares = len(world.objects("shares/")["cat"])
+        world.providers["cat"].objects.clear()
+        looked = await volume.findings.examine(segment, index, None)
+        assert looked.outcome == "unknown"
+        with trio.fail_after(20):
+            while volume.network.vacant or not volume.repair.idle:
+                await trio.sleep(0.01)
+        assert len(world.objects("shares/")["cat"]) >= shares - 1
+        assert "missing" not in volume.audit.trust.records["cat"].outcomes
+        assert volume.health().counts() == HealthCounts(safe=volume.health().counts().safe)
+
+    here.run(main)

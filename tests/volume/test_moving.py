@@ -503,7 +503,7 @@ def test_a_share_that_was_restored_to_a_place_before_it_was_emptied_is_not_belie
         async def empty(segment: SegmentInfo, to: dict[int, str]) -> SegmentInfo:
             restored = await restore(segment, to)
             world.providers[provider].objects.clear()
-            volume.network.doubted.add(provider)
+            volume.network.doubt(provider)
             await volume.publisher.settle()
             return restored
 
