@@ -43,6 +43,9 @@ STALE: Final = 30.0
 PATIENCE_LEAST: Final = 0.05
 """Seconds; below it lies what a busy machine does to a call that no provider is to blame for."""
 
+SLOWER: Final = 1.5
+"""A call that is given up after so many times what was expected of it shows that its provider is slower."""
+
 BARELY: Final = 0.005
 """Seconds; calls expected to take less say nothing of multiples."""
 
@@ -189,16 +192,15 @@ class Estimate:
                 self._small.append(own)
                 self.latency, self._told_latency = median(self._small), now
             return
-        keeps = FADES if now - self._told_rate <= STALE else 0.0
-        self._seconds = self._seconds * keeps + took - (self._pace.latency() if self.latency is None else self.latency)
-        self._bytes = self._bytes * keeps + max(call.behind, call.length)
-        self.seconds_per_byte, self._told_rate = max(self._seconds / self._bytes, 0.0), now
+        self._learn(took, call, now)
 
     def given_up(self, call: Call, now: float) -> None:
-        """It failed, or its caller wants it no more: only if it was late does that say anything."""
+        """It failed, or its caller wants it no more: that says something if it was late, or slower than was known."""
         self._end(call)
         took = now - call.begun
         if took < call.patience:
+            if call.length > SMALL and call.begun >= self._proven and took > SLOWER * call.expected:
+                self._learn(took, call, now)  # it would have taken longer still
             return
         self._note(took, call)
         if call.begun < self._proven:
@@ -213,6 +215,13 @@ class Estimate:
             return 0.0
         each = self._pace.seconds_per_byte() if self.seconds_per_byte is None else self.seconds_per_byte
         return (call.behind - call.length) * each
+
+    def _learn(self, took: float, call: Call, now: float) -> None:
+        """A large call took, or has taken, so long: that tells the rate."""
+        keeps = FADES if now - self._told_rate <= STALE else 0.0
+        self._seconds = self._seconds * keeps + took - (self._pace.latency() if self.latency is None else self.latency)
+        self._bytes = self._bytes * keeps + max(call.behind, call.length)
+        self.seconds_per_byte, self._told_rate = max(self._seconds / self._bytes, 0.0), now
 
     def _note(self, took: float, call: Call) -> None:
         if self.latency is not None or self.seconds_per_byte is not None:  # what was expected was more than a guess

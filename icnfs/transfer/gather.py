@@ -13,6 +13,7 @@ are `Hedges` left, of which every SPARING-th read gives one; who is late by the 
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Generic, NamedTuple, TypeVar
@@ -44,6 +45,14 @@ class Patience(NamedTuple):
     longest: float
 
 
+@dataclass(frozen=True)
+class Others:
+    """Those that are asked together: since when (a trio time), and whether all but one of them have answered."""
+
+    begun: float
+    answered: trio.Event
+
+
 class Hedges:
     """How many reads may be asked of somebody else before their longest patience has passed."""
 
@@ -61,21 +70,18 @@ class Hedges:
         self._left -= 1
         return True
 
-    async def late(self, patience: Patience, others: trio.Event | None = None) -> None:
-        """Return when a read that begins now is to be asked of somebody else as well.
-
-        `others` is set when all that were asked together with it have answered.
-        """
+    async def late(self, patience: Patience, others: Others | None = None) -> None:
+        """Return when a read that begins now is to be asked of somebody else as well; `others` were asked with it."""
         self.earn()
         begun = trio.current_time()
-        if others is not None and patience.usual < patience.longest:
+        if others is not None:
             with trio.move_on_after(patience.usual):
-                await others.wait()
-            took = max((trio.current_time() - begun) * FACTOR, patience.expected * FACTOR)
+                await others.answered.wait()
+            took = max(trio.current_time() - others.begun, patience.expected) * FACTOR
             await trio.sleep_until(begun + min(max(took, PATIENCE_LEAST), patience.usual))
         else:
             await trio.sleep(patience.usual)
-        if patience.usual < patience.longest and not self.take():
+        if trio.current_time() < begun + patience.longest and not self.take():
             await trio.sleep_until(begun + patience.longest)
 
 
@@ -103,7 +109,8 @@ async def gather(
     waiting = list(reversed(candidates))
     running: set[int] = set()
     late: set[int] = set()
-    others = trio.Event()
+    watches: defaultdict[int, trio.CancelScope] = defaultdict(trio.CancelScope)
+    others = Others(trio.current_time(), trio.Event())
     send, receive = trio.open_memory_channel[tuple[int, T | IcnfsError | None]](math.inf)
 
     async def ask(candidate: int) -> None:
@@ -114,8 +121,9 @@ async def gather(
         send.send_nowait((candidate, answer))
 
     async def watch(candidate: int) -> None:
-        await hedges.late(patience(candidate), others)
-        send.send_nowait((candidate, None))
+        with watches[candidate]:
+            await hedges.late(patience(candidate), others)
+            send.send_nowait((candidate, None))
 
     async with trio.open_nursery() as nursery:
         while len(got) < need:
@@ -132,11 +140,12 @@ async def gather(
                 late.add(candidate)
                 continue
             running.discard(candidate)
+            watches[candidate].cancel()  # it would spend a hedge on what has come
             if isinstance(answer, IcnfsError):
                 errors[candidate] = answer
             else:
                 got[candidate] = answer
                 if len(got) == need - 1:
-                    others.set()
+                    others.answered.set()
         nursery.cancel_scope.cancel()
     return Gathered(got, errors)

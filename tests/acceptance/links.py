@@ -33,6 +33,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from icnfs.limits import LEAF_SIZE
+from icnfs.volume.stripes import LEAVES
 from tests.acceptance.harness import PROVIDERS, Settings, wait_for
 from tests.acceptance.plain_client import Carried, get_all, put_all
 from tests.acceptance.remote import Bucket, Processor, RemoteVolume, say
@@ -43,6 +45,7 @@ MIB: Final = 1 << 20
 K, N = 4, 6
 PARTS: Final = ("publish", "small", "idle", "read", "slow")
 SMALL_SIZE: Final = 4096
+RANGE: Final = LEAVES * LEAF_SIZE
 IDLE_SECONDS: Final = 25.0
 SLOWER: Final = 10
 
@@ -350,11 +353,12 @@ class Trial:
         for place in places:
             shares = [key for key in place.listed() if key.startswith("shares/")]
             keys.append(shares[:each])
-        processor = self.ground.processor()
-        got = get_all(places, keys)
-        self._plain["get"] = got.rate
         allowed = self.plan.rate * providers
-        self._row("plain client, gets of shares", _rate(got.rate), got.rate / allowed, more=_cpu(processor, got))
+        for what, part in (("ranges as the product's", RANGE), ("shares", None)):
+            processor = self.ground.processor()
+            got = get_all(places, keys, part)
+            self._plain["get"] = got.rate
+            self._row(f"plain client, gets of {what}", _rate(got.rate), got.rate / allowed, more=_cpu(processor, got))
 
     def _read(self, what: str, name: str, links: float = N, target: float | None = None) -> float:
         """Rate of a cold read; `links` is how many lines' worth it may use."""

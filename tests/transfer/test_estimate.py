@@ -61,6 +61,18 @@ def test_a_line_holds_its_rate_by_its_latency() -> None:
     assert estimate.holds() == pytest.approx(0.04 * 25e6)
 
 
+def test_a_call_given_up_for_another_shows_a_slower_rate_but_never_a_faster_one() -> None:
+    estimate = Estimate(Pace())
+    now = _steady(estimate, count=20)
+    quick = estimate.begin(MIB, now)
+    estimate.given_up(quick, now + 0.05)
+    assert estimate.rate == pytest.approx(25e6)
+    slow = estimate.begin(MIB, now)
+    slow.patience = 2.0
+    estimate.given_up(slow, now + 1.0)
+    assert estimate.rate is not None and estimate.rate < 15e6
+
+
 def test_what_is_in_flight_there_comes_first() -> None:
     estimate = Estimate(Pace())
     now = _steady(estimate)

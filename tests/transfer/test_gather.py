@@ -56,6 +56,31 @@ def test_candidates_that_hang_cost_one_hedge() -> None:
     run(main)
 
 
+def test_the_last_one_is_late_by_what_the_others_took_and_costs_one_hedge() -> None:
+    class Counted(Hedges):
+        taken = 0
+
+        def take(self) -> bool:
+            self.taken += 1
+            return super().take()
+
+    async def main() -> None:
+        hedges = Counted()
+
+        async def read(candidate: int) -> int:
+            await trio.sleep(math.inf if candidate == 3 else 0.1)
+            return candidate
+
+        for usual in (1.0, HEDGE):
+            hedges.taken, begun = 0, trio.current_time()
+            gathered = await gather(4, range(6), read, lambda _, u=usual: Patience(0.05, u, HEDGE), hedges)  # type: ignore[misc]
+            assert set(gathered.got) == {0, 1, 2, 4}
+            assert math.isclose(trio.current_time() - begun, 0.3), "twice what the others took, and another read"
+            assert hedges.taken == 1, "of what has come nobody is to be asked again"
+
+    run(main)
+
+
 def test_when_too_few_answer_all_have_been_asked() -> None:
     async def main() -> None:
         gathered, asked, _ = await _gather(4, [0.1] * 6, {0, 1, 2})
