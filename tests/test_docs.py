@@ -28,6 +28,7 @@ VERBS = (
     "health",
     "info",
     "recover",
+    "snapshot",
     "scrub",
     "drill",
     "key",
@@ -35,6 +36,7 @@ VERBS = (
     "policy",
 )
 ACTIONS = {
+    "snapshot": ("create", "lock", "list", "diff", "delete"),
     "key": ("add", "list", "remove"),
     "provider": ("test", "add", "list", "drain", "remove"),
     "policy": ("check", "adopt"),

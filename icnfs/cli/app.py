@@ -30,7 +30,7 @@ VERBS: Final = {
     "info": "Show where a file's contents lie and how many losses they survive.",
     "recover": "Rebuild a volume on this machine from its providers.",
     "clone": "Clone a file or tree inside its volume, without copying what it holds.",
-    "snapshot": "Keep, lock, list and delete snapshots of a volume's tree, and restore from them.",
+    "snapshot": "Keep, lock, list, compare and delete snapshots of a volume's tree, and restore from them.",
     "scrub": "Verify every share at every provider, by its root or byte for byte.",
     "drill": "Prove that a volume would survive without some of its providers.",
     "key": "Add, list and remove the keys that open a volume.",

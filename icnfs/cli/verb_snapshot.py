@@ -8,6 +8,7 @@ from typing import Final
 
 import click
 
+from icnfs.cli.comparing import diff
 from icnfs.cli.output import json_option, moment, print_facts, print_json, print_rows, say, size, watching
 from icnfs.cli.restoring import checked, mount_keeping, restore
 from icnfs.cli.verb_sync import deadline_option
@@ -29,10 +30,11 @@ HEAD: Final = ("snapshot", "taken", "by", "files", "bytes", "locked until")
 
 @click.group("snapshot")
 def verb() -> None:
-    """Keep, lock, list and delete snapshots of a volume's tree, and restore what they have."""
+    """Keep, lock, list, compare and delete snapshots of a volume's tree, and restore what they have."""
 
 
 verb.add_command(restore)
+verb.add_command(diff)
 
 
 @verb.command("create")

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import errno
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Final
 
 import lmdb
 
+from icnfs.crypto.keys import MasterKey
 from icnfs.crypto.sealing import RecordSealer, Salts
 from icnfs.errors import LocalDiskError
 from icnfs.format.records import U32, U64, Table
 from icnfs.state.apply import Writer, unpack_counters
-from icnfs.state.env import IDENTITY, Environments
+from icnfs.state.env import IDENTITY, Environments, check_identity
 from icnfs.state.journal import NAME, Journal
 from icnfs.state.reader import Reader
 
@@ -84,6 +88,22 @@ def _replay(journal: Journal, reader: Reader, records: RecordSealer, salts: Salt
     reader.data = env.data.begin(buffers=True)
     reader.meta.abort()
     reader.meta = env.meta.begin()
+
+
+@contextmanager
+def reading(root: Path, master: MasterKey) -> Iterator[Reader]:
+    """The records of a local state that nobody else has open, only to be looked at."""
+    env = Environments(root)
+    try:
+        volume, _, _ = check_identity(read_identity(env), root)
+        salts = Salts()
+        records = RecordSealer(master, volume, salts)
+        with env.meta.begin() as meta, env.data.begin() as data:
+            reader = Reader(env, records, meta, data)
+            load_salts(reader, records, salts)
+            yield reader
+    finally:
+        env.close()
 
 
 SALT_USE: Final = "salts"

@@ -161,6 +161,11 @@ class Reader:
         for key, _ in self.rows(Table.PATCHES, prefix=U64.pack(ino)):
             yield U64.unpack_from(key, 8)[0]
 
+    def patch_versions(self, ino: int) -> Iterator[tuple[int, int]]:
+        """(index, version) of an inode's committed patches."""
+        for key, _ in self.rows(Table.PATCHES, prefix=U64.pack(ino)):
+            yield U64.unpack_from(key, 8)[0], U64.unpack_from(key, 16)[0]
+
     def patches(self, ino: int, index: int) -> list[Patch]:
         """The committed patches of one chunk, oldest first."""
         prefix = PAIR.pack(ino, index)

@@ -208,3 +208,29 @@ def test_another_machine_restores_what_only_the_snapshot_has(world: World, mount
     world.run("snapshot", "delete", "demo", "last-week")
     world.run("sync")
     assert (mount / "gone").read_bytes() == data
+
+
+def test_a_diff_tells_what_was_changed_by_now(world: World, mount: Path) -> None:
+    place = mount / "compared"
+    place.mkdir()
+    (place / "stays").write_bytes(b"same")
+    (place / "old").write_bytes(b"1")
+    (place / "grows").write_bytes(b"1")
+    (place / "goes").write_bytes(b"1")
+    world.run("snapshot", "create", "demo", "--as", "compared")
+    (place / "old").rename(place / "new\n")
+    (place / "grows").write_bytes(b"22")
+    (place / "goes").unlink()
+    (place / "comes").write_bytes(b"1")
+    found = json.loads(world.run("snapshot", "diff", "demo", "compared", "--json").stdout)
+    assert sorted((each["kind"], each["path"], each.get("before"), each["what"]) for each in found) == [
+        ("added", "/compared/comes", None, []),
+        ("changed", "/compared/grows", None, ["contents"]),
+        ("removed", "/compared/goes", None, []),
+        ("renamed", "/compared/new\n", "/compared/old", []),
+    ]
+    lines = world.run("snapshot", "diff", "demo", "compared").stdout.splitlines()
+    assert "renamed\t/compared/old -> /compared/new\\x0a" in lines and len(lines) == 4
+    assert json.loads(world.run("snapshot", "diff", "demo", "compared", "compared", "--json").stdout) == []
+    assert "no snapshot nowhere" in world.run("snapshot", "diff", "demo", "nowhere", code=20).stderr
+    assert [path.name for path in (world.root / "state").iterdir()] == ["demo"]
