@@ -165,6 +165,10 @@ class Provider(ABC):
     async def probe(self) -> Capacity:
         """Ask whether the provider answers, and what room it has."""
 
+    def moved(self) -> bool:
+        """Whether it is known that bytes of objects have arrived there since this was last asked."""
+        return False
+
     async def close(self) -> None:  # noqa: B027 - most kinds have nothing to let go of
         """Let go of connections; the provider is not used afterwards."""
 

@@ -226,6 +226,7 @@ class Breaker(Wrapper):
 
     async def _ask(self, probe: _Probe) -> Capacity:
         begun = trio.current_time()
+        self.inner.moved()  # what did until now says nothing
         if self.switch.is_down:
             self.switch.state = "probing"
         try:
@@ -238,7 +239,7 @@ class Breaker(Wrapper):
             probe.error = ProviderAwayError(
                 self.name, f"it did not answer within {PROBE_SECONDS:.0f} s; check the endpoint and the network"
             )
-            if self._heard < begun:  # else it is slow, and no more
+            if self._heard < begun and not self.inner.moved():  # else it is slow, or the line to it full, and no more
                 self._lose(probe.error)
         except ProviderError as error:
             probe.error = error

@@ -11,18 +11,23 @@ Why threads: they read and write TLS three times as fast as httpx does on trio (
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import http.client
 import socket
 import ssl
+import struct
+import termios
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final
 
 import trio
+
+from icnfs.limits import KIB
 
 CONNECT_SECONDS: Final = 10.0
 STALL_SECONDS: Final = 30.0
@@ -33,6 +38,10 @@ IDLE_SECONDS: Final = 20.0
 
 CONNECTIONS: Final = 24
 """At one provider: more than the requests that may be in flight there, so that none waits for those just cancelled."""
+
+
+PIECE: Final = 256 * KIB
+"""Bytes of a body that are handed to the system, and counted, at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +89,13 @@ class _Call:
                 held.close()
                 raise ConnectionAbortedError("the call was cancelled")
             self._socket = held
+
+    def unacknowledged(self) -> int:
+        """Bytes that were sent and have not arrived yet, as far as the system knows."""
+        with self._lock, contextlib.suppress(OSError, ValueError):
+            if self._socket is not None:
+                return int(struct.unpack("i", fcntl.ioctl(self._socket, termios.TIOCOUTQ, bytes(4)))[0])
+        return 0
 
     def cut(self) -> None:
         with self._lock:
@@ -137,6 +153,16 @@ class HttpClient:
         self._idle: list[_Connection] = []
         self._context: ssl.SSLContext | None = None
         self._closed = False
+        self._calls: set[_Call] = set()
+        self._given = self._arrived = 0
+        """Bytes of bodies: handed to the system, and of those what had arrived when that was last asked."""
+
+    def moved(self) -> bool:
+        """Whether bytes of bodies have arrived since this was last asked."""
+        with self._lock:
+            arrived = self._given - sum(call.unacknowledged() for call in self._calls)
+            before, self._arrived = self._arrived, arrived
+        return arrived > before
 
     async def ask(self, make: Callable[[], Question], most: Callable[[int, Mapping[str, str]], int]) -> Answer:
         """The answer to `make()`, of whose body at most `most(status, headers)` bytes are read.
@@ -179,21 +205,33 @@ class HttpClient:
     ) -> Answer:
         connection.call = call
         keep = False
+        with self._lock:
+            self._calls.add(call)
         try:
             if connection.sock is not None:
                 call.hold(connection.sock)
             with contextlib.suppress(BrokenPipeError):  # it may have answered before it had read everything
-                body = iter(question.body) if question.body else None  # an empty one would be sent in chunks
+                body = self._pieces(question.body) if question.body else None  # an empty one would be sent in chunks
                 connection.request(question.method, question.target, body=body, headers=dict(question.headers))
             with contextlib.closing(connection.getresponse()) as response:
                 answer = _read(response, most)
                 keep = answer.whole and not response.will_close and response.isclosed()
             return answer
         finally:
+            with self._lock:
+                self._calls.discard(call)
             call.hold(None)
             connection.call = _Call()
             if not (keep and self._keep(connection)):
                 connection.close()
+
+    def _pieces(self, body: Sequence[bytes | memoryview]) -> Iterator[memoryview]:
+        for part in body:
+            whole = memoryview(part)
+            for at in range(0, len(whole), PIECE):
+                yield whole[at : at + PIECE]
+                with self._lock:
+                    self._given += len(whole[at : at + PIECE])
 
     def _take(self) -> _Connection | None:
         """The connection used last; those that lay idle too long are closed."""

@@ -184,6 +184,9 @@ class S3Provider(Provider):
     async def close(self) -> None:
         await self._http.close()
 
+    def moved(self) -> bool:
+        return self._http.moved()
+
     async def _put(
         self, doing: str, name: str, data: Data, headers: dict[str, str], also: tuple[int, ...] = ()
     ) -> Answer:

@@ -74,6 +74,9 @@ class Wrapper(Provider):
     async def probe(self) -> Capacity:
         return await self._around(Act("a probe"), self.inner.probe)
 
+    def moved(self) -> bool:
+        return self.inner.moved()
+
     async def close(self) -> None:
         await self.inner.close()
 

@@ -9,6 +9,7 @@ import os
 import socket
 import ssl
 import threading
+import time
 import tracemalloc
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -24,9 +25,10 @@ from icnfs.errors import (
     ProviderLiesError,
     ProviderRefusedError,
 )
-from icnfs.limits import MIB, OBJECT_MAX
+from icnfs.limits import KIB, MIB, OBJECT_MAX
 from icnfs.providers import breaker, http
 from icnfs.providers.base import Pieces, list_all
+from icnfs.providers.guard import guard
 from icnfs.providers.open import ProviderSpec, open_provider, parse_url
 from icnfs.providers.s3 import S3Provider
 from tests import plain_s3
@@ -555,3 +557,51 @@ def test_without_tls_the_signature_covers_the_parts_and_joins_nothing(keys: Path
 
 def test_nothing_of_the_keys_is_in_the_environment() -> None:
     assert not any(SECRET_KEY in value for value in os.environ.values())
+
+
+def test_a_full_line_is_not_taken_for_a_dead_provider(keys: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a body is taken slowly, whatever else is asked waits behind it, probes among it."""
+    monkeypatch.setattr(breaker, "STUCK_SECONDS", 0.3)
+    monkeypatch.setattr(breaker, "PROBE_SECONDS", 1.0)
+    monkeypatch.setattr(breaker, "TICK_SECONDS", 0.1)
+    slow, over = b"x" * (8 * MIB), threading.Event()
+
+    def serve(connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):
+            data = connection.recv(65536)
+            if not data.startswith(b"PUT"):
+                over.wait(30)
+                return
+            body = len(data.partition(b"\r\n\r\n")[2])
+            while body < len(slow):
+                time.sleep(0.02)
+                body += len(connection.recv(65536))
+            connection.sendall(reply(200, b"", ETAG))
+
+    def accept() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
+
+    async def main() -> None:
+        switch = breaker.Switch()
+        guarded = guard(provider_of(f"http://127.0.0.1:{listener.getsockname()[1]}", keys), switch)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(guarded.breaker.watch)
+            began = trio.current_time()
+            with trio.fail_after(60):
+                await guarded.once.put("shares/aa/bb", slow)
+            assert trio.current_time() - began > 2 and switch.state == "up"
+            with trio.fail_after(60):  # and one that takes nothing is
+                with pytest.raises(ProviderAwayError):
+                    await guarded.once.get("shares/aa/bb")
+            nursery.cancel_scope.cancel()
+        over.set()
+        await guarded.bare.close()
+
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 256 * KIB)
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        threading.Thread(target=accept, daemon=True).start()
+        trio.run(main)
