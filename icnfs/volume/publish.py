@@ -110,6 +110,8 @@ class Publisher:
         self._failures = 0
         self.batch = base.cut if base is not None else -1
         """The last batch that the providers hold."""
+        self.sure = -1
+        """The last batch that whoever takes over goes on from: see `confirm`."""
         self.time_ns = base.time_ns if base is not None else 0
         """When that cut was taken (Unix time); 0 before the first publish."""
         self.failure: IcnfsError | None = None
@@ -163,6 +165,18 @@ class Publisher:
         async with self.standstill:
             await self._try()
             return self.batch
+
+    async def confirm(self) -> None:
+        """Make sure that the last head is not beside one of somebody who took over while it was put.
+
+        A recovery puts its head and then looks for others, as is done here: whichever comes second sees the first.
+        Raises as `publish` does.
+        """
+        batch = self.batch
+        if self.sure < batch:
+            with self._unfenced():
+                await self._fence.pass_by(await self._heads.survey(self._fence.number))
+            self.sure = max(self.sure, batch)
 
     async def publish_and(self, then: Callable[[Head, int], Awaitable[None]]) -> None:
         """Publish, and do `then` while nothing else is published or noted.

@@ -271,9 +271,11 @@ class Volume:
 
     async def _until_published(self, batch: int) -> None:
         told = ""
-        while self.publisher.batch < batch or self.publisher.owes_head:
+        while self.publisher.sure < batch or self.publisher.owes_head:
             try:
-                await self.publisher.publish()
+                if self.publisher.batch < batch or self.publisher.owes_head:
+                    await self.publisher.publish()
+                await self.publisher.confirm()
             except (FencedError, LocalDiskError):
                 raise
             except IcnfsError as error:

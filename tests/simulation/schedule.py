@@ -466,9 +466,13 @@ class Schedule:
         if self.life.dead:
             self.crashes = 0.0
             await self.wake()
-        if self.volume.store.fenced is not None:
-            raise BrokenError(f"{self.life.name} is fenced, and nobody took over")
         self.crashes = 0.0
+        if self.volume.store.fenced is not None:
+            if not self._is_forked():
+                raise BrokenError(f"{self.life.name} is fenced, and nobody took over")
+            world.note("  a fork ends both")
+            self.life.crash()
+            await self._recover()
         if world.harmed or self.rng.random() < 0.5:
             await self.reopen()
         synced = await self._sync(self.life, PATIENCE)
@@ -489,6 +493,11 @@ class Schedule:
         if synced and not any(tree == one for one in [self.life.history.tree if self.life.history else None]):
             raise BrokenError("what sync vouched for is not what is recovered")
         await self._read(self.life, must=synced)
+
+    def _is_forked(self) -> bool:
+        """Whether somebody put a head beside those of this machine's line."""
+        line = self.machine.line
+        return any(one.key not in line and not line <= one.line for one in self.world.heads.values())
 
     def _may_stay_degraded(self) -> bool:
         """Whether the policy, or what was lost in silence, keeps the volume from being safe."""

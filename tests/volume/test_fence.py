@@ -9,7 +9,9 @@ import pytest
 import trio
 
 from icnfs.errors import FencedError, FsError, TooFewProvidersError
+from icnfs.format.head import Head
 from icnfs.state import cut as cuts
+from icnfs.volume.heads import Stored
 from icnfs.volume.volume import Volume
 from tests.volume.world import World, get_file, list_files, put_file
 
@@ -66,6 +68,29 @@ def test_a_running_mount_stops_publishing_once_overtaken(world: World) -> None:
 
     here.run(overtaken)
     assert world.objects("heads/") == before, "a fenced mount puts no head"
+
+
+def test_nobody_is_told_that_it_is_safe_beside_a_machine_that_took_over_meanwhile(world: World) -> None:
+    """Between the look for others and the head."""
+    here = world.machine()
+    key = here.init().recovery_key
+    there = world.machine("there")
+
+    async def overtaken(volume: Volume) -> None:
+        await write(volume)
+        store = volume.heads.store
+
+        async def late(head: Head, spare: trio.Nursery) -> Stored:
+            await trio.to_thread.run_sync(there.recover, key)
+            return await store(head, spare)
+
+        volume.heads.store = late  # type: ignore[method-assign]
+        await put_file(volume, b"late", b"kept here")
+        with pytest.raises(FencedError):
+            await volume.sync()
+        assert await get_file(volume, b"late") == b"kept here"
+
+    here.run(overtaken)
 
 
 def test_two_machines_that_claim_the_same_epoch_do_not_both_go_on(world: World) -> None:
