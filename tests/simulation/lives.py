@@ -149,7 +149,9 @@ class Life(Stepper):
                 self._scopes.remove(scope)
 
     async def within(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Do `work` as this process; DiedError where that comes to no end."""
+        """Do `work` as this process; DiedError where that comes to no end, or the process to its own before."""
+        if self._ending.is_set():
+            raise DiedError
         token = OWNER.set(self)
         try:
             with self._scope() as scope:

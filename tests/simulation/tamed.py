@@ -123,6 +123,7 @@ def tamed(seed: int) -> Iterator[tuple[MockClock, Wall, Mood]]:
         put(secrets, "token_hex", lambda size=32: stream.randbytes(size).hex())
         put(secrets, "randbelow", stream.randrange)
         put(os, "urandom", stream.randbytes)
+        put(random, "Random", lambda seed=None, real=random.Random: real(stream.random() if seed is None else seed))
         for name, module in sorted(sys.modules.items()):
             if name.startswith("icnfs."):
                 if getattr(module, "time", None) is time:
