@@ -28,6 +28,7 @@ VERBS = (
     "health",
     "info",
     "recover",
+    "clone",
     "snapshot",
     "scrub",
     "drill",
@@ -36,7 +37,7 @@ VERBS = (
     "policy",
 )
 ACTIONS = {
-    "snapshot": ("create", "lock", "list", "diff", "delete"),
+    "snapshot": ("create", "lock", "list", "diff", "restore", "delete"),
     "key": ("add", "list", "remove"),
     "provider": ("test", "add", "list", "drain", "remove"),
     "policy": ("check", "adopt"),

@@ -9,6 +9,7 @@ import pytest
 from icnfs.errors import SnapshotError
 from icnfs.format.records import Table
 from icnfs.limits import CHUNK_SIZE
+from icnfs.state import garbage
 from icnfs.state.loader import ROOT_INO
 from icnfs.volume.restoring import find_in, tree_of
 from icnfs.volume.volume import Volume
@@ -144,3 +145,43 @@ def test_another_machine_restores_what_was_collected_here(world: World, here: Ma
         assert await get_file(volume, b"alone") == data
 
     third.run(look)
+
+
+def test_what_is_restored_while_it_is_about_to_be_collected_stays(
+    world: World, here: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The snapshot goes while its tree is open, and collection has counted before the file is back."""
+    here.init()
+    data = content(1, LARGE)
+
+    async def main(volume: Volume) -> None:
+        await put_file(volume, b"f", data)
+        await make(volume, "one")
+        files_of(volume).unlink(ROOT_INO, b"f")
+        await volume.sync()
+        release, task = garbage.release, volume.store.task
+        restored = []
+
+        async with tree_of(volume, "one") as tree:
+            await volume.snapshots.delete("one")
+            await volume.sync()
+
+            async def restores_first(work: object, *more: object) -> object:
+                if getattr(work, "func", None) is release and not restored:
+                    restored.append(True)
+                    await files_of(volume).copy_from(
+                        tree.reader, find_in(tree, b"f"), ROOT_INO, b"f", 0, lambda _: None
+                    )
+                return await task(work, *more)  # type: ignore[arg-type]
+
+            monkeypatch.setattr(volume.store, "task", restores_first)
+            for _ in range(3):
+                await collected(volume)
+        assert restored
+        assert await get_file(volume, b"f") == data
+        volume.store.contents._opened.clear()
+        for _, record in list(volume.store.reader.chunks(files_of(volume).lookup(ROOT_INO, b"f").ino)):
+            location = volume.store.locate(record.version)
+            assert location is not None and volume.store.segment(location.segment) is not None
+
+    here.run(main)
