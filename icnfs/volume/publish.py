@@ -349,10 +349,10 @@ class Publisher:
         """What `provider` was given is gone and to be stored again: noted durably before its place is taken."""
         self.emptied += 1
         self._repair.forget_arrivals(provider)
-        await self._mend([_without(part, provider) for part in self._parts() if _holds(part, provider)])
+        await self._mend([_without(part, provider) for part in self._parts() if _may_lack(part, provider)])
         cut = await cuts.begin_cut(self._store)
         try:
-            held = (segment for segment in segments_at(cut) if _holds(segment, provider))
+            held = (segment for segment in segments_at(cut) if _may_lack(segment, provider))
             while some := await trio.to_thread.run_sync(lambda: list(islice(held, LOST_STEP))):
                 await self._mend([_without(segment, provider) for segment in some])
         finally:
@@ -452,8 +452,13 @@ def segments_at(cut: PublishCut) -> Iterator[SegmentInfo]:
             yield segment
 
 
-def _holds(segment: SegmentInfo, provider: str) -> bool:
-    return any(share.provider == provider and share.stored for share in segment.shares)
+def _may_lack(segment: SegmentInfo, provider: str) -> bool:
+    """Whether `provider` is said to hold shares without which there are enough.
+
+    What was stored there after it lost the rest is there: where too few others are, that may be what rebuilds all.
+    """
+    held = sum(share.provider == provider and share.stored for share in segment.shares)
+    return held > 0 and segment.stored() - held >= segment.k
 
 
 def _without(segment: SegmentInfo, provider: str) -> SegmentInfo:

@@ -516,3 +516,25 @@ def test_a_share_that_was_restored_to_a_place_before_it_was_emptied_is_not_belie
         assert volume.network.names_of(segment)[2] in world.providers[provider].objects
 
     here.run(main)
+
+
+def test_what_was_stored_at_a_place_after_it_was_emptied_is_not_given_up_where_it_is_needed(world: World) -> None:
+    here = world.machine()
+    key = here.init().recovery_key
+    data = os.urandom(300_000)
+
+    async def main(volume: Volume) -> None:
+        await volume.looked.wait()
+        world.away("eel", "fox")
+        await volume.network.wake()
+        world.providers["cat"].objects.clear()
+        await put_file(volume, b"f", data)
+        with pytest.raises(DegradedError):
+            await volume.sync(1.0)
+        world.away()
+        await volume.sync()
+
+    here.run(main)
+    there = world.machine("there")
+    there.recover(key)
+    assert there.run(lambda volume: get_file(volume, b"f")) == data
