@@ -299,28 +299,9 @@ class Life(Stepper):
 
     async def look(self) -> Seen:
         """The whole tree, as far as it can be read."""
-        return await self.within(self._look)
-
-    async def _look(self) -> Seen:
-        assert self.volume is not None
-        vfs, seen = self.vfs, dict[bytes, bytes | Unknown | None]()
-        for entry in list(self.volume.store.entries(loader.ROOT_INO, 0)):
-            try:
-                handle = vfs.open(entry.ino, os.O_RDONLY | os.O_NOATIME)
-            except FsError:
-                seen[entry.name] = None
-                continue
-            size = vfs.getattr(entry.ino).size
-            try:
-                parts, at = [], 0
-                while at < size and (part := await vfs.read(handle.fh, at, 1 << 17)):
-                    parts.append(part)
-                    at += len(part)
-                seen[entry.name] = b"".join(parts)
-            except IcnfsError:
-                seen[entry.name] = UNKNOWN
-            vfs.release(handle.fh)
-        return seen
+        volume = self.volume
+        assert volume is not None
+        return await self.within(lambda: look(volume))
 
     async def greet(self) -> None:
         """After opening: the tree is one that may be, and the history begins with it."""
@@ -367,6 +348,28 @@ class Life(Stepper):
 async def _wait_then_cancel(event: trio.Event, scope: trio.CancelScope) -> None:
     await event.wait()
     scope.cancel()
+
+
+async def look(volume: Volume) -> Seen:
+    """The whole tree, as far as it can be read."""
+    vfs, seen = files_of(volume), dict[bytes, bytes | Unknown | None]()
+    for entry in list(volume.store.entries(loader.ROOT_INO, 0)):
+        try:
+            handle = vfs.open(entry.ino, os.O_RDONLY | os.O_NOATIME)
+        except FsError:
+            seen[entry.name] = None
+            continue
+        size = vfs.getattr(entry.ino).size
+        try:
+            parts, at = [], 0
+            while at < size and (part := await vfs.read(handle.fh, at, 1 << 17)):
+                parts.append(part)
+                at += len(part)
+            seen[entry.name] = b"".join(parts)
+        except IcnfsError:
+            seen[entry.name] = UNKNOWN
+        vfs.release(handle.fh)
+    return seen
 
 
 class _Transfer(LocalTransfer):

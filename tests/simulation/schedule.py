@@ -20,6 +20,7 @@ from icnfs.vfs.attributes import SetAttr
 from icnfs.volume.volume import Volume
 from tests.simulation.history import UNKNOWN, Tree, describe, matches
 from tests.simulation.lives import Life, Machine
+from tests.simulation.snapshots import Snapshots
 from tests.simulation.truth import Number, Published
 from tests.simulation.world import BrokenError, DiedError, World
 
@@ -46,6 +47,8 @@ class Schedule:
         world.mood.thread_s = self.rng.choice([0.0, 0.0, 0.02, 0.2])
         self.latency = self.rng.choice([0.0, 0.01, 0.05, 0.4])
         self.background: list[trio.Event] = []
+        self.snapshots = Snapshots()
+        self.snapping = self.rng.choice([0.0, 0.5, 1.0])
 
     # --- the course of events -----------------------------------------------------------------------------------------
 
@@ -440,6 +443,25 @@ class Schedule:
         finally:
             life.leaving = ""
 
+    # --- snapshots ----------------------------------------------------------------------------------------------------
+
+    async def snapshot(self) -> None:
+        try:
+            await self.snapshots.make(self.life, self.rng.choice([10.0, 60.0]))
+        except IcnfsError as error:
+            self.world.note(f"  no snapshot: {error}")
+
+    async def delete_snapshot(self) -> None:
+        if names := self.snapshots.there(self.life):
+            try:
+                await self.snapshots.delete(self.life, self.rng.choice(names))
+            except IcnfsError as error:
+                self.world.note(f"  not deleted: {error}")
+
+    async def open_snapshot(self) -> None:
+        if names := self.snapshots.there(self.life):
+            await self.snapshots.check(self.life, self.rng.choice(names), must=False)
+
     # --- care ---------------------------------------------------------------------------------------------------------
 
     async def collect(self) -> None:
@@ -479,6 +501,9 @@ class Schedule:
         if not synced and not self._may_stay_degraded():
             raise BrokenError("sync did not come to an end in clear weather")
         await self._read(self.life, must=True)
+        if self.rng.random() < 0.5:
+            await self._age()
+            synced = await self._sync(self.life, PATIENCE)
         tree = self.life.history.tree if self.life.history is not None else {}
         self.life.crash()
         harmed = world.harmed
@@ -493,6 +518,17 @@ class Schedule:
         if synced and not any(tree == one for one in [self.life.history.tree if self.life.history else None]):
             raise BrokenError("what sync vouched for is not what is recovered")
         await self._read(self.life, must=synced)
+        for name in self.snapshots.there(self.life):
+            await self.snapshots.check(self.life, name, must=synced)
+
+    async def _age(self) -> None:
+        """All that is not needed is condemned, and goes."""
+        for _ in range(2):
+            await self.collect()
+            await self.publish()
+            await self.collect()
+            self.world.suspend(self.machine.config.grace + 3600.0)
+            await self.collect()
 
     def _is_forked(self) -> bool:
         """Whether somebody put a head beside those of this machine's line."""
@@ -531,6 +567,9 @@ ACTIONS: Final[list[tuple[Callable[[Schedule], Awaitable[None]], Callable[[Sched
     (Schedule.takeover, lambda s: 0.4),
     (Schedule.change_policy, lambda s: 0.5),
     (Schedule.leave, lambda s: 0.3),
+    (Schedule.snapshot, lambda s: 1.5 * s.snapping),
+    (Schedule.delete_snapshot, lambda s: 0.6 * s.snapping),
+    (Schedule.open_snapshot, lambda s: 0.5 * s.snapping),
     (Schedule.collect, lambda s: 2.0 * s.collecting),
     (Schedule.long_rest, lambda s: 1.0 * s.collecting),
 ]

@@ -16,6 +16,8 @@ import trio
 from icnfs.errors import IcnfsError
 from icnfs.format.head import Head
 from icnfs.format.segment import SegmentInfo
+from icnfs.state import garbage
+from icnfs.state.snapshots import Kept
 from icnfs.transfer import bulk
 from icnfs.transfer.upload import PutResult
 from icnfs.volume import milestones, repair
@@ -139,7 +141,13 @@ def _few_heads(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Network, "durable", property(lambda _: 1))
 
 
+def _no_snapshots(patch: pytest.MonkeyPatch) -> None:
+    """The collector knows of no snapshot."""
+    patch.setattr(garbage, "Kept", lambda _: Kept(()))
+
+
 BROKEN = [
+    _no_snapshots,
     _head_before_run,
     _locations_before_head,
     _no_grace,
