@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import re
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import click
 
 from icnfs.cli import asking
+from icnfs.cli.dates import date_of
 from icnfs.cli.output import json_option, moment, print_facts, print_json, say, size, watching
 from icnfs.cli.running import run
 from icnfs.config import load, state_dir
 from icnfs.control.protocol import Progress
 from icnfs.errors import UsageError
-from icnfs.volume.recover import Found, recover
+from icnfs.volume.recover import Bound, Found, recover
+
+NUMBER_MAX: Final = 2**62
+"""No head's sequence is above it."""
 
 _NUMBER = re.compile(r"(\d{1,19})(?:-(\d{1,19}))?")
 
@@ -27,14 +31,21 @@ _NUMBER = re.compile(r"(\d{1,19})(?:-(\d{1,19}))?")
     metavar="EPOCH[-SEQUENCE]",
     help="Refuse a published state older than this head, which `icnfs status` showed once.",
 )
+@click.option(
+    "--at-most", metavar="EPOCH[-SEQUENCE]", help="Go back to this head, or the newest before it that there is."
+)
+@click.option("--as-of", metavar="DATE", help="Go back to the newest state that was taken before DATE (UTC).")
 @json_option
-def verb(name: str, at_least: str | None, as_json: bool, **secrets: Any) -> None:
+def verb(
+    name: str, at_least: str | None, at_most: str | None, as_of: str | None, as_json: bool, **secrets: Any
+) -> None:
     """Rebuild the volume NAME from its providers, and take it over: another machine that has it mounted stops writing.
 
     Contents stay at the providers until they are read.
     """
     config = load(name)
-    lowest = None if at_least is None else head_number(at_least)
+    lowest = None if at_least is None else head_number(at_least, "--at-least", 0)
+    bound = _bound(at_most, as_of)
     offered = asking.opening(config, asking.given(secrets))
     with watching(f"Loading {name}") as show:
         work = partial(
@@ -43,6 +54,7 @@ def verb(name: str, at_least: str | None, as_json: bool, **secrets: Any) -> None
             state_dir(name),
             offered,
             at_least=lowest,
+            bound=bound,
             found=_tell,
             progress=lambda done, whole: show(Progress(done, whole)),
         )
@@ -60,12 +72,19 @@ def verb(name: str, at_least: str | None, as_json: bool, **secrets: Any) -> None
     say(f"Next: icnfs mount {name} DIR")
 
 
-def head_number(text: str) -> tuple[int, int]:
-    """`EPOCH-SEQUENCE` as numbers; UsageError for anything else."""
+def head_number(text: str, option: str, otherwise: int) -> tuple[int, int]:
+    """`EPOCH-SEQUENCE` as numbers, `otherwise` where it has no sequence; UsageError for anything else."""
     match = _NUMBER.fullmatch(text)
     if match is None:
-        raise UsageError(f"--at-least {text[:40]!r}: write EPOCH or EPOCH-SEQUENCE, such as 3-17")
-    return int(match[1]), int(match[2] or 0)
+        raise UsageError(f"{option} {text[:40]!r}: write EPOCH or EPOCH-SEQUENCE, such as 3-17")
+    return int(match[1]), otherwise if match[2] is None else int(match[2])
+
+
+def _bound(at_most: str | None, as_of: str | None) -> Bound | None:
+    if at_most is None and as_of is None:
+        return None
+    number = None if at_most is None else head_number(at_most, "--at-most", NUMBER_MAX)
+    return Bound(number, None if as_of is None else date_of(as_of, "--as-of") * 1_000_000_000)
 
 
 def _tell(what: Found) -> None:

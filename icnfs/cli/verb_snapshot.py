@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime
 from typing import Final
 
 import click
 
 from icnfs.cli.comparing import diff
+from icnfs.cli.dates import date_of
 from icnfs.cli.output import json_option, moment, print_facts, print_json, print_rows, say, size, watching
 from icnfs.cli.restoring import checked, mount_keeping, restore
 from icnfs.cli.verb_sync import deadline_option
@@ -21,9 +21,6 @@ from icnfs.control.protocol import (
     take_facts,
 )
 from icnfs.errors import UsageError
-
-DATES: Final = ("%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S")
-"""How a date may be given, in UTC."""
 
 HEAD: Final = ("snapshot", "taken", "by", "files", "bytes", "locked until")
 
@@ -112,15 +109,10 @@ def _date(text: str | None) -> int:
     """The Unix second that --until means, 0 for none; UsageError for one that is past or not a date."""
     if text is None:
         return 0
-    for form in DATES:
-        try:
-            seconds = int(datetime.strptime(text.removesuffix("Z"), form).replace(tzinfo=UTC).timestamp())
-        except ValueError:
-            continue
-        if seconds <= time.time():
-            raise UsageError(f"--until {text}: that is past; give a date to come")
-        return seconds
-    raise UsageError(f"--until {text[:40]!r}: not a date; write 2030-12-31 or 2030-12-31T18:00, in UTC")
+    seconds = date_of(text, "--until")
+    if seconds <= time.time():
+        raise UsageError(f"--until {text}: that is past; give a date to come")
+    return seconds
 
 
 def _facts(snapshot: SnapshotFacts) -> list[tuple[str, str]]:

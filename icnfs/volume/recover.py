@@ -6,14 +6,19 @@ machine that wrote the volume before stops.  Contents stay at the providers unti
 
 What it cannot know: where all providers that answer withhold the newest head, an older one looks newest.  So it says
 which it found, and refuses one below `at_least`.
+
+A person may want an older state, where what was published last is the work of an intruder: the newest one within a
+`Bound` is taken then, as far as providers still have it, and what came after it is abandoned, never deleted.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import secrets
 import shutil
-from collections.abc import Callable, Collection, Mapping
+from bisect import bisect_left
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -54,6 +59,14 @@ SLOTS_MAX: Final = 128
 
 
 @dataclass(frozen=True)
+class Bound:
+    """How new a state may be: at most that number, (epoch, sequence), or taken at most at that time (Unix ns)."""
+
+    number: tuple[int, int] | None = None
+    time_ns: int | None = None
+
+
+@dataclass(frozen=True)
 class Found:
     """The published state that was found: its number, when its cut was taken (Unix time, ns), and what it weighs."""
 
@@ -72,12 +85,14 @@ async def recover(
     offered: Secrets,
     *,
     at_least: tuple[int, int] | None = None,
+    bound: Bound | None = None,
     found: Callable[[Found], None] = lambda _: None,
     progress: Progress = lambda _done, _all: None,
     start: Starter = start_transfer,
 ) -> Found:
     """Rebuild the local state; `found` is told what was found before anything is loaded (again where that changes).
 
+    With a `bound` an older state becomes the newest.
     Raises `VolumeExistsError`, `TooFewProvidersError` (saying who is missing), `NoVolumeError` where there is no head,
     `SecretError`, `RolledBackError` where the newest head is below `at_least`, (epoch, sequence), `NewerFormatError`,
     `DamagedError` where all that is shown of a newer one is false, unless `at_least` allows an older, `LocalDiskError`.
@@ -86,7 +101,8 @@ async def recover(
         async with start(config.specs(), Limits(config.upload, config.download)) as transfer:
             slots = await slots_of(config, transfer)
             master = await trio.to_thread.run_sync(unlock, [slot for _, slot in slots], offered)
-            network, heads, head, missing = await find(config, transfer, master, at_least)
+            network, heads, head, missing = await find(config, transfer, master, at_least, bound)
+            newest = head if bound is None else await heads.newest(await heads.survey()) or head
             for provider in sorted(missing):
                 log.warning("left out: %s", missing[provider])
             own: set[bytes] = set()
@@ -94,7 +110,7 @@ async def recover(
                 while True:
                     found(_found(head))
                     setting_up.start_over(half)
-                    taken_over, claim = _taking_over(head)
+                    taken_over, claim = _taking_over(head, newest.number)
                     own.add(taken_over.writer)
                     settings = {
                         fences.HEAD: fences.encode_base(taken_over),
@@ -102,10 +118,12 @@ async def recover(
                     }
                     await load(network, half, head, settings, progress)
                     await _take_over(network, heads, taken_over)
-                    later = await _later(heads, head, own)
+                    later = await _later(heads, newest, own)
                     if later is None:
                         break
-                    head = later
+                    newest = later
+                    if bound is None:
+                        head = later
             except BaseException:
                 shutil.rmtree(half, ignore_errors=True)
                 raise
@@ -152,9 +170,14 @@ async def slots_of(config: VolumeConfig, transfer: Transfer) -> list[tuple[str, 
 
 
 async def find(
-    config: VolumeConfig, transfer: Transfer, master: MasterKey, at_least: tuple[int, int] | None = None
+    config: VolumeConfig,
+    transfer: Transfer,
+    master: MasterKey,
+    at_least: tuple[int, int] | None = None,
+    bound: Bound | None = None,
 ) -> tuple[Network, Heads, Head, Mapping[str, IcnfsError]]:
-    """The newest published state that is real, where it is, and what is the matter with providers that are missing.
+    """The newest published state that is real and within the bound, where it is, and what is the matter with providers
+    that are missing.
 
     Nothing is written.  Raises what `recover` does of finding.
     """
@@ -162,6 +185,8 @@ async def find(
     away = await _visit(network)
     heads = Heads(network)
     survey = await heads.survey()
+    if bound is not None:
+        survey = await _within(heads, survey, bound)
     missing = {**away, **survey.away}
     return network, heads, await _newest(network, heads, survey, missing, at_least), missing
 
@@ -191,6 +216,43 @@ async def _visit(network: Network) -> dict[str, IcnfsError]:
         for provider in network.facts:
             nursery.start_soon(look, provider)
     return away
+
+
+async def _within(heads: Heads, survey: Survey, bound: Bound) -> Survey:
+    """What of the survey lies within the bound; NoVolumeError where nothing does."""
+    numbers = sorted({(name.epoch, name.sequence) for names in survey.listed.values() for name in names})
+    if bound.number is not None:
+        numbers = [number for number in numbers if number <= bound.number]
+    if bound.time_ns is not None:
+        numbers = numbers[: await _until(heads, survey, numbers, bound.time_ns)]
+    if not numbers:
+        raise NoVolumeError("no provider that answers holds a head so old: give a later one")
+    return _cut(survey, numbers[0], numbers[-1])
+
+
+async def _until(heads: Heads, survey: Survey, numbers: Sequence[tuple[int, int]], time_ns: int) -> int:
+    """How many of the heads numbered so, ascending, were taken at most at that time: they are so in order, too.
+
+    One of which no copy can be read counts as the one before it.
+    """
+    low, high = 0, len(numbers)
+    while low < high:
+        middle = (low + high) // 2
+        head = await heads.newest(_cut(survey, numbers[low], numbers[middle]))
+        if head is None or head.time_ns <= time_ns:
+            low = middle + 1
+        else:
+            high = bisect_left(numbers, head.number)
+    return low
+
+
+def _cut(survey: Survey, first: tuple[int, int], last: tuple[int, int]) -> Survey:
+    """The heads numbered from `first` to `last`."""
+    listed = {
+        provider: tuple(name for name in names if first <= (name.epoch, name.sequence) <= last)
+        for provider, names in survey.listed.items()
+    }
+    return dataclasses.replace(survey, listed=listed)
 
 
 async def _newest(
@@ -261,9 +323,9 @@ def _found(head: Head) -> Found:
 # --- loading ----------------------------------------------------------------------------------------------------------
 
 
-def _taking_over(head: Head) -> tuple[Head, Claim]:
-    """The head that takes `head` over, and the claim to it."""
-    mine = Own(head.epoch + 1, secrets.token_bytes(16), head.sequence + 1)
+def _taking_over(head: Head, newest: tuple[int, int]) -> tuple[Head, Claim]:
+    """The head that takes `head` over, and the claim to it: it comes after the `newest` one."""
+    mine = Own(newest[0] + 1, secrets.token_bytes(16), newest[1] + 1)
     taken_over = msgspec.structs.replace(
         head, epoch=mine.epoch, sequence=mine.sequence, writer=mine.writer, previous=head.number
     )

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from icnfs.cli import output
-from icnfs.cli.verb_recover import head_number
+from icnfs.cli.dates import date_of
+from icnfs.cli.verb_recover import NUMBER_MAX, head_number
 from icnfs.control.protocol import Progress
 from icnfs.errors import UsageError
 
@@ -65,14 +66,21 @@ def test_the_last_line_of_progress_tells_of_all(
 
 
 def test_heads_are_numbered_as_status_shows_them() -> None:
-    assert head_number("3-17") == (3, 17)
-    assert head_number("3") == (3, 0)
+    assert head_number("3-17", "--at-least", 0) == (3, 17)
+    assert head_number("3", "--at-least", 0) == (3, 0)
+    assert head_number("3", "--at-most", NUMBER_MAX) == (3, NUMBER_MAX)
+
+
+def test_dates_are_utc() -> None:
+    assert date_of("1970-01-02", "--as-of") == date_of("1970-01-02T00:00Z", "--as-of") == 86_400
+    with pytest.raises(UsageError, match="--as-of 'soon': not a date"):
+        date_of("soon", "--as-of")
 
 
 @given(st.text())
 def test_any_text_is_a_head_or_a_usage_error(text: str) -> None:
     try:
-        epoch, sequence = head_number(text)
+        epoch, sequence = head_number(text, "--at-least", 0)
     except UsageError:
         return
     assert epoch >= 0 and sequence >= 0

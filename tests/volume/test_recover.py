@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import os
+import time
+from types import SimpleNamespace
 
 import pytest
+import trio
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from icnfs.crypto.slots import format_recovery_key, new_recovery_key
 from icnfs.errors import (
+    FencedError,
     NewerFormatError,
     NoVolumeError,
     RolledBackError,
@@ -16,6 +22,10 @@ from icnfs.errors import (
     VolumeExistsError,
 )
 from icnfs.format import head as head_format
+from icnfs.format.head import HeadName
+from icnfs.volume import recover as recovering
+from icnfs.volume.heads import Survey
+from icnfs.volume.recover import Bound
 from icnfs.volume.volume import Volume
 from tests.volume.world import NAMES, Machine, World, flip, get_file, list_files, put_file
 
@@ -86,6 +96,66 @@ def test_an_older_head_than_the_caller_knows_of_is_refused(world: World) -> None
     with pytest.raises(RolledBackError, match=f"epoch {epoch}, sequence {sequence}"):
         there.recover(key, at_least=(epoch, sequence + 1))
     there.recover(key, at_least=(epoch, sequence))
+
+
+async def ruin(volume: Volume) -> tuple[int, int]:
+    """What an intruder does who has the machine."""
+    for name in list_files(volume):
+        await put_file(volume, name, b"pay")
+        await volume.sync()
+    return volume.fence.number
+
+
+def test_what_an_intruder_published_is_gone_back_behind_by_number_or_by_time(world: World) -> None:
+    here, key, number = filled(world)
+    before = time.time_ns()
+    ruined = here.run(ruin)
+    for name, bound in (("by number", Bound(number=number)), ("by time", Bound(time_ns=before))):
+        there = world.machine(name)
+        found = there.recover(key, bound=bound)
+        assert (found.epoch, found.sequence) == number, name
+        assert there.run(read_all, read_only=True) == CONTENTS, name
+    with pytest.raises(FencedError):
+        here.run(ruin)
+
+    async def go_on(volume: Volume) -> tuple[int, int]:
+        await put_file(volume, b"since", b"then")
+        await volume.sync()
+        return volume.fence.number
+
+    assert there.run(go_on) > ruined
+    again = world.machine("again")
+    again.recover(key)
+    assert again.run(read_all) == {**CONTENTS, b"since": b"then"}
+
+
+@pytest.mark.parametrize("bound", [Bound(number=(0, 5)), Bound(time_ns=10**9)])
+def test_where_no_head_is_so_old_nothing_is_recovered(world: World, bound: Bound) -> None:
+    _, key, _ = filled(world)
+    with pytest.raises(NoVolumeError, match="so old"):
+        world.machine("there").recover(key, bound=bound)
+
+
+@given(data=st.data())
+@settings(max_examples=50, deadline=None)
+def test_the_newest_head_at_any_time_is_found_though_some_cannot_be_read(data: st.DataObject) -> None:
+    times = sorted(data.draw(st.lists(st.integers(0, 60), min_size=1, max_size=40)))
+    unreadable = data.draw(st.sets(st.sampled_from(range(len(times)))))
+    wanted = data.draw(st.integers(-1, 61))
+    numbers = [(1, sequence) for sequence in range(len(times))]
+    survey = Survey({"ada": tuple(HeadName(1, sequence, bytes(16)) for sequence in range(len(times)))}, {})
+
+    class Shown:
+        async def newest(self, survey: Survey) -> object:
+            for name in reversed(survey.listed["ada"]):
+                if name.sequence not in unreadable:
+                    return SimpleNamespace(number=(1, name.sequence), time_ns=times[name.sequence])
+            return None
+
+    count = trio.run(recovering._until, Shown(), survey, numbers, wanted)
+    late = [at for at in range(count) if at not in unreadable and times[at] > wanted]
+    missed = [at for at in range(count, len(times)) if at not in unreadable and times[at] <= wanted]
+    assert not late and not missed
 
 
 def test_damaged_heads_slots_and_shares_at_two_providers_change_nothing(world: World) -> None:
