@@ -65,8 +65,10 @@ class PublishCut:
         self.counters: Counters = counters
 
     def close(self) -> None:
+        """Let go, of the transactions too: as long as something refers to one, as tracebacks do, its slot is taken."""
         self._meta.abort()
         self._data.abort()
+        del self._meta, self._data, self.reader.meta, self.reader.data
 
     def _dirty_keys(self, since: int, table: int = 0) -> Iterator[bytes]:
         """table (1) || key of each row, of one `table` or of all, noted dirty after `since`; in order, each once.

@@ -214,3 +214,19 @@ def test_orphans_go_at_the_next_opening(local: Local) -> None:
 
     local.run(leave, upkeep=False)
     local.run(look)
+
+
+def test_a_cut_that_is_closed_takes_no_slot_of_a_reader_whatever_still_looks_at_it(local: Local) -> None:
+    """As the tracebacks of publishes that fail, one after another, do until they are collected."""
+
+    async def body(store: Store) -> None:
+        held = []
+        for _ in range(100):
+            cut = await begin_cut(store)
+            rows = cut.all_rows()
+            next(rows)
+            held.append((cut, rows))
+            cut.close()
+        assert store.env.meta.info()["num_readers"] < 20
+
+    local.run(body)
