@@ -285,6 +285,7 @@ class Volume:
 
     async def _until_safe(self, batch: int) -> None:
         await self._until_published(batch)
+        await self.loaded.wait()
         told = ""
         while self.repair.unsafe or self.network.vacant or self.publisher.owes_head:
             try:

@@ -7,6 +7,7 @@ python -m tests.simulation --replay SEED [--verbose]
 from __future__ import annotations
 
 import argparse
+import gc
 import sys
 import time
 
@@ -42,6 +43,7 @@ def many(first: int, count: int, actions: int, keep_going: bool) -> int:
     done = 0
     for seed in range(first, first + count):
         result = run_seed(seed, actions=actions)
+        gc.collect()  # what crashed lives left open: files, of which there may be so many
         done += 1
         events += len(result.trace)
         seconds += result.seconds

@@ -286,3 +286,31 @@ def test_dirty_notes_do_not_pile_up(world: World) -> None:
         assert volume.store.reader.count(Table.DIRTY) < 500
 
     here.run(body)
+
+
+def test_nothing_is_called_safe_before_it_is_known_what_there_is(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = world.machine()
+    here.init()
+
+    async def degraded(volume: Volume) -> None:
+        world.away("cat")
+        await put_file(volume, b"f", os.urandom(300_000))
+        with pytest.raises(DegradedError):
+            await volume.sync(1.0)
+
+    load = Volume.load_segments
+
+    async def slowly(self: Volume) -> None:
+        await trio.sleep(0.5)
+        await load(self)
+
+    async def synced(volume: Volume) -> None:
+        world.away()
+        await volume.sync()
+        assert volume.status().missing_shares == 0
+        assert all(segment.stored() == 6 for id in volume.repair.ids() if (segment := volume._segment(id)))
+        assert volume.loaded.is_set()
+
+    here.run(degraded)
+    monkeypatch.setattr(Volume, "load_segments", slowly)
+    here.run(synced)
