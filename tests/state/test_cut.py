@@ -185,7 +185,8 @@ def test_loading_rows_out_of_order_or_twice_keeps_the_last_of_each(local: Local,
         if number % 3 == 0 and expected[rows[number]] == b"%d" % number:
             del expected[rows[number]]
     expected[max(rows)] = b"again"
-    assert {key: bytes(sealed) for key, sealed in loading.reader(local.master).rows(Table.INODES)} == expected
+    with loading.reading(local.master) as reader:
+        assert {key: bytes(sealed) for key, sealed in reader.rows(Table.INODES)} == expected
     loading.abandon()
 
 
