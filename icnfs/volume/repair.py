@@ -274,16 +274,23 @@ class Repair:
         return gained
 
     def _waiting(self) -> Iterator[SegmentInfo]:
-        """Segments with something to do, but for those that rounds since the last full one could do nothing for."""
-        for segment in list(self.lacking.values()):
-            if segment.id not in self._stuck:
-                yield segment
+        """Segments with something to do, those in most danger first: that fewest owners who are there hold.
+
+        But for those that rounds since the last full one could do nothing for.
+        """
+        waiting = [segment for segment in self.lacking.values() if segment.id not in self._stuck]
+        yield from sorted(waiting, key=self._left)
         if self.moving:
             astray = [id for id, (group, _) in self._held.items() if group.astray and id not in self.lacking]
             for id in astray:
                 found = None if id in self._stuck else self._find(id)
                 if found is not None:
                     yield found
+
+    def _left(self, segment: SegmentInfo) -> int:
+        """Owners who are there and hold a share."""
+        lost = self._network.lost()
+        return self._network.owners(s.provider for s in segment.shares if s.stored and s.provider not in lost)
 
     def _destinations(self, segment: SegmentInfo) -> dict[int, str]:
         """By index, who is to get which of its shares now; empty where nothing can be done, or need be."""

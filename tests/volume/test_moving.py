@@ -237,6 +237,25 @@ def test_late_shares_are_waited_for_and_not_sent_again(world: World) -> None:
     here.run(main)
 
 
+def test_what_is_in_most_danger_is_restored_first(world: World) -> None:
+    here = world.machine()
+    here.init()
+
+    async def main(volume: Volume) -> None:
+        for name in (b"a", b"b", b"c"):
+            await put_file(volume, name, os.urandom(300_000))
+            await volume.sync()
+        for missing, segment in zip((1, 2, 1), segments(volume), strict=False):
+            lacking = segment
+            for index in range(missing):
+                lacking = replace_stored(lacking, index, False)
+            await describe(volume, lacking)
+        left = [segment.stored() for segment in volume.repair._waiting()]
+        assert left == [4, 5, 5]
+
+    here.run(main)
+
+
 def test_a_late_share_may_be_told_of_before_it_is_expected(world: World) -> None:
     here = world.machine()
     here.init()
