@@ -210,7 +210,7 @@ class Breaker(Wrapper):
             if act.up:
                 self.switch.refusals.stored(act.up)
             return answer
-        raise ProviderAwayError(self.name, f"{act.doing}: given up, for it has stopped answering")
+        raise ProviderAwayError(self.name, f"{act.doing}: given up: {self.switch.error}")
 
     def _failed(self, error: ProviderError, act: Act) -> None:
         was_down = self.switch.is_down
