@@ -31,7 +31,7 @@ from tests.simulation.run import run_seed
 
 REPO = Path(__file__).parents[2]
 SEEDS = 20
-PARTS = 6
+PARTS = 10
 REPLAYED = range(500, 504)
 
 
