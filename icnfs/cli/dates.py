@@ -11,7 +11,7 @@ DATES: Final = ("%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S")
 """How one may be given; a Z at its end is understood."""
 
 
-def date_of(text: str, option: str) -> int:
+def seconds_of(text: str, option: str) -> int:
     """The Unix second that an option means; UsageError for what is no date."""
     for form in DATES:
         try:

@@ -9,7 +9,7 @@ from typing import Any, Final
 import click
 
 from icnfs.cli import asking
-from icnfs.cli.dates import date_of
+from icnfs.cli.dates import seconds_of
 from icnfs.cli.output import json_option, moment, print_facts, print_json, say, size, watching
 from icnfs.cli.running import run
 from icnfs.config import load, state_dir
@@ -84,7 +84,7 @@ def _bound(at_most: str | None, as_of: str | None) -> Bound | None:
     if at_most is None and as_of is None:
         return None
     number = None if at_most is None else head_number(at_most, "--at-most", NUMBER_MAX)
-    return Bound(number, None if as_of is None else date_of(as_of, "--as-of") * 1_000_000_000)
+    return Bound(number, None if as_of is None else seconds_of(as_of, "--as-of") * 1_000_000_000)
 
 
 def _tell(what: Found) -> None:

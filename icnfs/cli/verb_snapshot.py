@@ -8,7 +8,7 @@ from typing import Final
 import click
 
 from icnfs.cli.comparing import diff
-from icnfs.cli.dates import date_of
+from icnfs.cli.dates import seconds_of
 from icnfs.cli.output import json_option, moment, print_facts, print_json, print_rows, say, size, watching
 from icnfs.cli.restoring import checked, mount_keeping, restore
 from icnfs.cli.verb_sync import deadline_option
@@ -109,7 +109,7 @@ def _date(text: str | None) -> int:
     """The Unix second that --until means, 0 for none; UsageError for one that is past or not a date."""
     if text is None:
         return 0
-    seconds = date_of(text, "--until")
+    seconds = seconds_of(text, "--until")
     if seconds <= time.time():
         raise UsageError(f"--until {text}: that is past; give a date to come")
     return seconds

@@ -74,8 +74,9 @@ class Snapshots:
         async def keep(head: Head, time_ns: int) -> None:
             snapshot = _of(head, name, kind, time_ns, until)
             self._store.touch()
-            await self._store.task(partial(records.add, snapshot, head.segments()))
-            made.append(snapshot)
+            with trio.CancelScope(shield=True):  # past the deadline too, what is kept has to be known
+                await self._store.task(partial(records.add, snapshot, head.segments()))
+                made.append(snapshot)
 
         with trio.move_on_after(deadline):
             await self._publish(keep)

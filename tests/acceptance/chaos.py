@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.acceptance.fleet import Node, fleet
-from tests.acceptance.harness import PROVIDERS, Settings
+from tests.acceptance.harness import PROVIDERS, Settings, Volume
 from tests.acceptance.load import MIB, Load
 from tests.acceptance.remote import RemoteVolume, Say, resident, say
 
@@ -241,13 +241,18 @@ def _recover(volume: RemoteVolume, load: Load, verdict: Verdict) -> None:
     verdict.lines.append(f"sync with all providers well: {time.monotonic() - began:.1f} s")
     verdict.wrong += [f"before the loss: {line}" for line in load.check()[:10]]
     volume.umount(seconds=600)
+    recovered(volume, load, verdict, "local state")
+
+
+def recovered(volume: Volume, load: Load, verdict: Verdict, without: str) -> None:
+    """Local state is lost, and comes back with every file as it was."""
     volume.drop_state()
     volume.recover(seconds=600)
     volume.mount()
     wrong = load.check()
-    verdict.wrong += [f"after recovery: {line}" for line in wrong[:10]]
+    verdict.wrong += [f"recovered without {without}: {line}" for line in wrong[:10]]
     verdict.lines.append(
-        f"recovered without local state: {len(load.expected) - len(wrong)} of {len(load.expected)} files"
+        f"recovered without {without}: {len(load.expected) - len(wrong)} of {len(load.expected)} files"
     )
     volume.umount(seconds=600)
 

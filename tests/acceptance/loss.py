@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from tests.acceptance.chaos import MEMORY_MAX, Verdict
+from tests.acceptance.chaos import MEMORY_MAX, Verdict, recovered
 from tests.acceptance.harness import ICNFS, PROVIDERS, Settings, Volume, wait_for
 from tests.acceptance.load import MIB, Load
 from tests.acceptance.remote import Say, resident, say
@@ -237,15 +237,7 @@ def _afterwards(volume: Volume, load: Load, gone: bool, verdict: Verdict) -> Non
     if gone:  # with three owners fewer than a code takes there could be no volume: one stays named
         volume.providers |= {name: volume.root / "providers" / name for name in OTHERS}
         volume.write_toml()
-    volume.drop_state()
-    volume.recover(seconds=600)
-    volume.mount()
-    wrong = load.check()
-    verdict.wrong += [f"recovered without {', '.join(OTHERS)}: {line}" for line in wrong[:10]]
-    verdict.lines.append(
-        f"recovered without {', '.join(OTHERS)}: {len(load.expected) - len(wrong)} of {len(load.expected)} files"
-    )
-    volume.umount(seconds=600)
+    recovered(volume, load, verdict, ", ".join(OTHERS))
 
 
 def main() -> int:

@@ -4,31 +4,14 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from icnfs.control.mounts import mounted
 from icnfs.limits import MIB
 from tests.cli.machine import World
 
-pytestmark = pytest.mark.mount
-
-
-@pytest.fixture(scope="module", autouse=True)
-def volume(world: World) -> None:
-    world.run("init", "demo")
-
-
-@pytest.fixture
-def mount(world: World) -> Iterator[Path]:
-    """The volume, mounted in the background."""
-    world.run("mount", "demo", world.directory)
-    yield world.directory
-    for each in mounted():
-        if each.point.is_relative_to(world.root):
-            world.run("umount", "--lazy", each.point)
+pytestmark = [pytest.mark.mount, pytest.mark.usefixtures("volume")]
 
 
 def held(world: World) -> int:

@@ -9,7 +9,6 @@ import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,21 +19,7 @@ from icnfs.control.mounts import mounted
 from icnfs.errors import NotMountedError
 from tests.cli.machine import World
 
-pytestmark = pytest.mark.mount
-
-
-@pytest.fixture(scope="module", autouse=True)
-def volume(world: World) -> None:
-    world.run("init", "demo")
-
-
-@pytest.fixture
-def mount(world: World) -> Iterator[Path]:
-    """The volume, mounted in the background."""
-    world.run("mount", "demo", world.directory)
-    yield world.directory
-    if is_mounted(world):
-        world.run("umount", "--lazy", world.directory)
+pytestmark = [pytest.mark.mount, pytest.mark.usefixtures("volume")]
 
 
 def is_mounted(world: World) -> bool:

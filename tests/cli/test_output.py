@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from icnfs.cli import output
-from icnfs.cli.dates import date_of
+from icnfs.cli.dates import seconds_of
 from icnfs.cli.verb_recover import NUMBER_MAX, head_number
 from icnfs.control.protocol import Progress
 from icnfs.errors import UsageError
@@ -72,9 +72,9 @@ def test_heads_are_numbered_as_status_shows_them() -> None:
 
 
 def test_dates_are_utc() -> None:
-    assert date_of("1970-01-02", "--as-of") == date_of("1970-01-02T00:00Z", "--as-of") == 86_400
+    assert seconds_of("1970-01-02", "--as-of") == seconds_of("1970-01-02T00:00Z", "--as-of") == 86_400
     with pytest.raises(UsageError, match="--as-of 'soon': not a date"):
-        date_of("soon", "--as-of")
+        seconds_of("soon", "--as-of")
 
 
 @given(st.text())

@@ -51,8 +51,7 @@ WAYS: dict[str, tuple[Answer, str, str]] = {
     "wrong length": (_listing_or(reply(206, b"ha", "Content-Range: bytes 0-3/9")), "up", "does not speak S3|length"),
     "nothing": (_always(b""), "down", "closed the connection"),
     "silence": (_always(None), "down", "did not answer"),
-    # A put that was on its way when the probe found it out shows what it met itself.
-    "lying listing": (_always(reply(200, listing("../../etc"))), "down", "out of order, or not of it|web page instead"),
+    "lying listing": (_always(reply(200, listing("../../etc"))), "down", "out of order, or not of it"),
     "locked": (_listing_or(reply(403, error("ObjectLocked"), NOW)), "up", "use one without object lock"),
     "read-only": (_listing_or(reply(405, error("MethodNotAllowed"))), "up", "read-only or locked"),
     "full": (_listing_or(reply(507, error("XMinioStorageFull"))), "up", "free space"),

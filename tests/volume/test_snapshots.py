@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
+import trio
 
 from icnfs.errors import DegradedError, FormatError, SnapshotError
 from icnfs.format.records import FEATURE_OF, Table, unpack_chunk
 from icnfs.format.run import RunReader
 from icnfs.format.segment import SegmentInfo
 from icnfs.format.snapshot import Snapshot
+from icnfs.state import snapshots as records
 from icnfs.volume.volume import Volume
 from tests.volume.test_collect import collected, content, counts, recovered
 from tests.volume.world import Machine, World, files_of, get_file, put_file
@@ -57,6 +60,32 @@ async def chunks_of(volume: Volume, snapshot: Snapshot) -> dict[tuple[bytes, int
             assert len(payload[at : at + place.length]) == record.length
             found[key[:8], record.version] = bytes(payload[at : at + place.length])
     return found
+
+
+def test_a_deadline_that_passes_while_it_is_committed_denies_no_snapshot(
+    here: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here.init()
+
+    async def main(volume: Volume) -> None:
+        task = volume.store.task
+
+        async def slow(work: Any, committed: Any = lambda: None) -> Any:
+            result = await task(work, committed)
+            if getattr(work, "func", None) is records.add:
+                await trio.sleep(1.0)
+            return result
+
+        await put_file(volume, b"f", content(1))
+        await volume.sync()
+        monkeypatch.setattr(volume.store, "task", slow)
+        try:
+            await volume.snapshots.create("late", 0.8)
+        except DegradedError as error:
+            assert "late is made" in str(error)
+        assert volume.snapshots.find("late").name == "late"
+
+    here.run(main)
 
 
 def test_a_snapshot_keeps_what_was_there_and_its_deletion_lets_it_go(world: World, here: Machine) -> None:
