@@ -43,7 +43,7 @@ from icnfs.control.failures import single
 from icnfs.control.mounts import mount_name
 from icnfs.control.protocol import Progress
 from icnfs.control.server import ProgressSink
-from icnfs.control.stalls import StallMeter
+from icnfs.control.stalls import Load, StallMeter
 from icnfs.crypto.hardening import drop_secrets_from_environment, forbid_core_dumps
 from icnfs.errors import ConfigError, IcnfsError, MountPointError
 from icnfs.fuse import mountpoint
@@ -145,6 +145,7 @@ class Front:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._stalls.run)
+                volume.publisher.busy = Load().busy
                 await nursery.start(server.serve, listener, self)
                 vfs = self._vfs = Vfs(
                     volume.store,

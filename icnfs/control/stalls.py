@@ -39,6 +39,12 @@ LATE: Final = 0.002
 """Seconds of lateness that show a loop to be busy, whatever it used: an idle one may come 1 ms late, which is how epoll
 counts."""
 
+BUSY: Final = 0.25
+"""The part of its time that a busy loop computes."""
+
+REST: Final = 1.0
+"""Seconds for which a busy loop counts as busy still: programs that work on files think in between."""
+
 SUBBUCKETS: Final = 8
 """Buckets for each power of two: a percentile is at most an eighth too high."""
 
@@ -112,6 +118,25 @@ class StallMeter:
         for hidden in range(ticks):
             self._late.add(late - hidden * TICK)
         return ticks
+
+
+class Load:
+    """Whether the loop of this thread is busy, or was a moment ago."""
+
+    def __init__(self) -> None:
+        self._at, self._used = time.monotonic(), time.thread_time()
+        self._busy_until = 0.0
+
+    def busy(self) -> bool:
+        """Whether it computed for BUSY of the time between two calls within the last REST seconds.
+
+        To be called in the loop's thread, a few times a second.
+        """
+        at, used = time.monotonic(), time.thread_time()
+        if used - self._used >= BUSY * (at - self._at):
+            self._busy_until = at + REST
+        self._at, self._used = at, used
+        return at < self._busy_until
 
 
 class _Waker(trio.abc.Instrument):

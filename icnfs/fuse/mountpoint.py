@@ -57,9 +57,9 @@ class Mounted:
 def parse_mountinfo(text: bytes) -> Iterator[Mounted]:
     """The mounts that `text` lists, in order; lines that are not as proc(5) has them are passed over."""
     for line in text.split(b"\n"):
-        front, dash, back = line.partition(b" - ")
-        fields, tail = front.split(b" "), back.split(b" ")
-        if dash and len(fields) >= 6 and len(tail) >= 2:
+        fields = line.split(b" ")
+        tail = fields[fields.index(b"-", 6) + 1 :] if b"-" in fields[6:] else []
+        if len(tail) >= 2:
             fs_type, device = tail[0].decode("ascii", "replace"), fields[2].decode("ascii", "replace")
             user = _USER.search(tail[2]) if len(tail) > 2 else None
             uid = int(user[1]) if user else 0

@@ -1,8 +1,10 @@
 """The publisher: when the tree is published, and what becomes of it when that fails.
 
 It publishes every so many seconds if anything changed, at so many bytes of dirty data, when the local disk is full of
-it, and when asked.  One publish runs at a time.  A failed one loses nothing: it is tried again, less and less often up
-to once a minute, and at once when somebody asks.  A fenced volume is never published again from here.
+it, and when asked.  While the mount is busy it takes more bytes, a quarter of what may be dirty: a publish wants the
+processors and the disk that people wait for, and what they overwrite or delete meanwhile needs none.  One publish runs
+at a time.  A failed one loses nothing: it is tried again, less and less often up to once a minute, and at once when
+somebody asks.  A fenced volume is never published again from here.
 """
 
 from __future__ import annotations
@@ -81,6 +83,7 @@ class Publisher:
         *,
         seconds: float,
         dirty_limit: int,
+        busy_limit: int = 0,
     ) -> None:
         self._store = store
         self._network = network
@@ -92,7 +95,10 @@ class Publisher:
         self._spare = spare
         self._seconds = seconds
         self._dirty_limit = dirty_limit
+        self._busy_limit = max(dirty_limit, busy_limit)
         self._uploads = Uploads()
+        self.busy: Callable[[], bool] = _never
+        """Whether the mount is busy; whoever serves requests says so.  Asked at each look."""
         self.standstill = trio.Lock()
         """Held while something is published or noted; whoever holds it finds nothing under way."""
         self._rotations = secrets.randbelow(1 << 16)
@@ -104,6 +110,8 @@ class Publisher:
         """Whether shares lie elsewhere than the last head says: a recovery from it would look for them in vain."""
         self.emptied = 0
         """How often a provider's place was found empty: what it was given before that is gone."""
+        self._dirty_before = 0
+        """Of the last look: what was written since may be the beginning of more."""
         self._idle_batch = -1
         self._last = trio.current_time()
         self._cut_ns = 0
@@ -141,12 +149,16 @@ class Publisher:
 
     def _is_due(self) -> bool:
         waited = trio.current_time() - self._last
+        store, before = self._store, self._dirty_before
+        dirty = self._dirty_before = store.dirty_bytes
+        busy = self.busy()
         if self._failures:
             return waited >= min(RETRY_FIRST * 2.0 ** min(self._failures - 1, DOUBLED_MOST), RETRY_MOST)
-        store = self._store
         if waited >= self._seconds:
             return not self.is_idle
-        return bool(store.dirty_bytes >= self._dirty_limit or (store.full and store.dirty_bytes > 0))
+        if store.full:
+            return bool(dirty)
+        return dirty >= self._busy_limit or (min(before, dirty) >= self._dirty_limit and not busy)
 
     @property
     def is_idle(self) -> bool:
@@ -438,6 +450,10 @@ class Publisher:
         )
         self._news = True
         await self._fence.keep_runs(self._runs, note)
+
+
+def _never() -> bool:
+    return False
 
 
 def segments_at(cut: PublishCut) -> Iterator[SegmentInfo]:

@@ -107,6 +107,7 @@ class Volume:
             spare,
             seconds=config.publish_seconds,
             dirty_limit=config.publish_bytes,
+            busy_limit=config.cache_dirty // 4,
         )
         self.loaded = trio.Event()
         """Set once it is known who holds what."""

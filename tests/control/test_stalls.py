@@ -9,7 +9,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 import trio
 
-from icnfs.control.stalls import Histogram, StallMeter
+from icnfs.control import stalls
+from icnfs.control.stalls import Histogram, Load, StallMeter
 
 
 def measured(work: Callable[[], Awaitable[None]]) -> StallMeter:
@@ -112,3 +113,31 @@ def test_quantiles_part_the_times() -> None:
         histogram.add((number + 1) / 1000)
     for share in (0.5, 0.9, 0.99):
         assert share <= histogram.quantile(share) <= share * 1.126
+
+
+def test_a_loop_that_computes_is_busy_and_stays_so_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    at = used = 0.0
+    monkeypatch.setattr(stalls.time, "monotonic", lambda: at)
+    monkeypatch.setattr(stalls.time, "thread_time", lambda: used)
+    load = Load()
+
+    def after(seconds: float, computed: float) -> bool:
+        nonlocal at, used
+        at, used = at + seconds, used + computed
+        return load.busy()
+
+    assert not after(0.25, 0.01)
+    assert after(0.25, 0.2)
+    assert after(0.25, 0.0)
+    assert after(stalls.REST - 0.3, 0.0)
+    assert not after(0.25, 0.0)
+
+
+def test_what_the_loop_of_this_thread_computes_is_what_counts() -> None:
+    load = Load()
+    time.sleep(0.05)
+    assert not load.busy()
+    end = time.thread_time() + 0.05
+    while time.thread_time() < end:
+        pass
+    assert load.busy()

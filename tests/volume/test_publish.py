@@ -11,6 +11,7 @@ import trio
 from icnfs.errors import DegradedError, TooFewProvidersError
 from icnfs.format.records import Table
 from icnfs.volume import attempt, runs
+from icnfs.volume.publish import LOOK_SECONDS
 from icnfs.volume.volume import SyncProgress, Volume
 from tests.volume.world import NAMES, World, get_file, list_files, put_file
 
@@ -189,6 +190,34 @@ def test_dirty_bytes_past_the_limit_are_published_early(world: World) -> None:
             await trio.sleep(0.01)
 
     here.run(body, publish_bytes=1 << 17)
+
+
+def test_a_busy_mount_is_published_at_rest_or_once_much_is_dirty(world: World) -> None:
+    here = world.machine()
+    here.init()
+
+    async def body(volume: Volume) -> None:
+        publisher, busy = volume.publisher, True
+        publisher.busy = lambda: busy
+        await publisher.publish()
+        first = publisher.batch
+        await put_file(volume, b"burst", os.urandom(1 << 18))
+        await trio.sleep(4 * LOOK_SECONDS)
+        assert publisher.batch == first
+        await put_file(volume, b"more", os.urandom(1 << 20))
+        while publisher.batch == first:
+            await trio.sleep(0.01)
+        while volume.store.dirty_bytes:
+            await trio.sleep(0.01)
+        second = publisher.batch
+        await put_file(volume, b"burst", os.urandom(1 << 18))
+        await trio.sleep(4 * LOOK_SECONDS)
+        assert publisher.batch == second
+        busy = False
+        while publisher.batch == second:
+            await trio.sleep(0.01)
+
+    here.run(body, publish_bytes=1 << 17, cache_dirty=1 << 22)
 
 
 def test_many_publishes_recover_to_the_last_one(world: World) -> None:
