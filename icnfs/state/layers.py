@@ -177,6 +177,8 @@ class Layers:
             return opened[start:end]
         sealed = self._store.reader.sealed_chunk(version)
         if sealed is not None:
+            if end - start == CHUNK_SIZE and isinstance(sealed, memoryview):
+                self._store.foresight.passed(sealed)
             try:
                 return self._open(record, sealed, start, end)
             except FormatError:

@@ -36,6 +36,7 @@ from icnfs.state.batch import Batch, Counters, Overlay
 from icnfs.state.committer import Committer
 from icnfs.state.contents import Contents
 from icnfs.state.env import Environments, check_identity
+from icnfs.state.foresight import Foresight
 from icnfs.state.inode import Inode
 from icnfs.state.jobs import Done, Last, Task
 from icnfs.state.layers import ColdSource
@@ -104,6 +105,7 @@ class Store(Records):
         self.batch = Batch(number + 1, generation)
         self._closed: deque[Batch] = deque()
         self._inodes: dict[int, Inode | None] = {}
+        self.foresight = Foresight()
         self.contents = Contents(self)
         self.source: ColdSource
         self.keeps_cold = True
@@ -170,6 +172,7 @@ class Store(Records):
             self.close_batch()
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(self.committer.stop)
+        self.foresight.close()
         self.reader.meta.abort()
         self.reader.data.abort()
         if self._journal is not None:
