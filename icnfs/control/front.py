@@ -24,7 +24,7 @@ import trio
 
 from icnfs import process
 from icnfs.config import VolumeConfig, load
-from icnfs.control import endpoint, server
+from icnfs.control import cycles, endpoint, server
 from icnfs.control.facts import (
     CloneFacts,
     FileFacts,
@@ -145,6 +145,7 @@ class Front:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._stalls.run)
+                nursery.start_soon(cycles.run, Load().busy)
                 volume.publisher.busy = Load().busy
                 await nursery.start(server.serve, listener, self)
                 vfs = self._vfs = Vfs(
