@@ -34,6 +34,9 @@ ENOUGH: Final = 8
 FADES: Final = 0.9
 """What one more large call leaves of the weight of those before it."""
 
+FADES_LATE: Final = 0.5
+"""The same where it took much longer than was expected: a line that became slow is known after a few calls."""
+
 HALF_LIFE: Final = 15.0
 """Seconds in which the bad reputation of a provider that is not asked halves."""
 
@@ -218,7 +221,7 @@ class Estimate:
 
     def _learn(self, took: float, call: Call, now: float) -> None:
         """A large call took, or has taken, so long: that tells the rate."""
-        keeps = FADES if now - self._told_rate <= STALE else 0.0
+        keeps = (FADES_LATE if took > SLOWER * call.expected else FADES) if now - self._told_rate <= STALE else 0.0
         self._seconds = self._seconds * keeps + took - (self._pace.latency() if self.latency is None else self.latency)
         self._bytes = self._bytes * keeps + max(call.behind, call.length)
         self.seconds_per_byte, self._told_rate = max(self._seconds / self._bytes, 0.0), now

@@ -17,11 +17,11 @@ NEAR: Final = 2 * MIB
 BEGINS: Final = 256 * KIB
 """Bytes read in order before anything is fetched ahead."""
 
-GROWS: Final = 8
-"""The window is so many times what was read.  The first read of the kernel, 2 MiB, then has three requests sent to each
-of six providers, whose connections all begin slowly at the same time, not one after another."""
+GROWS: Final = 16
+"""The window is so many times what was read.  The first read of the kernel, 2 MiB, then has as much asked for as the
+lines of six providers hold, whose connections all begin slowly at the same time, not one after another."""
 
-WIDEST: Final = 64 * MIB
+WIDEST: Final = 128 * MIB
 
 
 class Sequence:

@@ -9,8 +9,9 @@ all providers at once (`stripes`); what lies around a small one is read with it 
 from __future__ import annotations
 
 import logging
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
 
 import trio
 
@@ -23,6 +24,19 @@ from icnfs.volume.stripes import Stripe, Stripes
 
 log = logging.getLogger(__name__)
 
+STRIPES_AT_ONCE: Final = 18
+"""Stripes on their way at a time for one reader; with 4-of-6 each of six lines then has 6.75 MiB to carry, more
+than it and its queue hold.  Who reads which share is decided as a stripe begins: one that begins late knows better who
+has become slow."""
+
+
+class _Queue:
+    """The stripes that are due for one reader, and room for those that are on their way."""
+
+    def __init__(self) -> None:
+        self.due: deque[Stripe] = deque()
+        self.room = trio.Semaphore(STRIPES_AT_ONCE)
+
 
 class ProviderSource:
     """A `ColdSource` for `Store.source`; `segment_of` looks up the `segments` table."""
@@ -32,7 +46,7 @@ class ProviderSource:
         self._segment_of = segment_of
         self._ahead = Ahead()
         self._stripes = Stripes()
-        self._due: deque[Stripe] = deque()
+        self._queues: defaultdict[int, _Queue] = defaultdict(_Queue)
 
     async def fetch(self, version: int, location: Location, check: Callable[[bytes], bool], deadline: float) -> bytes:
         """The sealed chunk that passes `check`, by `deadline` (a trio time).
@@ -63,24 +77,29 @@ class ProviderSource:
 
     def expect(self, reader: int, locations: Sequence[Location], deadline: float) -> Callable[[], Awaitable[None]]:
         """These will be asked for next, in this order; what is returned fetches them, best effort, by `deadline` (a
-        trio time), and is to be run once."""
+        trio time) or, where they have to wait for those before them, so much later; it is to be run once."""
         stripes = self._stripes.want(reader, locations, self._segment_of)
-        self._due.extend(stripes)
+        queue, seconds = self._queues[reader], deadline - trio.current_time()
+        queue.due.extend(stripes)
 
         async def fill() -> None:
             async with trio.open_nursery() as nursery:
                 for _ in stripes:
-                    nursery.start_soon(self._fill_next, deadline)
+                    nursery.start_soon(self._fill_next, queue, seconds)
 
         return fill
 
     def forget(self, reader: int) -> None:
         """What was fetched ahead for a reader is wanted no more."""
         self._stripes.forget(reader)
+        self._queues.pop(reader, None)
 
-    async def _fill_next(self, deadline: float) -> None:
+    async def _fill_next(self, queue: _Queue, seconds: float) -> None:
         """Fetch the stripe that is due first: tasks begin in any order, and stripes are wanted in theirs."""
-        stripe = self._due.popleft()
+        async with queue.room:
+            await self._fill(queue.due.popleft(), seconds)
+
+    async def _fill(self, stripe: Stripe, seconds: float) -> None:
         segment = stripe.segment
         try:
             with stripe.scope:
@@ -89,7 +108,7 @@ class ProviderSource:
                     self._network.names_of(segment),
                     stripe.offset,
                     stripe.length,
-                    deadline=max(deadline - trio.current_time(), 0.0),
+                    deadline=seconds,
                 )
                 self._stripes.keep(stripe, data)
         except IcnfsError as error:

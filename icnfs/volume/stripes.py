@@ -21,13 +21,13 @@ from icnfs.format.records import Location
 from icnfs.format.segment import SegmentInfo
 from icnfs.limits import LEAF_SIZE, MIB
 
-STRIPES_MAX: Final = 64 * MIB
-"""Bytes of stripes: four segments, since shares rotate over the providers, and with four segments of 4-of-6 under way
-none of the six has nothing to do.  At 40 ms a round trip they keep 1.6 GB/s busy."""
+STRIPES_MAX: Final = 128 * MIB
+"""Bytes of stripes, on their way or come: eight segments.  They come in another order than they are read in, and while
+one is late the others fill up to here: with half of it all lines stood still for a tenth of a second now and then."""
 
 LEAVES: Final = 9
-"""Leaves of each share in one stripe: four such requests fit on a line at once (`transfer.turns`), so that it is full
-while one ends and the next begins; 2.25 MiB come together."""
+"""Leaves of each share in one stripe: six such requests fit on a line at once (`transfer.turns`), so that it is full
+while one ends and the next begins; with 4-of-6, 2.25 MiB come together."""
 
 MARGIN: Final = MIB
 """What stripes hold beside the chunks that are announced: they end with a leaf of every share."""
@@ -114,8 +114,11 @@ class Stripes:
         return new
 
     def coming(self, location: Location) -> trio.Event | None:
-        """What to wait for until all of `location` is held, or will not be."""
-        for stripe in self._over(location):
+        """What to wait for until all of `location` is held, or will not be; None too where part of it never was wanted.
+
+        A reader's first chunks come one by one, and the last of them may end in the first stripe.
+        """
+        for stripe in self._over(location) if self._covered(location) else ():
             if stripe.data is None:
                 return stripe.settled
         return None

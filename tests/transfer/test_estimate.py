@@ -73,6 +73,17 @@ def test_a_call_given_up_for_another_shows_a_slower_rate_but_never_a_faster_one(
     assert estimate.rate is not None and estimate.rate < 15e6
 
 
+def test_a_line_that_becomes_slow_is_known_after_a_few_calls_and_one_that_recovers_after_more() -> None:
+    estimate = Estimate(Pace())
+    now = _steady(estimate, count=20)
+    for _ in range(3):
+        now = _takes(estimate, MIB, now, 0.04 + MIB / 2.5e6)
+    assert estimate.rate is not None and estimate.rate < 5e6
+    for _ in range(3):
+        now = _takes(estimate, MIB, now, 0.04 + MIB / 25e6)
+    assert estimate.rate < 0.5 * 25e6
+
+
 def test_what_is_in_flight_there_comes_first() -> None:
     estimate = Estimate(Pace())
     now = _steady(estimate)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,6 +20,7 @@ from icnfs.limits import CHUNK_SIZE, KIB, LEAF_SIZE, MIB
 from icnfs.state import loader
 from icnfs.vfs.vfs import Vfs
 from icnfs.volume.ahead import FOLLOWED, HELD, WIDE, Ahead
+from icnfs.volume.source import STRIPES_AT_ONCE, ProviderSource
 from icnfs.volume.stripes import STRIPES_MAX, Stripe, Stripes
 from icnfs.volume.volume import Volume
 from tests.volume.world import Machine, World, files_of, flip, get_file, list_files, put_file
@@ -297,6 +299,61 @@ def test_stripes_hold_what_lies_there_and_nothing_once_it_is_taken(
         assert data is None or data == _share(location.share)[location.offset : location.offset + location.length]
     stripes.forget(1)
     assert stripes.size == 0 and not stripes._leaves and not stripes._places
+
+
+def test_what_was_never_wanted_in_whole_is_not_waited_for() -> None:
+    """A chunk that is asked for by itself may end in a stripe that is on its way."""
+    stripes = Stripes()
+    stripes.want(1, [Location(SEGMENT, share, 4 * LEAF_SIZE, 4 * LEAF_SIZE) for share in range(4)], lambda _: INFO)
+    assert stripes.coming(Location(SEGMENT, 0, 4 * LEAF_SIZE, 100)) is not None
+    assert stripes.coming(Location(SEGMENT, 0, 3 * LEAF_SIZE, LEAF_SIZE + 100)) is None
+
+
+class _Providers:
+    """A network and its transfer, of which no stripe comes before `let`."""
+
+    def __init__(self) -> None:
+        self.transfer = self
+        self.asked = self.most = self.here = 0
+        self.let = trio.Event()
+
+    def names_of(self, segment: SegmentInfo) -> tuple[str, ...]:
+        return ("x",) * segment.n
+
+    async def fetch_stripe(
+        self, segment: SegmentInfo, names: tuple[str, ...], offset: int, length: int, *, deadline: float
+    ) -> memoryview:
+        assert deadline == pytest.approx(20.0)
+        self.asked += 1
+        self.here += 1
+        self.most = max(self.most, self.here)
+        await self.let.wait()
+        self.here -= 1
+        return memoryview(bytes(length * segment.k))
+
+
+def test_so_many_stripes_are_on_their_way_for_each_reader_and_the_rest_follow() -> None:
+    async def main() -> None:
+        providers = _Providers()
+        source = ProviderSource(providers, _info)  # type: ignore[arg-type]
+        async with trio.open_nursery() as nursery:
+            for reader in (1, 2):
+                rows = [
+                    Location(bytes([reader, number]) * 8, share, 0, INFO.share_len)
+                    for number in range(5)
+                    for share in range(4)
+                ]
+                nursery.start_soon(source.expect(reader, rows, trio.current_time() + 20.0))
+            await trio.sleep(30.0)
+            assert providers.here == providers.asked == 2 * STRIPES_AT_ONCE
+            providers.let.set()
+        assert providers.asked > 2 * STRIPES_AT_ONCE and providers.most == 2 * STRIPES_AT_ONCE
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+def _info(id: bytes) -> SegmentInfo:
+    return SegmentInfo(id, 4, 6, INFO.share_len, 1, INFO.shares)
 
 
 def test_however_many_read_no_more_is_held_than_may_be() -> None:
