@@ -33,8 +33,9 @@ CONNECT_SECONDS: Final = 10.0
 STALL_SECONDS: Final = 30.0
 """Without a byte in either direction for so long a request has failed, whether or not somebody waits for it."""
 
-IDLE_SECONDS: Final = 20.0
-"""A connection that was not used for longer is not used again: most servers have closed it by then."""
+IDLE_SECONDS: Final = 60.0
+"""A connection that was not used for longer is not used again: most servers have closed it by then, and what lies
+between may have forgotten it.  One that was closed is noticed at once and costs nothing."""
 
 CONNECTIONS: Final = 24
 """At one provider: more than the requests that may be in flight there, so that none waits for those just cancelled."""

@@ -231,8 +231,10 @@ async def _recovered(
             store = Store.open(half, master)
             try:
                 store.keeps_cold = False
-                store.source = ProviderSource(network, store.segment)
-                yield _Recovered(config, inner, master, slots, network, head, store, report)
+                async with trio.open_nursery() as nursery:
+                    store.source = ProviderSource(network, store.segment, nursery)
+                    yield _Recovered(config, inner, master, slots, network, head, store, report)
+                    nursery.cancel_scope.cancel()
                 await trio.sleep(TOLD_SECONDS)
                 report.fetched_bytes = sum(state.bytes_down for state in inner.states().values())
                 report.bad_shares = {n: s.bad_shares for n, s in inner.states().items() if s.bad_shares}

@@ -18,7 +18,7 @@ import trio
 from icnfs.errors import DamagedError, IcnfsError, ProviderAwayError
 from icnfs.format.records import Location
 from icnfs.format.segment import SegmentInfo
-from icnfs.volume.ahead import Ahead
+from icnfs.volume.ahead import SMALL, Ahead, Window
 from icnfs.volume.network import Network
 from icnfs.volume.stripes import Stripe, Stripes
 
@@ -39,11 +39,17 @@ class _Queue:
 
 
 class ProviderSource:
-    """A `ColdSource` for `Store.source`; `segment_of` looks up the `segments` table."""
+    """A `ColdSource` for `Store.source`; `segment_of` looks up the `segments` table.
 
-    def __init__(self, network: Network, segment_of: Callable[[bytes], SegmentInfo | None]) -> None:
+    What nobody waits for yet is fetched in `nursery`.
+    """
+
+    def __init__(
+        self, network: Network, segment_of: Callable[[bytes], SegmentInfo | None], nursery: trio.Nursery
+    ) -> None:
         self._network = network
         self._segment_of = segment_of
+        self._nursery = nursery
         self._ahead = Ahead()
         self._stripes = Stripes()
         self._queues: defaultdict[int, _Queue] = defaultdict(_Queue)
@@ -131,7 +137,11 @@ class ProviderSource:
         return segment
 
     async def _first(self, segment: SegmentInfo, location: Location, deadline: float) -> bytes:
-        """The range as its provider gives it, with what lies around it where that is likely to be wanted."""
+        """The range as its provider gives it, with what lies around it where that is likely to be wanted.
+
+        A window takes several round trips on a connection that has carried little: who wants little of it does not wait
+        for the rest.
+        """
         self._ahead.want(location)
         try:
             await trio.lowlevel.checkpoint()  # what begins at the same time has its say
@@ -143,16 +153,23 @@ class ProviderSource:
             await coming.come.wait()
             if (sealed := self._ahead.held(location)) is not None:
                 return sealed  # else the window failed, and may fail again where this range alone does not
-        if wanted == location:
-            return await self._range(segment, location, frozenset(), deadline)
-        window = self._ahead.ask(wanted)
+        if wanted != location:
+            window = self._ahead.ask(wanted)
+            if location.length < SMALL:
+                self._nursery.start_soon(self._fill_window, segment, window, deadline)
+            else:
+                await self._fill_window(segment, window, deadline)
+                if (sealed := self._ahead.held(location)) is not None:
+                    return sealed
+        return await self._range(segment, location, frozenset(), deadline)
+
+    async def _fill_window(self, segment: SegmentInfo, window: Window, deadline: float) -> None:
         try:
-            data = await self._range(segment, wanted, frozenset(), deadline)
-            self._ahead.keep(window, data)
+            self._ahead.keep(window, await self._range(segment, window.location, frozenset(), deadline))
+        except IcnfsError as error:
+            log.debug("reading around in segment %s failed: %s", segment.id.hex(), error)
         finally:
             self._ahead.give_up(window)
-        start = location.offset - wanted.offset
-        return data[start : start + location.length]
 
     async def _undamaged(
         self, version: int, segment: SegmentInfo, location: Location, check: Callable[[bytes], bool], deadline: float

@@ -130,7 +130,7 @@ class Volume:
         self.orphans = Orphans(store, network, self.heads, self.fence, self.publisher, self._caring, config.grace)
         self.scrubbing = Scrub(store, network, self.repair, self.findings, self._segment)
         network.suspended = self.audit.trust.suspended
-        store.source = ProviderSource(network, store.segment)
+        store.source = ProviderSource(network, store.segment, spare)
         store.is_safe = network.is_safe_now
         network.transfer.heard = self._heard
 

@@ -335,8 +335,8 @@ class _Providers:
 def test_so_many_stripes_are_on_their_way_for_each_reader_and_the_rest_follow() -> None:
     async def main() -> None:
         providers = _Providers()
-        source = ProviderSource(providers, _info)  # type: ignore[arg-type]
         async with trio.open_nursery() as nursery:
+            source = ProviderSource(providers, _info, nursery)  # type: ignore[arg-type]
             for reader in (1, 2):
                 rows = [
                     Location(bytes([reader, number]) * 8, share, 0, INFO.share_len)
@@ -348,6 +348,49 @@ def test_so_many_stripes_are_on_their_way_for_each_reader_and_the_rest_follow() 
             assert providers.here == providers.asked == 2 * STRIPES_AT_ONCE
             providers.let.set()
         assert providers.asked > 2 * STRIPES_AT_ONCE and providers.most == 2 * STRIPES_AT_ONCE
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+class _SlowWindows(_Providers):
+    """Ranges come at once, windows not before `let`."""
+
+    async def fetch(
+        self,
+        segment: SegmentInfo,
+        names: tuple[str, ...],
+        share: int,
+        offset: int,
+        length: int,
+        *,
+        distrust: frozenset[int],
+        deadline: float,
+    ) -> bytes:
+        self.asked += 1
+        if length > 4096:
+            await self.let.wait()
+        return _share(share)[offset : offset + length]
+
+
+def test_who_wants_little_does_not_wait_for_what_lies_around_it() -> None:
+    async def main() -> None:
+        providers = _SlowWindows()
+        async with trio.open_nursery() as nursery:
+            source = ProviderSource(providers, _info, nursery)  # type: ignore[arg-type]
+
+            async def get(offset: int) -> bytes:
+                with trio.fail_after(30):
+                    location = Location(SEGMENT, 0, offset, 4096)
+                    return await source.fetch(1, location, lambda _: True, trio.current_time() + 20.0)
+
+            for offset in (0, 5000):
+                assert await get(offset) == _share(0)[offset : offset + 4096]
+            await trio.testing.wait_all_tasks_blocked()
+            assert providers.asked == 3
+            providers.let.set()
+            await trio.testing.wait_all_tasks_blocked()
+            assert await get(10_000) == _share(0)[10_000:14_096]
+            assert providers.asked == 3
 
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
 
