@@ -92,7 +92,7 @@ class Job:
 def run(job: Job, live: Callable[[], None], front: Callable[[Job, Callable[[], None]], Front]) -> End:
     """Mount, call `live` when the mount answers, and return when it is gone; raises IcnfsError."""
     process.tune()
-    process.take_place(process.AHEAD)
+    process.take_place(process.AHEAD, process.SHORT)
     forbid_core_dumps()
     drop_secrets_from_environment()
     try:
