@@ -164,10 +164,13 @@ class ProviderSource:
         return await self._range(segment, location, frozenset(), deadline)
 
     async def _fill_window(self, segment: SegmentInfo, window: Window, deadline: float) -> None:
+        """Best effort: it may be a task of its own, and no fault of it may end the mount."""
         try:
             self._ahead.keep(window, await self._range(segment, window.location, frozenset(), deadline))
         except IcnfsError as error:
             log.debug("reading around in segment %s failed: %s", segment.id.hex(), error)
+        except Exception as fault:
+            log.error("reading around failed: %s", type(fault).__name__, exc_info=True)
         finally:
             self._ahead.give_up(window)
 
