@@ -19,6 +19,7 @@ import stat
 import sys
 import tempfile
 import time
+from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -59,6 +60,23 @@ class Churn:
         self._bytes = os.urandom(2 * MIB)
         self.live: dict[int, int] = {}
         self.held = 0
+        self._by_age: deque[int] = deque()
+        self._unordered: list[int] = []
+
+    def _oldest(self) -> int:
+        """(The first key of a dictionary that loses its first keys takes ever longer to find.)"""
+        while (ino := self._by_age.popleft()) not in self.live:
+            pass
+        return ino
+
+    def _any(self) -> int:
+        inos = self._unordered
+        while True:
+            at = self._chance.randrange(len(inos))
+            ino, inos[at] = inos[at], inos[-1]
+            inos.pop()
+            if ino in self.live:
+                return ino
 
     async def write(self, size: int) -> Speed:
         """Write `size` bytes, slice by slice."""
@@ -75,7 +93,7 @@ class Churn:
         store, chance = self._store, self._chance
         size = int(4 * KIB * 256 ** chance.random())
         while self.held + size > self._capacity:
-            ino = next(iter(self.live)) if chance.random() < 0.5 else chance.choice(list(self.live))
+            ino = self._oldest() if chance.random() < 0.5 else self._any()
             store.drop_inode(ino)
             self.held -= self.live.pop(ino)
         at = chance.randrange(MIB)
@@ -85,6 +103,8 @@ class Churn:
         store.contents.write(store.edit(node.ino), 0, self._bytes[at : at + size])
         store.relieve()
         self.live[node.ino] = size
+        self._by_age.append(node.ino)
+        self._unordered.append(node.ino)
         self.held += size
         await trio.lowlevel.checkpoint()
         return size
