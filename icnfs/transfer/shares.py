@@ -74,11 +74,12 @@ class Shares:
     def candidates(
         self, segment: Segment, length: int, last: Sequence[int] = (), never: Sequence[int] = ()
     ) -> list[int]:
-        """The stored shares whose provider is known, best first to read `length` bytes of.
+        """The shares whose provider is known, best first to read `length` bytes of.
 
         Providers that are up come first, then the faster ones; among those that are expected equally fast the cheaper
         ones, then data shares.  Shares known to be bad, and those of `last`, come last; they are asked only when
-        nothing else is left, and cannot do harm.
+        nothing else is left, and cannot do harm.  So are, at the very end, those that are said not to be stored: who
+        answered wrongly for a while, and was found out, may have the share all the same.
         """
 
         def rank(index: int) -> tuple[bool, bool, int, float, int]:
@@ -87,12 +88,9 @@ class Shares:
             speed = round(math.log(max(self.expected(segment, index, length), FASTEST), ALIKE))
             return doubtful, not lane.health.preferred(), speed, lane.health.read_price, index
 
-        stored = [
-            index
-            for index, share in enumerate(segment.info.shares)
-            if share.stored and share.provider in self._lanes and index not in never
-        ]
-        return sorted(stored, key=rank)
+        shares = segment.info.shares
+        known = [i for i, share in enumerate(shares) if share.provider in self._lanes and i not in never]
+        return sorted(known, key=lambda index: (not shares[index].stored, rank(index)))
 
     def sound(self, segment: Segment, index: int) -> bool:
         """Whether nothing speaks against reading that share: it is stored, not known to be bad, its provider up."""
@@ -232,12 +230,16 @@ class Shares:
         try:
             return await read(lane, name)
         except (ProviderLiesError, ObjectMissingError) as error:
-            what = "bad" if isinstance(error, ProviderLiesError) else "missing"
-            self._board.note_share(share_event(segment, index, what, error.detail))
+            self._blame(segment, index, "bad" if isinstance(error, ProviderLiesError) else "missing", error.detail)
             raise
         except FormatError as error:
-            self._board.note_share(share_event(segment, index, "bad", str(error)))
+            self._blame(segment, index, "bad", str(error))
             raise ProviderLiesError(provider, f"share {name}: {error}") from error
+
+    def _blame(self, segment: Segment, index: int, what: str, detail: str) -> None:
+        """Tell the board, unless it is known already that the share is not there."""
+        if segment.info.shares[index].stored:
+            self._board.note_share(share_event(segment, index, what, detail))
 
 
 def share_event(segment: Segment, index: int, what: str, detail: str) -> ShareEvent:

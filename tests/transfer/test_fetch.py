@@ -216,6 +216,32 @@ def test_a_stripe_comes_back_right_whatever_n_less_k_shares_are(place: tuple[int
     run(main)
 
 
+@pytest.mark.parametrize("whole", [False, True])
+def test_what_is_said_to_be_lost_and_is_there_is_the_last_resort(whole: bool) -> None:
+    """A provider that flipped bits had its share noted as lost; then it is well, and two others go away."""
+
+    async def main() -> None:
+        network = Network()
+        async with network.engine() as engine:
+            await network.stored(engine)
+            put = await engine.put_segment(network.order, memoryview(network.payload), deadline=60)
+            info = network.info(put, lacking=[3])
+            gets = Gets(network)
+            await _fetch(engine, network, info, 0)
+            assert gets.asked[3] == 0
+            network.memories[0].away = network.memories[4].away = True
+            if whole:
+                parts = await engine.get_segment(info, network.names, deadline=DEADLINE)
+                assert [bytes(part) for part in parts] == [network.expected(i, 0, SHARE) for i in range(K)]
+            else:
+                await _fetch(engine, network, info, 0)
+            network.memories[3].objects.clear()
+            with pytest.raises(TooFewProvidersError):
+                await _fetch(engine, network, info, 0)
+
+    run(main)
+
+
 def test_a_stripe_is_k_reads_and_no_byte_more_where_data_shares_are_fast() -> None:
     async def main() -> None:
         network = Network()
