@@ -31,7 +31,7 @@ AHEAD: Final = -10
 SHORT: Final = 100_000
 """Nanoseconds of a mount process's time slice, the shortest there is: Linux, from 6.12 on, lets who asks for little at
 a time come before who runs with a longer slice.  Beside a git-gc(1) that computed on both processors SQLite did 100 to
-200 transactions a second without it and 260 to 450 with it."""
+200 transactions a second without it and 210 to 450 with it."""
 
 BEHIND: Final = 10
 """The niceness of a transfer process: what it uploads is safe on this machine already.  A tenth of a processor that

@@ -130,7 +130,7 @@ class Load:
     def busy(self) -> bool:
         """Whether it computed for BUSY of the time between two calls within the last REST seconds.
 
-        To be called in the loop's thread, a few times a second.
+        To be called in the loop's thread, at even intervals; where they are longer than REST, it tells of the last one.
         """
         at, used = time.monotonic(), time.thread_time()
         if used - self._used >= BUSY * (at - self._at):
