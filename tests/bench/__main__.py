@@ -1,4 +1,4 @@
-"""python -m tests.bench [--quick] [--floor] [--reps N] [--work FOLDER] [--json]
+"""python -m tests.bench [--quick] [--floor] [--reps N] [--tree FOLDER] [--work FOLDER] [--json]
 
 Makes a volume of default settings over six directories in FOLDER (default: a fresh temporary folder), mounts it, and
 measures it beside a directory of the same file system, step by step: reads and writes, fsyncs, small files, trees, git
@@ -21,6 +21,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from tests.bench import compare, peers
@@ -34,13 +35,18 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
+def scale(given: argparse.Namespace) -> Scale:
+    chosen = QUICK if given.quick else FULL
+    return replace(chosen, source=given.tree) if given.tree else chosen
+
+
 def repeat(given: argparse.Namespace, once: Callable[[Path, Scale, Table], None]) -> Table:
     """`once` in a fresh folder for each repetition."""
     table = Table()
     for _ in range(given.reps):
         work = Path(tempfile.mkdtemp(prefix="icnfs-bench-", dir=given.work))
         try:
-            once(work, QUICK if given.quick else FULL, table)
+            once(work, scale(given), table)
         finally:
             shutil.rmtree(work, ignore_errors=True)
     return table
@@ -61,8 +67,7 @@ def compared(given: argparse.Namespace) -> tuple[Table, list[str], list[tuple[st
     else:
         work = Path(tempfile.mkdtemp(prefix="icnfs-bench-", dir=given.work))
         try:
-            scale = QUICK if given.quick else FULL
-            table = compare.commits(given.old, given.new, work, scale, given.reps, say)
+            table = compare.commits(given.old, given.new, work, scale(given), given.reps, say)
         finally:
             shutil.rmtree(work, ignore_errors=True)
     return table, ["old", "new"], [("new", "old")]
@@ -80,6 +85,7 @@ def main() -> int:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--quick", action="store_true", help="a tenth of the work")
     common.add_argument("--reps", type=int, default=1, help="repetitions; medians are printed")
+    common.add_argument("--tree", type=Path, help="the folder to be unpacked (default: this Python's library)")
     common.add_argument("--work", type=Path, help="where to work")
     common.add_argument("--json", action="store_true", help="print the figures as JSON")
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__, parents=[common])

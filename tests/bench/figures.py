@@ -19,6 +19,7 @@ import sysconfig
 import tarfile
 import tempfile
 import time
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,8 @@ MIB: Final = 1 << 20
 @dataclass(frozen=True)
 class Scale:
     """How much work: bytes of the big file, number of small files, seconds of a timed step, random writes, SQLite
-    transactions, files of the tree that is unpacked (None: all)."""
+    transactions, files of the tree that is unpacked (None: all), and the folder that this tree is (default: the running
+    Python's library)."""
 
     big: int
     small: int
@@ -41,6 +43,7 @@ class Scale:
     random_writes: int
     transactions: int
     tree: int | None
+    source: Path = Path(sysconfig.get_path("stdlib"))
 
 
 FULL: Final = Scale(big=512 * MIB, small=4000, seconds=3.0, random_writes=3000, transactions=200, tree=None)
@@ -206,10 +209,10 @@ def rename(place: Place) -> float:
     return _rate(2 * place.scale.small, work)
 
 
-def archive(files: int | None) -> Path:
-    """A tar archive of the running Python's standard library, or of its first `files` files; made once a machine."""
-    source = Path(sysconfig.get_path("stdlib"))
-    path = Path(tempfile.gettempdir()) / f"icnfs-bench-{os.getuid()}-{source.name}-{files or 'all'}.tar"
+def archive(source: Path, files: int | None) -> Path:
+    """A tar archive of `source`, or of its first `files` files, without installed packages; made once a machine."""
+    origin = zlib.crc32(bytes(source.resolve()))
+    path = Path(tempfile.gettempdir()) / f"icnfs-bench-{os.getuid()}-{origin:08x}-{files or 'all'}.tar"
     if path.exists():
         return path
     left = files
@@ -229,7 +232,7 @@ def archive(files: int | None) -> Path:
 
 
 def untar(place: Place) -> float:
-    source = archive(place.scale.tree)
+    source = archive(place.scale.source, place.scale.tree)
     place.tree.mkdir()
 
     def work() -> None:
@@ -246,7 +249,11 @@ _GIT: Final = {
     "GIT_AUTHOR_EMAIL": "bench@localhost",
     "GIT_COMMITTER_NAME": "bench",
     "GIT_COMMITTER_EMAIL": "bench@localhost",
+    "GIT_CONFIG_COUNT": "1",
+    "GIT_CONFIG_KEY_0": "gc.auto",
+    "GIT_CONFIG_VALUE_0": "0",
 }
+"""Without git-gc(1), which a large commit leaves behind at work: it would fall into the steps that follow."""
 
 
 def git(place: Place) -> float:

