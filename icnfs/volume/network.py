@@ -340,6 +340,16 @@ class Network:
             if name in self.facts
         }
 
+    @property
+    def doubtful(self) -> frozenset[str]:
+        """Providers whose place is to be looked at again, and that answer."""
+        return frozenset(self.doubted.keys() - self._down())
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether a provider's place is, or may be, empty, and nobody has seen to it yet."""
+        return bool(self.vacant or self.doubtful)
+
     def doubt(self, provider: str) -> trio.Event:
         """Have a place looked at again; the event is set when it was."""
         return self.doubted.setdefault(provider, trio.Event())

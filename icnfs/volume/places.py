@@ -95,11 +95,13 @@ class Places:
     async def visit(self, provider: str) -> None:
         """See whether `provider`'s place is ours, or free (`Network.free`); cheap once that is known.
 
-        Raises `ForeignProviderError`, `NewerFormatError`, and what else the provider answers.
+        Where it could not be seen, a doubt stays.  Raises `ForeignProviderError`, `NewerFormatError`, and what else the
+        provider answers.
         """
         network = self._network
         if provider in network.taken and provider not in network.doubted:
             return
+        still = False
         try:
             ours = await self.is_ours(provider)
             network.foreign.pop(provider, None)
@@ -114,8 +116,13 @@ class Places:
         except NewerFormatError as error:
             self._note_foreign(provider, str(error).removeprefix(f"provider {provider}: "))
             raise
+        except IcnfsError:
+            still = provider in network.doubted
+            raise
         finally:
             network.doubted.pop(provider, trio.Event()).set()
+            if still:
+                network.doubt(provider)
 
     def _note_free(self, provider: str) -> None:
         network = self._network
@@ -170,7 +177,7 @@ class Places:
         """Whenever places are doubted, `look`, which visits them."""
         while True:
             await trio.sleep(DOUBT_SECONDS)
-            if self._network.doubted:
+            if self._network.doubtful:
                 await look()
 
     async def verify_all(self) -> None:

@@ -362,6 +362,8 @@ class Publisher:
         self.emptied += 1
         self._repair.forget_arrivals(provider)
         await self._mend([_without(part, provider) for part in self._parts() if _may_lack(part, provider)])
+        for kept in (self._uploads.segments, self._uploads.recorded):
+            kept.update({id: _without(held, provider) for id, held in kept.items() if _may_lack(held, provider)})
         cut = await cuts.begin_cut(self._store)
         try:
             held = (segment for segment in segments_at(cut) if _may_lack(segment, provider))

@@ -288,14 +288,14 @@ class Volume:
         await self._until_published(batch)
         await self.loaded.wait()
         told = ""
-        while self.repair.unsafe or self.network.vacant or self.publisher.owes_head:
+        while self.repair.unsafe or self.network.unsettled or self.publisher.owes_head:
             try:
                 await self.publisher.settle()
                 await self.care_once()
             except TooFewProvidersError as error:
                 if told != (told := str(error)):
                     log.info("sync waits for providers: %s", error)
-            if self.repair.unsafe or self.network.vacant:
+            if self.repair.unsafe or self.network.unsettled:
                 await trio.sleep(SYNC_RETRY)
             else:
                 await self._until_published(batch)
@@ -307,15 +307,14 @@ class Volume:
     def _degraded(self, batch: int, seconds: float) -> DegradedError:
         failure = self.publisher.failure
         if self.publisher.batch < batch:
-            why = f": {failure}" if failure is not None else ""
+            cause = f": {failure}" if failure is not None else ""
             if self.network.foreign and failure is not None:
-                why += "; " + "; ".join(f"{name}: {reason}" for name, reason in sorted(self.network.foreign.items()))
-            return DegradedError(f"degraded: not published within {seconds:.0f} s, and kept on this machine{why}")
-        names = ", ".join(
-            f"{name} lacks {count} share{'s' * (count != 1)}"
-            + (f" ({why})" if (why := self.network.trouble(name)) else "")
-            for name, count in sorted(self.repair.lacking_at().items())
-        )
+                cause += "; " + "; ".join(f"{name}: {reason}" for name, reason in sorted(self.network.foreign.items()))
+            return DegradedError(f"degraded: not published within {seconds:.0f} s, and kept on this machine{cause}")
+        amiss = dict.fromkeys(self.network.doubted, "may have lost what it held")
+        amiss |= {name: f"lacks {count} share{'s' * (count != 1)}" for name, count in self.repair.lacking_at().items()}
+        why = {name: f" ({trouble})" for name in amiss if (trouble := self.network.trouble(name))}
+        names = ", ".join(f"{name} {what}{why.get(name, '')}" for name, what in sorted(amiss.items()))
         return DegradedError(
             f"degraded: published, but fewer than {self.network.safe} owners hold all of it: {names}; bring them back"
         )

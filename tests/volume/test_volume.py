@@ -11,9 +11,19 @@ import trio
 
 from icnfs.crypto.keys import Secret
 from icnfs.crypto.slots import SlotKind
-from icnfs.errors import FormatError, IcnfsError, MountedError, SecretError, TooFewProvidersError, UsageError
+from icnfs.errors import (
+    FormatError,
+    IcnfsError,
+    MountedError,
+    ProviderAwayError,
+    SecretError,
+    TooFewProvidersError,
+    UsageError,
+)
 from icnfs.format.marker import pack_marker
+from icnfs.volume.heads import Stored
 from icnfs.volume.keyring import Keyring, Secrets
+from icnfs.volume.places import Places
 from icnfs.volume.volume import Volume
 from tests.volume.world import CHEAP, NAMES, PASSPHRASE, World, flip, get_file, list_files, put_file
 
@@ -319,3 +329,88 @@ def test_facts_become_json(world: World) -> None:
 
     here.run(body)
     assert PASSPHRASE.reveal() not in json.dumps(asdict(here.config()), default=str).encode()
+
+
+# --- emptied places ---------------------------------------------------------------------------------------------------
+
+
+def missing_shares(world: World, volume: Volume) -> list[str]:
+    """Providers that are said to hold a share of a segment that they do not hold."""
+    return [
+        share.provider
+        for segment in volume.publisher.stored()
+        for share, name in zip(segment.shares, volume.network.names_of(segment), strict=True)
+        if share.stored and name not in world.providers[share.provider].objects
+    ]
+
+
+def test_a_place_emptied_between_two_attempts_is_noticed_in_what_the_first_had_stored(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = world.machine()
+    key = here.init().recovery_key
+
+    async def body(volume: Volume) -> None:
+        await volume.looked.wait()
+        await put_file(volume, b"before", b"x" * 1000)
+        await volume.sync()
+        await put_file(volume, b"f", DATA)
+
+        async def refuse(*_args: object, **_more: object) -> Stored:
+            return Stored()
+
+        with monkeypatch.context() as patched:
+            patched.setattr(volume.heads, "store", refuse)
+            for attempt in range(2):
+                with pytest.raises(TooFewProvidersError):
+                    await volume.publisher.publish()
+                if not attempt:
+                    world.providers["cat"].objects.clear()
+        await volume.sync()
+        assert not missing_shares(world, volume)
+
+    here.run(body)
+    world.lose("ada", "bee")
+    there = world.machine("there")
+    there.recover(key)
+    assert there.run(read) == DATA
+
+
+def test_sync_waits_for_what_its_own_survey_has_shown(world: World) -> None:
+    here = world.machine()
+    key = here.init().recovery_key
+
+    async def body(volume: Volume) -> None:
+        await volume.looked.wait()
+        await write(volume)
+        world.providers["cat"].objects.clear()
+        await put_file(volume, b"more", b"x" * 1000)
+        await volume.sync()
+        assert not volume.network.doubted
+
+    here.run(body)
+    world.lose("ada", "bee")
+    there = world.machine("there")
+    there.recover(key)
+    assert there.run(read) == DATA
+
+
+def test_a_doubt_outlives_a_visit_that_was_not_answered(world: World) -> None:
+    here = world.machine()
+    here.init()
+
+    async def body(volume: Volume) -> None:
+        await write(volume)
+        places, network = Places(volume.network, volume.keyring, lambda: None), volume.network
+        seen = network.doubt("cat")
+        world.away("cat")
+        with pytest.raises(ProviderAwayError):
+            await places.visit("cat")
+        assert seen.is_set(), "whoever waits for the visit hears of its end"
+        assert "cat" in network.doubted
+        world.away()
+        await network.wake()
+        await places.visit("cat")
+        assert "cat" not in network.doubted
+
+    here.run(body)
