@@ -75,6 +75,11 @@ class _TaskFailedError(Exception):
     """The transaction goes without the task that failed."""
 
 
+def _bulk(job: Job) -> int:
+    """Bytes that it puts into `data`."""
+    return len(job.plain) if isinstance(job, SealJob) else len(job.sealed) if isinstance(job, CacheJob) else 0
+
+
 def _write_nothing(txn: lmdb.Transaction) -> None:
     """LMDB skips a commit that changed nothing."""
     txn.put(_NO_VERSION, b"")
@@ -184,7 +189,7 @@ class Committer:
         with contextlib.suppress(queue.Empty):
             while job is not None:
                 jobs.append(job)
-                left -= len(job.plain) if isinstance(job, SealJob) else 0
+                left -= _bulk(job)
                 if left <= 0:
                     return jobs
                 job = self._queue.get_nowait()

@@ -14,7 +14,7 @@ import trio
 
 from icnfs.errors import DamagedError, FormatError
 from icnfs.format.records import U64, ChunkRecord, Location, Patch, Table
-from icnfs.limits import CHUNK_SIZE
+from icnfs.limits import ACCEPTED_MAX, CHUNK_SIZE
 from icnfs.state.batch import Cut
 from icnfs.state.hot import HotChunk, apply
 from icnfs.state.inode import Inode
@@ -27,6 +27,10 @@ log = logging.getLogger(__name__)
 
 WARM_MAX: Final = 128
 """Sealed chunks kept from the providers until `data` has them: at most 16 MiB."""
+
+CACHING_MAX: Final = ACCEPTED_MAX
+"""Bytes of them that wait to be put into `data`: what comes faster than the disk takes it is not kept, for an fsync
+waits behind it, and it can be fetched again."""
 
 OPENED_MAX: Final = 64
 """Plain chunks kept from the check of what providers gave, for the read that follows: at most 8 MiB."""
@@ -77,6 +81,7 @@ class Layers:
         self._hot: dict[tuple[int, int], HotChunk] = {}
         self._inflight: dict[int, bytes | memoryview | bytearray] = {}
         self._warm: dict[int, bytes] = {}
+        self._caching = 0
         self._opened: dict[int, bytes] = {}
         self._fetching: dict[int, trio.Event] = {}
         self._tombs: dict[int, list[Cut]] = {}
@@ -216,7 +221,8 @@ class Layers:
         while len(self._warm) >= WARM_MAX:
             self._warm.pop(next(iter(self._warm)))
         self._warm[version] = sealed
-        if self._store.failure is None and self._store.keeps_cold:
+        if self._store.failure is None and self._store.keeps_cold and self._caching + len(sealed) <= CACHING_MAX:
+            self._caching += len(sealed)
             self._store.committer.submit(CacheJob(version, sealed))
 
     def _checker(self, record: ChunkRecord) -> Callable[[bytes], bool]:
