@@ -6,9 +6,11 @@ is synchronous, so a request's changes are atomic; only reading, and folding wha
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
+from icnfs.errors import FormatError
 from icnfs.format.records import ChunkRecord, Patch
 from icnfs.limits import CHUNK_SIZE, PATCH_LIMIT
 from icnfs.state.batch import Batch, Cut
@@ -19,6 +21,8 @@ from icnfs.state.layers import ColdError, Layers
 
 if TYPE_CHECKING:
     from icnfs.state.store import Store
+
+log = logging.getLogger(__name__)
 
 HOT_MAX: Final = 256
 """Unchanged hot chunks kept: at most 32 MiB, so that appending and rewriting find their chunk whole."""
@@ -51,7 +55,12 @@ class Contents(Layers):
     # --- writing ----------------------------------------------------------------------------------------------------
 
     def write(self, node: Inode, offset: int, data: bytes) -> None:
-        """Put `data` at `offset`; `node` is an edited inode, whose size and count follow."""
+        """Put `data` at `offset`; `node` is an edited inode, whose size and count follow.
+
+        Raises `DamagedError`, nothing being changed, where the file's key cannot be had: nothing of it could be sealed.
+        """
+        if node.key_id:
+            self._key(node.key_id)
         old_size, old_blocks = node.size, node.blocks
         size = len(data)
         index, start = divmod(offset, CHUNK_SIZE)
@@ -83,8 +92,9 @@ class Contents(Layers):
         size = len(piece)
         if not hot.changed:
             self._dirty[hot] = None
+        filled = hot.filled
         hot.write(start, piece)
-        self._hot_bytes += size
+        self._hot_bytes += size + hot.filled - filled
         buffer = hot.buffer
         if (
             buffer is not None
@@ -121,7 +131,7 @@ class Contents(Layers):
         return self._inflight.get(record.version)
 
     def _forget_hot(self, hot: HotChunk) -> None:
-        self._hot_bytes -= hot.dirty_bytes
+        self._hot_bytes -= hot.weight
         self._dirty.pop(hot, None)
         self._hot.pop((hot.ino, hot.index), None)
 
@@ -166,20 +176,31 @@ class Contents(Layers):
             buffer = hot.buffer
             weight = hot.dirty_bytes + hot.patch_bytes
             large = hot.dirty_bytes > PATCH_LIMIT or weight > hot.patch_limit
-            if buffer and (large or (not urgent and len(buffer) <= PATCH_LIMIT)):
-                self._hot_bytes -= hot.dirty_bytes
-                hot.clean()
-                hot.patch_bytes = 0
-                self._seal(self._store.edit(hot.ino), hot.index, bytes(buffer))
-            else:
+            whole = buffer and (large or (not urgent and len(buffer) <= PATCH_LIMIT))
+            if not (whole and self._capture_whole(hot)):
                 self._capture_patches(hot, batch)
         self._dirty.clear()
         self._cool()
 
+    def _capture_whole(self, hot: HotChunk) -> bool:
+        """Seal a chunk that is in memory whole; false where its file's key is damaged: patches need none."""
+        assert hot.buffer is not None
+        try:
+            node = self._store.edit(hot.ino)
+            self.file_key(node)
+        except FormatError as error:
+            log.warning("a change of inode %d stays a patch: %s", hot.ino, error)
+            return False
+        self._hot_bytes -= hot.weight
+        hot.clean()
+        hot.patch_bytes = 0
+        self._seal(node, hot.index, bytes(hot.buffer))
+        return True
+
     def _capture_patches(self, hot: HotChunk, batch: Batch) -> None:
         store = self._store
         place = (hot.ino, hot.index)
-        self._hot_bytes -= hot.dirty_bytes
+        self._hot_bytes -= hot.weight
         overlay = store.overlay.patches.setdefault(place, [])
         for kind, offset, data in hot.take_ops():
             patch = Patch(store.new_version(), kind, offset, data)
@@ -208,6 +229,7 @@ class Contents(Layers):
             self._queued_bytes -= len(job.plain)
         for cached in done.cached:
             self._warm.pop(cached.version, None)
+            self._caching -= len(cached.sealed)
         for batch in done.batches:
             self._patch_bytes -= batch.patch_bytes
             for cut in batch.cuts:
@@ -234,9 +256,9 @@ class Contents(Layers):
         place = (node.ino, first)
         if rest and (place in self._hot or self._exists(*place)):
             hot = self._hot.get(place) or self._heat(node, first, False)
-            before = hot.dirty_bytes
+            before = hot.weight
             hot.cut(rest)
-            self._hot_bytes += hot.dirty_bytes - before
+            self._hot_bytes += hot.weight - before
             if hot.changed:
                 self._dirty[hot] = None
         node.count = count
@@ -306,9 +328,11 @@ class Contents(Layers):
                 await self._fetch(cold.record, deadline)
                 continue
             if plain:
+                node = self._store.edit(ino)
+                self.file_key(node)  # before anything is forgotten: it may be damaged
                 if hot is not None:
                     self._forget_hot(hot)
-                self._seal(self._store.edit(ino), index, plain)
+                self._seal(node, index, plain)
             return
 
     def patched(self) -> Iterator[tuple[int, int]]:

@@ -23,7 +23,7 @@ OP_COST: Final = 64
 class HotChunk:
     """Contents of chunk `index` of inode `ino`; `patch_bytes` counts patches made since it was last sealed whole."""
 
-    __slots__ = ("buffer", "cut_at", "dirty", "dirty_bytes", "index", "ino", "ops", "patch_bytes")
+    __slots__ = ("buffer", "cut_at", "dirty", "dirty_bytes", "filled", "index", "ino", "ops", "patch_bytes")
 
     def __init__(self, ino: int, index: int, buffer: bytearray | None, patch_bytes: int = 0) -> None:
         self.ino = ino
@@ -34,6 +34,13 @@ class HotChunk:
         self.ops: list[Op] = []
         self.cut_at: int | None = None
         self.dirty_bytes = 0
+        self.filled = 0
+        """Zeros before what was written, which take memory though nobody wrote them."""
+
+    @property
+    def weight(self) -> int:
+        """Bytes that the changes take."""
+        return self.dirty_bytes + self.filled
 
     @property
     def changed(self) -> bool:
@@ -45,7 +52,7 @@ class HotChunk:
         return PATCH_LIMIT if self.buffer is None else CHUNK_SIZE
 
     def write(self, offset: int, data: bytes | memoryview) -> None:
-        """Put `data` at `offset`; the caller keeps it inside the chunk."""
+        """Put `data` at `offset`; the caller keeps it inside the chunk, and sees by how much `weight` grows."""
         end = offset + len(data)
         self.dirty_bytes += len(data)
         buffer = self.buffer
@@ -58,6 +65,7 @@ class HotChunk:
         else:
             if offset > size:
                 buffer += bytes(offset - size)
+                self.filled += offset - size
             buffer[offset:end] = data
         if self.dirty and self.dirty[-1][1] == offset:
             self.dirty[-1] = (self.dirty[-1][0], end)
@@ -93,7 +101,7 @@ class HotChunk:
         self.dirty = []
         self.ops = []
         self.cut_at = None
-        self.dirty_bytes = 0
+        self.dirty_bytes = self.filled = 0
 
 
 def apply(beneath: bytes | memoryview | bytearray, ops: list[Op]) -> bytes:

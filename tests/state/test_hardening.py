@@ -18,11 +18,13 @@ from icnfs.format.segment import SegmentInfo, ShareInfo
 from icnfs.limits import ACCEPTED_MAX, CHUNK_SIZE, MIB
 from icnfs.state.apply import Writer
 from icnfs.state.committer import Committer
+from icnfs.state.contents import HOT_MAX
 from icnfs.state.cut import PublishCut, begin_cut, finish_publish
 from icnfs.state.jobs import CacheJob, Job, SealJob
 from icnfs.state.loader import ROOT_INO
 from icnfs.state.store import Store
 from icnfs.state.upkeep import Budget, Upkeep
+from icnfs.vfs.vfs import Vfs
 from tests.state.local import Local, deadline, until
 
 REG = stat.S_IFREG | 0o644
@@ -435,3 +437,116 @@ def test_a_task_that_fails_tells_its_caller_and_changes_nothing(local: Local) ->
         assert store.reader.inode(ino) is not None
 
     local.run(body, upkeep=False)
+
+
+def test_a_damaged_file_key_harms_its_file_alone(local: Local) -> None:
+    async def make(store: Store) -> tuple[int, int]:
+        bad, good = new_file(store, b"bad" * CHUNK_SIZE), new_file(store, b"good" * CHUNK_SIZE)
+        await store.flush()
+        key = U64.pack(store.inode(bad).key_id)
+        with store.env.meta.begin(write=True, db=store.env.meta_dbs[Table.KEYS]) as txn:
+            txn.put(key, txn.get(key)[:-1] + b"?")
+        return bad, good
+
+    async def use(store: Store) -> None:
+        with pytest.raises(DamagedError):
+            store.contents.write(store.edit(bad), 3 * CHUNK_SIZE, b"more")
+        store.contents.write(store.edit(good), 0, b"GOOD")
+        store.contents.truncate(store.edit(bad), CHUNK_SIZE // 2)
+        store.touch()
+        await store.wait_committed(store.close_batch())
+        assert store.inode(bad).size == CHUNK_SIZE // 2
+        assert await store.contents.read(store.inode(good), 0, 8, deadline()) == b"GOODgood"
+
+    bad, good = local.run(make, upkeep=False)
+    local.run(use, upkeep=False)
+
+
+def test_a_key_that_is_damaged_after_a_write_was_accepted_leaves_patches(local: Local) -> None:
+    async def make(store: Store) -> int:
+        ino = new_file(store, b"x" * CHUNK_SIZE)
+        await store.flush()
+        key = U64.pack(store.inode(ino).key_id)
+        with store.env.meta.begin(write=True, db=store.env.meta_dbs[Table.KEYS]) as txn:
+            sound = txn.get(key)
+            txn.put(key, sound[:-1] + b"?")
+        new_file(store)
+        await store.flush()  # the snapshot shows it now
+        store.contents.write(store.edit(ino), CHUNK_SIZE, b"accepted")
+        store.contents._keys.clear()
+        await store.wait_committed(store.close_batch())
+        with pytest.raises(DamagedError):
+            await store.contents.fold(ino, 1, deadline())
+        with store.env.meta.begin(write=True, db=store.env.meta_dbs[Table.KEYS]) as txn:
+            txn.put(key, sound)
+        return ino
+
+    async def look(store: Store) -> None:
+        assert await store.contents.read(store.inode(ino), CHUNK_SIZE, 8, deadline()) == b"accepted"
+
+    ino = local.run(make, upkeep=False)
+    local.run(look, upkeep=False)
+
+
+def test_a_sparse_file_takes_no_more_memory_than_is_accepted(local: Local) -> None:
+    async def body(store: Store) -> None:
+        vfs = Vfs(store, lambda: 1 << 40)
+        handle, _ = vfs.create(ROOT_INO, b"f", REG, os.O_RDWR, 0, 0)
+        most = 0
+        for index in range(2000):
+            await vfs.write(handle.fh, (index + 1) * CHUNK_SIZE - 512, b"y" * 512)
+            if index % 16 == 0:
+                await trio.lowlevel.checkpoint()
+            hot = [len(chunk.buffer) for chunk in store.contents._hot.values() if chunk.buffer is not None]
+            most = max(most, sum(hot))
+        await store.flush()
+        assert store.contents.accepted_bytes == 0
+        assert most <= HOT_MAX * CHUNK_SIZE + ACCEPTED_MAX
+        assert await store.contents.read(store.inode(handle.ino), 7 * CHUNK_SIZE - 514, 4, deadline()) == b"\0\0yy"
+
+    local.run(body, upkeep=False)
+
+
+def test_cold_chunks_that_come_faster_than_the_disk_takes_them_are_not_kept(
+    local: Local, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count = 3 * ACCEPTED_MAX // CHUNK_SIZE
+    sealed: dict[int, bytes] = {}
+
+    class Source:
+        async def fetch(self, version: int, location: Location, check: object, deadline: float) -> bytes:
+            return sealed[version]
+
+        def room(self, reader: int) -> int:
+            return 0
+
+        def forget(self, reader: int) -> None:
+            pass
+
+    async def body(store: Store) -> None:
+        ino = new_file(store, os.urandom(count * CHUNK_SIZE))
+        await store.flush()
+        versions = [store.reader.chunk(ino, index).version for index in range(count)]  # type: ignore[union-attr]
+        with store.env.data.begin(write=True, db=store.env.data_db) as txn:
+            for version in versions:
+                sealed[version] = bytes(txn.pop(U64.pack(version)))
+
+        def place(writer: Writer, generation: int) -> None:
+            for version in versions:
+                row = pack_location(Location(bytes(16), 0, 0, len(sealed[version])))
+                writer.put(Table.LOCATIONS, U64.pack(version), row, generation)
+
+        await store.task(place)
+        valve = Valve(store.committer, monkeypatch)
+        for index in range(count):
+            await store.contents.read(store.inode(ino), index * CHUNK_SIZE, CHUNK_SIZE, deadline())
+        waiting = sum(len(job.sealed) for job in valve._held if isinstance(job, CacheJob))
+        assert ACCEPTED_MAX // 2 < waiting <= ACCEPTED_MAX
+        monkeypatch.undo()
+        valve.open()
+        await until(store, lambda: store.contents._caching == 0)
+        store.contents._warm.clear()
+        await store.contents.read(store.inode(ino), (count - 1) * CHUNK_SIZE, CHUNK_SIZE, deadline())
+        await until(store, lambda: store.reader.has_chunk(versions[-1]))
+
+    local.run(body, source=Source(), upkeep=False)  # type: ignore[arg-type]
