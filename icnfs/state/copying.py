@@ -59,6 +59,8 @@ class Copy:
         self.subdirs = 0
         """Directories right in the first inode."""
         self._links: dict[int, int] = {}
+        self._directories: set[int] = set()
+        """Those of the original that were met."""
         self._cuts: dict[int, list[Cut]] = {}
         for ino, first, bound in reader.tombstones():
             self._cuts.setdefault(ino, []).append(Cut(ino, first, bound))
@@ -114,6 +116,9 @@ class Copy:
         node.atime, node.mtime = old.atime, old.mtime
         node.size, node.rdev, node.target = old.size, old.rdev, old.target
         if node.is_dir:
+            if ino in self._directories:
+                raise DamagedError(f"directory {ino} has more than one name")
+            self._directories.add(ino)
             node.nlink, node.parent = 2, parent
         elif node.is_file:
             node.count = old.count

@@ -28,10 +28,13 @@ from struct import error as struct_error
 from typing import Final
 
 from icnfs.errors import FormatError, NewerFormatError
-from icnfs.limits import CHUNK_SIZE, FILE_SIZE_MAX, SYMLINK_MAX
+from icnfs.limits import CHUNK_SIZE, FILE_SIZE_MAX, LINK_MAX, SYMLINK_MAX
 
 _LAYOUT: Final = 1
 _INODE: Final = Struct(">BIIIIIQqqqqQQQQ")
+
+COUNT_MAX: Final = 2**62
+"""More chunks or entries than there can be; what one adds still fits into a record."""
 
 HAS_XATTRS: Final = 1
 
@@ -170,7 +173,12 @@ class Inode:
         if layout != _LAYOUT:
             raise NewerFormatError(f"the record of inode {ino} has layout {layout}; upgrade icnfs to read it")
         new.target = plain[_INODE.size :]
-        if stat.S_IFMT(new.mode) not in _KINDS or new.size > FILE_SIZE_MAX:
+        if (
+            stat.S_IFMT(new.mode) not in _KINDS
+            or new.size > FILE_SIZE_MAX
+            or new.nlink > LINK_MAX
+            or new.count > COUNT_MAX
+        ):
             raise FormatError(f"the record of inode {ino} describes no file that there can be")
         if (stat.S_ISLNK(new.mode) and not 0 < len(new.target) <= SYMLINK_MAX) or (
             new.target and not stat.S_ISLNK(new.mode)

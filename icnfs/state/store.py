@@ -63,6 +63,9 @@ INO_STEP: Final = 1 << 16
 VERSION_STEP: Final = 1 << 32
 """Numbers reserved ahead of use by a commit, so that no crash hands one out twice."""
 
+BYTES_MAX: Final = 2**62
+"""The most that is said to be used: forged sizes may add up to more than a head holds."""
+
 FULL_WAIT: Final = 10.0
 """Seconds that a writer waits for room before ENOSPC."""
 
@@ -268,7 +271,7 @@ class Store(Records):
     def counters(self) -> Counters:
         return Counters(
             max(self.files, 0),
-            max(self.bytes_used, 0),
+            min(max(self.bytes_used, 0), BYTES_MAX),
             self._next_ino,
             self._next_version,
             self._ino_limit,

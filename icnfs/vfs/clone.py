@@ -21,7 +21,6 @@ from icnfs.limits import LINK_MAX
 from icnfs.state.copying import Copy
 from icnfs.state.cut import begin_cut
 from icnfs.state.inode import Inode
-from icnfs.state.loader import ROOT_INO
 from icnfs.state.reader import Reader
 from icnfs.vfs.setid import SET_ID
 from icnfs.vfs.tree import Tree
@@ -105,11 +104,8 @@ class Cloning(Tree):
         self._entered(parent, time.time_ns(), 1, node.is_dir)
 
     def _refuse_within(self, source: int, parent: int) -> None:
-        """EINVAL where `parent` is `source` or lies beneath it."""
-        at = parent
-        while at not in (source, ROOT_INO):
-            at = self._store.inode(at).parent
-        if at == source:
+        """EINVAL where `parent` is `source` or lies beneath it; ELOOP where parents lead round in a circle."""
+        if self._lies_within(parent, source):
             raise FsError(errno.EINVAL)
 
     async def _fold_first(self, node: Inode) -> None:

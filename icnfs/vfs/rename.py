@@ -9,7 +9,6 @@ from typing import Final
 from icnfs.errors import FsError
 from icnfs.format.records import Entry
 from icnfs.state.inode import Inode
-from icnfs.state.loader import ROOT_INO
 from icnfs.vfs.tree import Tree
 
 RENAME_NOREPLACE: Final = 1
@@ -79,18 +78,7 @@ class Renaming(Tree):
 
     def _refuse_loop(self, node: Inode, new_parent: int) -> None:
         """EINVAL where a directory would become its own descendant; ELOOP where parents lead round in a circle."""
-        if not node.is_dir:
-            return
-        at = new_parent
-        passed = set()
-        while at != ROOT_INO:
-            if at == node.ino:
-                raise FsError(errno.EINVAL)
-            if at in passed:
-                raise FsError(errno.ELOOP)
-            passed.add(at)
-            at = self._store.inode(at).parent
-        if node.ino == ROOT_INO:
+        if node.is_dir and self._lies_within(new_parent, node.ino):
             raise FsError(errno.EINVAL)
 
     @staticmethod

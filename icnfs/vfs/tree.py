@@ -13,6 +13,7 @@ from icnfs.errors import FsError
 from icnfs.format.records import Entry
 from icnfs.limits import LINK_MAX, NAME_MAX, SYMLINK_MAX
 from icnfs.state.inode import Inode
+from icnfs.state.loader import ROOT_INO
 from icnfs.state.store import Store
 from icnfs.vfs.handles import Handle, Handles
 from icnfs.vfs.times import Atime, is_due
@@ -153,6 +154,18 @@ class Tree:
         self._store.replace_name(parent, Entry(cookie, node.ino, node.kind, name))
         self._entered(parent, now, 1, node.is_dir)
         return node
+
+    def _lies_within(self, ino: int, top: int) -> bool:
+        """Whether directory `ino` is `top` or lies beneath it; ELOOP where parents lead round in a circle."""
+        passed = set()
+        while ino != top:
+            if ino == ROOT_INO:
+                return False
+            if ino in passed:
+                raise FsError(errno.ELOOP)
+            passed.add(ino)
+            ino = self._store.inode(ino).parent
+        return True
 
     def _parent_for(self, parent: int, name: bytes) -> Inode:
         """The directory in which `name` is to be made; ENOENT where it was removed."""

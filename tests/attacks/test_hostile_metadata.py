@@ -142,6 +142,11 @@ def test_directories_in_a_circle_hang_nobody(world: World) -> None:
         with pytest.raises(FsError) as caught:
             vfs.rename(ROOT_INO, b"moved", b.ino, b"here")
         assert caught.value.errno == errno.ELOOP
+        with pytest.raises(FsError) as caught:
+            await vfs.clone(vfs.lookup(ROOT_INO, b"moved").ino, b.ino, b"copy")
+        assert caught.value.errno == errno.ELOOP
+        with pytest.raises(FormatError, match="more than one name"):
+            await vfs.clone(a.ino, ROOT_INO, b"copy")
         assert await get_file(volume, b"innocent") == b"bystander"
 
     recovered(world, prepare, tamper).run(walk)
@@ -153,8 +158,10 @@ def test_directories_in_a_circle_hang_nobody(world: World) -> None:
         lambda node: setattr(node, "mode", 0o150644),
         lambda node: setattr(node, "size", FILE_SIZE_MAX + 1),
         lambda node: setattr(node, "target", b"somewhere"),
+        lambda node: setattr(node, "nlink", 2**32 - 1),
+        lambda node: setattr(node, "count", 2**64 - 1),
     ],
-    ids=["type", "size", "target"],
+    ids=["type", "size", "target", "nlink", "count"],
 )
 def test_an_inode_that_cannot_be_is_an_error_of_its_own(world: World, change: Callable[[Inode], None]) -> None:
     def prepare(vfs: Vfs) -> None:
