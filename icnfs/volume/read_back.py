@@ -87,10 +87,10 @@ class ReadBack:
             failure: IcnfsError | None = None
             for place, piece in enumerate(pieces):
                 deadline = trio.current_time() + self._deadline
-                while len(indexes) > 1 and announced < min(place + AHEAD, len(pieces)) and self._has_room(ino):
-                    self._announce(nursery, ino, pieces[announced], deadline)
-                    announced += 1
                 try:
+                    while len(indexes) > 1 and announced < min(place + AHEAD, len(pieces)) and self._has_room(ino):
+                        self._announce(nursery, ino, pieces[announced], deadline)
+                        announced += 1
                     await self._read_piece(ino, piece, deadline)
                 except IcnfsError as error:
                     failure = error

@@ -11,15 +11,19 @@ ranges, not providers.  What it hands out is unchecked, as what a provider answe
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
 import trio
 
+from icnfs.errors import FormatError
 from icnfs.format.records import Location
 from icnfs.format.segment import SegmentInfo
 from icnfs.limits import LEAF_SIZE, MIB
+
+log = logging.getLogger(__name__)
 
 STRIPES_MAX: Final = 128 * MIB
 """Bytes of stripes, on their way or come: eight segments.  They come in another order than they are read in, and while
@@ -228,7 +232,11 @@ def _by_segment(
     for location in locations:
         found.setdefault(location.segment, []).append(location)
     for id, wanted in found.items():
-        segment = segment_of(id)
+        try:
+            segment = segment_of(id)
+        except FormatError as error:
+            log.debug("nothing is read ahead in a segment: %s", error)
+            continue
         if segment is not None:
             yield (
                 segment,

@@ -16,17 +16,20 @@ from hypothesis import strategies as st
 
 from icnfs.crypto.slots import parse_recovery_key
 from icnfs.errors import LocalDiskError, MountedError, SecretError, TooFewProvidersError, UsageError
+from icnfs.format.records import U64, Table
 from icnfs.format.share import header_size
+from icnfs.limits import MIB
 from icnfs.state import cut as cuts
+from icnfs.state.apply import Writer
 from icnfs.state.inode import Inode
 from icnfs.state.loader import ROOT_INO
 from icnfs.volume import drill as drills
 from icnfs.volume.drill import Plan, Report, drill
 from icnfs.volume.keyring import Secrets
-from icnfs.volume.read_back import in_rows
+from icnfs.volume.read_back import ReadBack, in_rows
 from icnfs.volume.sample import BOUNDS, Sample
 from icnfs.volume.volume import Volume
-from tests.volume.world import BOUND, NAMES, Machine, World, files_of, get_file, put_file
+from tests.volume.world import BOUND, NAMES, Machine, World, files_of, flip, get_file, put_file
 
 CONTENTS = {
     b"small": b"hello",
@@ -402,3 +405,36 @@ def test_rows_hold_every_number_once_in_order(numbers: set[int], most: int) -> N
     rows = list(in_rows(sorted(numbers), most))
     assert [n for first, count in rows for n in range(first, first + count)] == sorted(numbers)
     assert all(1 <= count <= most for _, count in rows)
+
+
+def test_a_damaged_location_loses_its_file_alone(world: World) -> None:
+    here = world.machine()
+    key = here.init().recovery_key
+
+    async def write(volume: Volume) -> int:
+        ino = await put_file(volume, b"bad", os.urandom(MIB))
+        await put_file(volume, b"good", os.urandom(MIB))
+        await volume.sync()
+        return ino
+
+    ino = here.run(write)
+    there = world.machine("there")
+    there.recover(key)
+
+    async def look(volume: Volume) -> None:
+        record = volume.store.reader.chunk(ino, 2)
+        assert record is not None
+        row = U64.pack(record.version)
+
+        def damage(writer: Writer, generation: int) -> None:
+            sealed = writer.reader.raw(Table.LOCATIONS, row)
+            assert sealed is not None
+            writer.put_sealed(Table.LOCATIONS, row, flip(bytes(sealed), len(sealed) - 1), generation)
+
+        await volume.store.task(damage)
+        found = ReadBack(volume.store, Sample(most=None, seed=1), 30.0, lambda done, whole: None)
+        await found.run()
+        assert list(found.lost) == [ino]
+        assert found.files == 1
+
+    there.run(look)

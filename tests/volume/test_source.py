@@ -13,7 +13,7 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from icnfs.errors import ProviderAwayError, TooFewProvidersError
+from icnfs.errors import DamagedError, ProviderAwayError, TooFewProvidersError
 from icnfs.format.records import Location
 from icnfs.format.segment import SegmentInfo, ShareInfo
 from icnfs.limits import CHUNK_SIZE, KIB, LEAF_SIZE, MIB
@@ -409,3 +409,18 @@ def test_however_many_read_no_more_is_held_than_may_be() -> None:
             for stripe in stripes.want(reader, rows, lambda _, info=info: info):  # type: ignore[misc]
                 stripes.keep(stripe, memoryview(bytes(stripe.size)))
             assert stripes.size <= STRIPES_MAX
+
+
+def test_a_segment_whose_record_is_damaged_costs_others_nothing() -> None:
+    def segment_of(id: bytes) -> SegmentInfo | None:
+        if id == SEGMENT:
+            return SegmentInfo(id, 4, 6, 4 * MIB, 16 * MIB, tuple(ShareInfo(n, bytes(32), True) for n in "abcdef"))
+        raise DamagedError("a record is damaged")
+
+    stripes = Stripes()
+    healthy = [Location(SEGMENT, index % 4, index // 4 * CHUNK_SIZE, CHUNK_SIZE) for index in range(16)]
+    new = stripes.want(1, [*healthy, Location(bytes(15) + b"x", 0, 0, CHUNK_SIZE)], segment_of)
+    assert new
+    for stripe in new:
+        stripes.keep(stripe, memoryview(bytes(stripe.size)))
+    assert all(stripes.take(location) is not None for location in healthy)
