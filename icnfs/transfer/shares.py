@@ -252,7 +252,7 @@ def too_few(segment: Segment, got: int, errors: Mapping[int, IcnfsError]) -> Too
     """Why a segment cannot be had."""
     info = segment.info
     why = [str(error) for _, error in sorted(errors.items())]
-    why += [f"share {index} was never stored" for index in info.missing()]
+    why += [f"share {index} is not stored" for index in info.missing() if index not in errors]
     return TooFewProvidersError(
         f"segment {info.id.hex()}: {got} of the {info.k} shares it takes could be read; {'; '.join(why)}"[:1000]
     )
