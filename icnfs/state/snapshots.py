@@ -79,5 +79,7 @@ def lock(snapshot: Snapshot, writer: Writer, generation: int) -> None:
 
 
 def remove(snapshot: Snapshot, writer: Writer, generation: int) -> None:
-    """A task: keep it no longer; collection finds what only it kept."""
+    """A task: keep it no longer; collection finds what only it kept.  `SnapshotError` where a lock came in between."""
+    if find(writer.reader, snapshot.name).until > snapshot.until:
+        raise SnapshotError(f"snapshot {snapshot.name} was locked just now; nothing deletes it before that ends")
     writer.delete(Table.SNAPSHOTS, U64.pack(snapshot.generation), generation)

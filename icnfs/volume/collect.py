@@ -207,8 +207,10 @@ class Collector:
             document = condemned.writer_of(Condemned(0, id, condemned.shares_of(self._network, segment)))
             key = condemned.make_key(time.time_ns())
             self._store.touch()
-            await self._store.task(partial(garbage.forget_segment, id, key, document))
-            self._repair.drop([id])
+            try:
+                await self._store.task(partial(garbage.forget_segment, id, key, document))
+            finally:  # see `Publisher.mend`
+                self._repair.drop([id])
 
     # --- carrying out -------------------------------------------------------------------------------------------------
 

@@ -232,9 +232,11 @@ class Compactor:
                 log.info("compaction waits: a new segment is not safe")
                 return
             moves = [(version, pending[version][0], place) for version, place in pack.places]
-            await cuts.move_chunks(self._store, info, moves)
-            await self._store.task(partial(garbage.settle, key, None))
-            self._repair.note([info])
+            try:
+                await cuts.move_chunks(self._store, info, moves)
+                await self._store.task(partial(garbage.settle, key, None))
+            finally:  # see `Publisher.mend`
+                self._repair.note([info])
         log.info("%d chunks, %d bytes, were moved out of segments that are mostly dead", len(pack), pack.size)
 
     async def _condemn(self, info: SegmentInfo) -> bytes:

@@ -190,8 +190,8 @@ class Fence:
             writer.put(Table.SETTINGS, HEAD.encode(), encode_base(base), 0)
             beside(writer, generation)
 
-        await self._store.task(work)
         self.base = base
+        await self._store.task(work)
 
     def published(self, head: Head) -> None:
         """`head` is durable and the local state is built on it now: older claims matter no more."""

@@ -25,6 +25,7 @@ from icnfs.format.head import PREFIX as HEADS
 from icnfs.volume import keyring as keyrings
 from icnfs.volume.network import SHARES_PREFIX, Network
 from icnfs.volume.places import VISIT_SECONDS
+from icnfs.volume.publish import Publisher
 from icnfs.volume.repair import Repair
 from icnfs.volume.standing import Holding, holdings_of
 from icnfs.volume.together import together
@@ -33,6 +34,8 @@ LOOK_SECONDS: Final = 0.5
 """Between looks at what is left, while nothing can be moved."""
 
 DELETES_AT_ONCE: Final = 8
+DELETES_STEP: Final = 256
+"""Objects deleted between two looks at the heads."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ class LeaveResult:
 
 
 class Leaving:
-    """One provider's end; `care`, `publish` and `settle` are the volume's."""
+    """One provider's end; `care` and `publish` are the volume's."""
 
     def __init__(
         self,
@@ -70,14 +73,14 @@ class Leaving:
         keys: keyrings.Keyring,
         care: Callable[[], Awaitable[bool]],
         publish: Callable[[], Awaitable[None]],
-        settle: Callable[[], Awaitable[None]],
+        publisher: Publisher,
     ) -> None:
         self._network = network
         self._repair = repair
         self._keys = keys
         self._care = care
         self._publish = publish
-        self._settle = settle
+        self._publisher = publisher
 
     async def run(self, provider: str, progress: Callable[[LeaveProgress], None]) -> LeaveResult:
         """Leave `provider`, which is being drained; see the module.
@@ -98,7 +101,7 @@ class Leaving:
                 break
         left, unreachable = 0, ""
         try:
-            await self._settle()
+            await self._publisher.settle()
             left = await self._clear(provider)
         except ProviderError as error:
             unreachable = str(error)
@@ -124,18 +127,24 @@ class Leaving:
         progress(LeaveProgress(total, total, 0, ""))
 
     async def _clear(self, provider: str) -> int:
-        """Delete what is there of the volume; how many other objects are listed afterwards."""
+        """Delete what is there of the volume; how many other objects are listed afterwards.
+
+        Before each part it looks whether another machine has taken over: that one may use the place.
+        """
         transfer = self._network.transfer
         self._network.taken.discard(provider)
         try:
             for prefix in _prefixes():
                 names = await transfer.list_objects(provider, prefix, deadline=VISIT_SECONDS)
-                deletions = (
-                    partial(transfer.delete_object, provider, name, deadline=VISIT_SECONDS)
-                    for name in names
-                    if name != marker.NAME
-                )
-                await together(deletions, DELETES_AT_ONCE)
+                names = [name for name in names if name != marker.NAME]
+                for at in range(0, len(names), DELETES_STEP):
+                    await self._publisher.look_out()
+                    deletions = (
+                        partial(transfer.delete_object, provider, name, deadline=VISIT_SECONDS)
+                        for name in names[at : at + DELETES_STEP]
+                    )
+                    await together(deletions, DELETES_AT_ONCE)
+            await self._publisher.look_out()
             await transfer.delete_object(provider, marker.NAME, deadline=VISIT_SECONDS)
             left = await transfer.list_objects(provider, "", deadline=VISIT_SECONDS)
         except IcnfsError:

@@ -166,6 +166,7 @@ class Network:
             if there is None or there.url != facts.url:
                 for places in known:
                     places.pop(name, None) if isinstance(places, dict) else places.discard(name)
+                self.doubted.pop(name, trio.Event()).set()
         self.facts, self.policy, self.weights = config.providers, config.policy, config.weights
         self.upload, self.download = config.upload, config.download
 
@@ -243,7 +244,7 @@ class Network:
     @property
     def vacant(self) -> frozenset[str]:
         """Providers whose place was found empty and is to be taken."""
-        return frozenset(name for name in self.free if not self.facts[name].drain)
+        return frozenset(name for name in self.free if name in self.facts and not self.facts[name].drain)
 
     @property
     def homes(self) -> tuple[str, ...]:
@@ -344,11 +345,6 @@ class Network:
     def doubtful(self) -> frozenset[str]:
         """Providers whose place is to be looked at again, and that answer."""
         return frozenset(self.doubted.keys() - self._down())
-
-    @property
-    def unsettled(self) -> bool:
-        """Whether a provider's place is, or may be, empty, and nobody has seen to it yet."""
-        return bool(self.vacant or self.doubtful)
 
     def doubt(self, provider: str) -> trio.Event:
         """Have a place looked at again; the event is set when it was."""

@@ -27,6 +27,7 @@ from icnfs.errors import (
 from icnfs.format import head as head_format
 from icnfs.format import marker
 from icnfs.format.head import PREFIX as HEADS
+from icnfs.providers.facts import ProviderFacts
 from icnfs.volume.keyring import Keyring
 from icnfs.volume.network import Network
 
@@ -37,7 +38,8 @@ VISIT_SECONDS: Final = 30.0
 
 
 DOUBT_SECONDS: Final = 1.0
-"""Between looks for places that are doubted."""
+DOUBT_MOST: Final = 60.0
+"""Between looks for places that are doubted; twice as long each time that the look does not end the doubt."""
 
 
 class Places:
@@ -101,10 +103,12 @@ class Places:
         network = self._network
         if provider in network.taken and provider not in network.doubted:
             return
-        still = False
+        facts, still = network.facts.get(provider), False
         try:
             ours = await self.is_ours(provider)
             network.foreign.pop(provider, None)
+            if not _is_same(facts, network.facts.get(provider)):
+                return
             if ours:
                 network.free.discard(provider)
                 network.taken.add(provider)
@@ -117,7 +121,7 @@ class Places:
             self._note_foreign(provider, str(error).removeprefix(f"provider {provider}: "))
             raise
         except IcnfsError:
-            still = provider in network.doubted
+            still = provider in network.doubted and provider in network.facts
             raise
         finally:
             network.doubted.pop(provider, trio.Event()).set()
@@ -133,6 +137,8 @@ class Places:
         network.free.add(provider)
 
     def _note_foreign(self, provider: str, reason: str) -> None:
+        if provider not in self._network.facts:
+            return
         if self._network.foreign.get(provider) != reason:
             log.warning("provider %s: nothing is stored there: %s", provider, reason)
         self._network.foreign[provider] = reason
@@ -175,10 +181,12 @@ class Places:
 
     async def look_again(self, look: Callable[[], Awaitable[None]]) -> None:
         """Whenever places are doubted, `look`, which visits them."""
+        wait = DOUBT_SECONDS
         while True:
-            await trio.sleep(DOUBT_SECONDS)
+            await trio.sleep(wait)
             if self._network.doubtful:
                 await look()
+            wait = min(2 * wait, DOUBT_MOST) if self._network.doubtful else DOUBT_SECONDS
 
     async def verify_all(self) -> None:
         """See that the key slots at every place that is ours are what was stored; others are owed again (`owes`)."""
@@ -208,3 +216,8 @@ class Places:
             changed = True
         if changed:
             self._save()
+
+
+def _is_same(before: ProviderFacts | None, now: ProviderFacts | None) -> bool:
+    """Whether the TOML still names the place that was looked at."""
+    return before is not None and now is not None and before.url == now.url

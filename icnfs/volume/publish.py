@@ -186,9 +186,13 @@ class Publisher:
         """
         batch = self.batch
         if self.sure < batch:
-            with self._unfenced():
-                await self._fence.pass_by(await self._heads.survey(self._fence.number))
+            await self.look_out()
             self.sure = max(self.sure, batch)
+
+    async def look_out(self) -> None:
+        """Look at the heads; raises `FencedError` where somebody has taken over."""
+        with self._unfenced():
+            await self._fence.pass_by(await self._heads.survey(self._fence.number))
 
     async def publish_and(self, then: Callable[[Head, int], Awaitable[None]]) -> None:
         """Publish, and do `then` while nothing else is published or noted.
@@ -402,11 +406,13 @@ class Publisher:
         if records:
             self._store.touch()
         self.owes_head = True
-        if in_runs:
-            await self._mend_runs(in_runs, note)
-        elif records:
-            await self._store.task(note)
-        self._repair.note([*records, *in_runs])
+        try:
+            if in_runs:
+                await self._mend_runs(in_runs, note)
+            elif records:
+                await self._store.task(note)
+        finally:  # whoever waits may give up; what the committer was given is done all the same
+            self._repair.note([*records, *in_runs])
 
     async def _condemn_old_places(self, parts: Sequence[SegmentInfo], names: Mapping[bytes, SegmentInfo]) -> None:
         """Note what the shares that moved have left behind, before it is known where they are now."""

@@ -185,6 +185,14 @@ class Repair:
         return [segment for segment in self.lacking.values() if not self._network.is_safe(segment)]
 
     @property
+    def unsure(self) -> bool:
+        """Whether of any segment fewer than `safe` distinct owners hold shares at places beyond doubt."""
+        network, doubtful = self._network, self._network.doubtful
+        return bool(doubtful) and any(
+            network.owners(name for name in held if name not in doubtful) < network.safe for held in self._groups
+        )
+
+    @property
     def moving(self) -> int:
         """Segments of which a share is to move."""
         return sum(group.segments for group in self._groups.values() if group.astray)

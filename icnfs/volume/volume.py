@@ -288,14 +288,14 @@ class Volume:
         await self._until_published(batch)
         await self.loaded.wait()
         told = ""
-        while self.repair.unsafe or self.network.unsettled or self.publisher.owes_head:
+        while self.repair.unsafe or self.repair.unsure or self.network.vacant or self.publisher.owes_head:
             try:
                 await self.publisher.settle()
                 await self.care_once()
             except TooFewProvidersError as error:
                 if told != (told := str(error)):
                     log.info("sync waits for providers: %s", error)
-            if self.repair.unsafe or self.network.unsettled:
+            if self.repair.unsafe or self.repair.unsure or self.network.vacant:
                 await trio.sleep(SYNC_RETRY)
             else:
                 await self._until_published(batch)
@@ -311,7 +311,7 @@ class Volume:
             if self.network.foreign and failure is not None:
                 cause += "; " + "; ".join(f"{name}: {reason}" for name, reason in sorted(self.network.foreign.items()))
             return DegradedError(f"degraded: not published within {seconds:.0f} s, and kept on this machine{cause}")
-        amiss = dict.fromkeys(self.network.doubted, "may have lost what it held")
+        amiss = dict.fromkeys(self.network.doubtful, "may have lost what it held")
         amiss |= {name: f"lacks {count} share{'s' * (count != 1)}" for name, count in self.repair.lacking_at().items()}
         why = {name: f" ({trouble})" for name in amiss if (trouble := self.network.trouble(name))}
         names = ", ".join(f"{name} {what}{why.get(name, '')}" for name, what in sorted(amiss.items()))
@@ -382,9 +382,7 @@ class Volume:
         Raises what that does, and `DegradedError` past `deadline` (seconds; None for no bound): its shares go on
         moving, and another call goes on from there.
         """
-        leaving = Leaving(
-            self.network, self.repair, self.keyring, self.care_once, self._publish_all, self.publisher.settle
-        )
+        leaving = Leaving(self.network, self.repair, self.keyring, self.care_once, self._publish_all, self.publisher)
         await self.loaded.wait()
         with trio.move_on_after(inf if deadline is None else deadline):
             return await leaving.run(provider, progress)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,9 @@ import trio
 
 from icnfs.errors import FencedError
 from icnfs.format.records import Table
-from icnfs.volume import condemned
+from icnfs.state.loader import ROOT_INO
+from icnfs.volume import collect, condemned
+from icnfs.volume.restoring import find_in, tree_of
 from icnfs.volume.volume import Volume
 from tests.volume.world import Machine, World, describe, files_of, get_file, list_files, put_file
 
@@ -291,3 +294,43 @@ def test_no_order_of_events_deletes_what_is_needed(world: World, here: Machine, 
         assert recovered(world, key, f"look-{seed}-{turn}") == tree
         machine = world.machine(f"next-{seed}-{turn}")
         machine.recover(key)
+
+
+def test_what_is_restored_while_unnamed_versions_are_searched_stays(
+    world: World, here: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = here.init().recovery_key
+    data = content(1)
+
+    async def keep(volume: Volume) -> None:
+        await put_file(volume, b"f", data)
+        await volume.snapshots.create("one", 30.0)
+        files_of(volume).unlink(ROOT_INO, b"f")
+        await volume.sync()
+
+    here.run(keep)
+    there = world.machine("there")
+    there.recover(key)
+    walk = collect.walk
+
+    async def restore(volume: Volume) -> None:
+        await volume.looked.wait()
+
+        async def walked(steps: Iterator[None]) -> None:
+            await walk(steps)
+            monkeypatch.undo()
+            async with tree_of(volume, "one") as tree:
+                found = find_in(tree, b"f")
+                await files_of(volume).copy_from(tree.reader, found, ROOT_INO, b"again", 0, lambda _: None)
+
+        monkeypatch.setattr(collect, "walk", walked)
+        await volume.collector.round()
+        await volume.sync()
+        await volume.snapshots.delete("one")
+        await volume.sync()
+        for _ in range(3):
+            await collected(volume)
+        await volume.sync()
+
+    there.run(restore)
+    assert recovered(world, key, "third") == {b"again": data}

@@ -6,10 +6,13 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 
+from icnfs.config.volume import VolumeConfig
+from icnfs.crypto.slots import parse_recovery_key
 from icnfs.errors import ConfigError, DegradedError, FencedError, UsageError
 from icnfs.format.segment import SegmentInfo
 from icnfs.placement import Policy
@@ -18,9 +21,11 @@ from icnfs.providers.facts import ProviderFacts
 from icnfs.providers.memory import MemoryProvider
 from icnfs.transfer.messages import ShareEvent
 from icnfs.volume import repair, stow
+from icnfs.volume.keyring import Secrets
 from icnfs.volume.leaving import LeaveProgress
 from icnfs.volume.network import SHARES_PREFIX
-from icnfs.volume.volume import Volume
+from icnfs.volume.recover import recover
+from icnfs.volume.volume import Volume, open_volume
 from tests.volume.world import NAMES, Machine, World, describe, get_file, put_file
 
 DATA = os.urandom(3_000_000)
@@ -557,3 +562,89 @@ def test_what_was_stored_at_a_place_after_it_was_emptied_is_not_given_up_where_i
     there = world.machine("there")
     there.recover(key)
     assert there.run(lambda volume: get_file(volume, b"f")) == data
+
+
+def without(machine: Machine, name: str) -> VolumeConfig:
+    config = machine.world.config
+    return replace(config, providers={other: one for other, one in config.providers.items() if other != name})
+
+
+def test_a_provider_that_is_removed_while_its_place_is_looked_at_is_forgotten(wide: World) -> None:
+    here = wide.machine()
+    here.init()
+    here.run(write)
+
+    async def remove(volume: Volume) -> None:
+        await volume.loaded.wait()
+        await volume.leave("cat", 30)
+        listing, started, go_on = wide.providers["cat"].list, trio.Event(), trio.Event()
+
+        async def slow(*args: Any, **more: Any) -> Any:
+            started.set()
+            await go_on.wait()
+            return await listing(*args, **more)
+
+        wide.providers["cat"].list = slow  # type: ignore[method-assign]
+        await put_file(volume, b"more", b"y")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(volume.publisher.publish)
+            await started.wait()
+            nursery.start_soon(volume.adopt, without(here, "cat"))
+            while "cat" in volume.network.facts:
+                await trio.sleep(0.01)
+            go_on.set()
+        await put_file(volume, b"still more", b"y")
+        await volume.sync()
+
+    here.run(remove, providers=drained(here, "cat"))
+
+
+def test_a_doubt_about_a_provider_that_is_removed_is_forgotten(wide: World) -> None:
+    here = wide.machine()
+    here.init()
+    here.run(write)
+    wide.away("cat")
+
+    async def remove(volume: Volume) -> None:
+        await volume.loaded.wait()
+        await volume.leave("cat", 30)
+        seen = volume.network.doubt("cat")
+        await volume.adopt(without(here, "cat"))
+        assert seen.is_set() and not volume.network.doubted
+        await put_file(volume, b"more", b"y")
+        await volume.sync()
+
+    here.run(remove, providers=drained(here, "cat"))
+
+
+def test_a_machine_that_is_overtaken_while_it_leaves_deletes_nothing_more(wide: World) -> None:
+    here = wide.machine()
+    key = here.init().recovery_key
+    there = wide.machine("there")
+    there.secrets = Secrets(recovery=parse_recovery_key(key))
+
+    async def take_over() -> None:
+        await recover(there.config(), there.state_dir, there.secrets, start=wide.start)
+        async with open_volume(there.config(), there.state_dir, there.secrets, start=wide.start) as volume:
+            await volume.looked.wait()
+            await write(volume)
+
+    held: set[str] = set()
+
+    async def leave(volume: Volume) -> None:
+        await write(volume)
+        listing = volume.network.transfer.list_objects
+
+        async def listed(provider: str, prefix: str, *more: Any, **options: Any) -> Any:
+            if provider == "cat" and prefix.startswith("shares/") and not held:
+                await take_over()
+                held.update(wide.providers["cat"].objects)
+            return await listing(provider, prefix, *more, **options)
+
+        volume.network.transfer.list_objects = listed  # type: ignore[method-assign]
+        with pytest.raises(FencedError):
+            await volume.leave("cat", 30)
+
+    here.run(leave, providers=drained(here, "cat"))
+    assert any(name.startswith("shares/") for name in held)
+    assert held <= set(wide.providers["cat"].objects)

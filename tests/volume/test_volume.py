@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from typing import Any
 
 import pytest
 import trio
@@ -21,6 +22,7 @@ from icnfs.errors import (
     UsageError,
 )
 from icnfs.format.marker import pack_marker
+from icnfs.state.cut import put_segments
 from icnfs.volume.heads import Stored
 from icnfs.volume.keyring import Keyring, Secrets
 from icnfs.volume.places import Places
@@ -412,5 +414,54 @@ def test_a_doubt_outlives_a_visit_that_was_not_answered(world: World) -> None:
         await network.wake()
         await places.visit("cat")
         assert "cat" not in network.doubted
+
+    here.run(body)
+
+
+def test_a_sync_that_is_given_up_while_a_loss_is_noted_leaves_nothing_forgotten(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = world.machine()
+    key = here.init().recovery_key
+
+    async def body(volume: Volume) -> None:
+        await volume.loaded.wait()
+        await write(volume)
+        world.providers["cat"].objects.clear()
+        volume.network.doubt("cat")
+        scope, task = trio.CancelScope(), volume.store.task
+
+        async def interrupted(work: Any, *more: Any) -> Any:
+            if getattr(work, "func", None) is put_segments:
+                scope.cancel()
+            return await task(work, *more)
+
+        monkeypatch.setattr(volume.store, "task", interrupted)
+        with scope:
+            await put_file(volume, b"g", b"x")
+            await volume.sync()
+        monkeypatch.undo()
+        assert scope.cancelled_caught
+        await volume.sync()
+        assert not missing_shares(world, volume)
+
+    here.run(body)
+    world.lose("ada", "bee")
+    there = world.machine("there")
+    there.recover(key)
+    assert there.run(read) == DATA
+
+
+def test_doubts_about_providers_that_others_stand_for_hold_no_sync_up(world: World) -> None:
+    world.config = replace(world.config, safe=5)
+    here = world.machine()
+    here.init()
+
+    async def body(volume: Volume) -> None:
+        await write(volume)
+        volume.network.doubt("cat")
+        assert not volume.repair.unsure
+        volume.network.doubt("dog")
+        assert volume.repair.unsure
 
     here.run(body)
