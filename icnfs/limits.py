@@ -20,6 +20,9 @@ XATTR_NAME_MAX: Final = 255
 XATTR_SIZE_MAX: Final = 64 * KIB
 """Linux XATTR_NAME_MAX and XATTR_SIZE_MAX."""
 
+XATTR_LIST_MAX: Final = 64 * KIB
+"""Bytes of an inode's attribute names, each with a NUL: Linux's own limit for listing them, xattr(7)."""
+
 XATTRS_MAX: Final = 256 * KIB
 """All attributes of one inode, names and values: they are one record."""
 

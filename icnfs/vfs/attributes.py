@@ -8,7 +8,7 @@ import time
 from typing import Final, NamedTuple
 
 from icnfs.errors import FsError
-from icnfs.limits import FILE_SIZE_MAX, XATTR_SIZE_MAX, XATTRS_MAX
+from icnfs.limits import FILE_SIZE_MAX, XATTR_LIST_MAX, XATTR_SIZE_MAX, XATTRS_MAX
 from icnfs.state.inode import HAS_XATTRS, Inode
 from icnfs.vfs.setid import SET_ID, after_chown, after_request, after_write
 from icnfs.vfs.times import clamped
@@ -37,13 +37,21 @@ class Attributes(Tree):
     """The part of a `Vfs` that keeps attributes."""
 
     def setattr(self, ino: int, change: SetAttr, uid: int = 0) -> Inode:
-        """chmod, chown, truncate, utimensat by `uid`; a change of nothing asks to clear set-id bits."""
+        """chmod, chown, truncate, utimensat by `uid`; a change of nothing asks to clear set-id bits.
+
+        That is what the kernel asks before a write, which takes a handle, and for chown(-1, -1), which it leaves to the
+        file system to refuse: EPERM.
+        """
         self._writable()
+        node = self._store.inode(ino)
         if change.size is not None:
-            self._check_size(self._store.inode(ino), change.size)
+            self._check_size(node, change.size)
+        marked = bool(node.mode & SET_ID) and not node.is_dir
+        if marked and change == _NOTHING and uid not in (0, node.uid) and not self._handles.is_written(ino):
+            raise FsError(errno.EPERM)
         node = self._store.edit(ino)
         now = time.time_ns()
-        if node.mode & SET_ID and node.is_file:
+        if marked:
             if change.size is not None:
                 node.mode = after_write(node, uid)
             elif change.uid is not None or change.gid is not None:
@@ -97,6 +105,8 @@ class Attributes(Tree):
             raise FsError(errno.E2BIG)
         xattrs = {**self._store.xattrs(ino), name: value}
         if sum(len(n) + len(v) for n, v in xattrs.items()) > XATTRS_MAX:
+            raise FsError(errno.ENOSPC)
+        if sum(len(n) + 1 for n in xattrs) > XATTR_LIST_MAX:
             raise FsError(errno.ENOSPC)
         self._put_xattrs(ino, xattrs)
 

@@ -39,7 +39,7 @@ class Files(Tree):
         not keep them: then that read is seen.
         """
         node = self._store.inode(ino)
-        if flags & os.O_TRUNC and (flags & os.O_ACCMODE) != os.O_RDONLY:
+        if flags & os.O_TRUNC:
             self._writable()
             node = self._store.edit(ino)
             self._store.contents.truncate(node, 0)

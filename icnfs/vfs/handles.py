@@ -7,6 +7,7 @@ counts and nothing else.
 from __future__ import annotations
 
 import errno
+import os
 from array import array
 from typing import Final
 
@@ -111,6 +112,12 @@ class Handles:
         else:
             del self._opens[handle.ino]
         return handle.ino
+
+    def is_written(self, ino: int) -> bool:
+        """Whether a handle of the inode is open for writing; looks at all handles."""
+        return ino in self._opens and any(
+            handle.ino == ino and handle.flags & os.O_ACCMODE != os.O_RDONLY for handle in self._handles.values()
+        )
 
     def in_use(self, ino: int) -> bool:
         """Whether anybody could still ask for the inode."""

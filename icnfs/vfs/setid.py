@@ -21,7 +21,7 @@ def after_write(node: Inode, uid: int) -> int:
 
 
 def after_chown(node: Inode) -> int:
-    """The mode of a regular file whose owner or group was set, by root as by anybody."""
+    """The mode of what is no directory, when its owner or group was set, by root as by anybody."""
     return node.mode & ~stat.S_ISUID & ~(stat.S_ISGID if node.mode & stat.S_IXGRP else 0)
 
 

@@ -62,10 +62,13 @@ class Tree:
     # --- looking ----------------------------------------------------------------------------------------------------
 
     def lookup(self, parent: int, name: bytes) -> Inode:
-        """The inode that `name` names in `parent`; ENOENT, ENOTDIR, ENAMETOOLONG."""
-        directory = self._directory(parent)
+        """The inode that `name` names in `parent`; ENOENT, ENOTDIR, ENAMETOOLONG.
+
+        "." names any inode itself: so the kernel looks up a file handle (open_by_handle_at(2)).
+        """
         if name == b".":
-            return directory
+            return self._store.inode(parent)
+        directory = self._directory(parent)
         if name == b"..":
             return self._store.inode(directory.parent)
         return self._store.inode(self._entry(parent, name).ino)

@@ -489,3 +489,56 @@ def check_stat_of_open_descriptors(d: str) -> object:
     st, lst = os.fstat(fd), os.lstat(f"{d}/f")
     os.close(fd)
     return st.st_size, oct(st.st_mode), st.st_ino == lst.st_ino, st.st_dev == lst.st_dev, stat.S_ISREG(st.st_mode)
+
+
+def check_chown_of_nothing_by_a_stranger(d: str) -> object:
+    seen = []
+    for bits in (0o4755, 0o2750, 0o755):
+        path = make(f"{d}/f{bits:o}", b"", bits)
+        made = touched(path, lambda p=path: os.close(os.open(p, os.O_RDONLY)))  # type: ignore[misc]
+        seen.append((made, as_user(OTHER, lambda p=path: os.chown(p, -1, -1)), mode(path)))  # type: ignore[misc]
+    return seen
+
+
+def check_chown_of_special_files_clears_set_id(d: str) -> object:
+    def fifo(path: str) -> None:
+        os.mkfifo(path)
+
+    def device(path: str) -> None:
+        os.mknod(path, stat.S_IFCHR | 0o600, os.makedev(1, 3))
+
+    def sock(path: str) -> None:
+        os.mknod(path, stat.S_IFSOCK | 0o600)
+
+    seen = []
+    for create in (fifo, device, sock):
+        for bits in (0o6555, 0o4600, 0o2660):
+            path = f"{d}/{create.__name__}{bits:o}"
+            create(path)
+            os.chown(path, OTHER, OTHER)
+            os.chmod(path, bits)
+            answer = as_user(OTHER, lambda p=path: os.chown(p, OTHER, 777), groups=(777,))  # type: ignore[misc]
+            one = facts(path)
+            os.chmod(path, bits)
+            os.chown(path, NOBODY, NOBODY)
+            seen.append((answer, one, facts(path)))
+    return seen
+
+
+def check_setgid_without_group_execute_and_groups(d: str) -> object:
+    """An owner who is not in the file's group, and somebody else who is."""
+    path = make(f"{d}/f", b"data", 0o2666)
+    os.chown(path, OTHER, 888)
+    os.chmod(path, 0o2666)
+    as_user(OTHER, lambda: os.truncate(path, 3))
+    seen = [mode(path)]
+    os.chmod(path, 0o2666)
+    as_user(NOBODY, lambda: os.truncate(path, 2), groups=(888,))
+    return [*seen, mode(path)]
+
+
+def check_xattr_names_can_always_be_listed(d: str) -> object:
+    """However many were taken; how many these are is each file system's own."""
+    path = make(f"{d}/f")
+    answers = [done(os.setxattr, path, f"user.{i:04}" + "n" * 240, b"") for i in range(400)]
+    return answers[-1], isinstance(outcome(os.listxattr, path), list)

@@ -10,9 +10,22 @@ import fcntl
 import hashlib
 import mmap
 import os
+import stat
 from functools import partial
 
-from tests.posix.observe import c_call, done, facts, libc, make, names, outcome, read
+from tests.posix.observe import (
+    c_call,
+    done,
+    facts,
+    handle_of,
+    libc,
+    make,
+    names,
+    open_handle,
+    outcome,
+    read,
+    touched,
+)
 
 CHUNK = 128 * 1024
 EDGES = (0, 1, 4095, 4096, 4097, 16383, 16384, 16385, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK - 1, 3 * CHUNK + 1)
@@ -477,3 +490,31 @@ def check_fadvise_and_readahead(d: str) -> object:
     same = os.pread(fd, CHUNK, 0) == pattern(CHUNK)
     os.close(fd)
     return advised, ahead, same
+
+
+def check_open_read_only_with_trunc(d: str) -> object:
+    path = make(f"{d}/f", b"data" * 1000)
+
+    changed = touched(path, lambda: os.close(os.open(path, os.O_RDONLY | os.O_TRUNC)))
+    return changed, os.stat(path).st_size, read(path)
+
+
+def check_open_by_handle(d: str) -> object:
+    """A file, a directory and a symlink's target, found by handle after the kernel has forgotten them."""
+    make(f"{d}/f", b"hello")
+    os.mkdir(f"{d}/sub")
+    make(f"{d}/sub/g", b"inner")
+    handles = [handle_of(f"{d}/{name}") for name in ("f", "sub", "sub/g")]
+    os.sync()
+    with open("/proc/sys/vm/drop_caches", "w") as file:
+        file.write("2")
+    seen: list[object] = []
+    for handle in handles:
+        fd = open_handle(d, handle)
+        if isinstance(fd, str):
+            seen.append(fd)
+            continue
+        seen.append(sorted(os.listdir(fd)) if stat.S_ISDIR(os.fstat(fd).st_mode) else os.read(fd, 9))
+        os.close(fd)
+    os.unlink(f"{d}/f")
+    return [*seen, open_handle(d, handles[0])]

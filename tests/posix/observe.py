@@ -69,6 +69,34 @@ def utimensat(path: str, atime: tuple[int, int], mtime: tuple[int, int], flags: 
     return c_call("utimensat", AT_FDCWD, os.fsencode(path), times, flags)
 
 
+class FileHandle(ctypes.Structure):
+    """struct file_handle of name_to_handle_at(2)."""
+
+    _fields_ = (("bytes", ctypes.c_uint), ("type", ctypes.c_int), ("handle", ctypes.c_ubyte * 128))
+
+
+def handle_of(path: str) -> FileHandle:
+    """The handle of a file, by which `open_handle` finds it without a name."""
+    handle = FileHandle(128)
+    answer = c_call(
+        "name_to_handle_at", AT_FDCWD, os.fsencode(path), ctypes.byref(handle), ctypes.byref(ctypes.c_int()), 0
+    )
+    if answer != "ok":
+        raise OSError(getattr(errno, answer), "name_to_handle_at", path)
+    return handle
+
+
+def open_handle(mount: str, handle: FileHandle) -> int | str:
+    """A descriptor to read from, or the name of the errno."""
+    fd = os.open(mount, os.O_RDONLY)
+    try:
+        ctypes.set_errno(0)
+        found: int = libc.open_by_handle_at(fd, ctypes.byref(handle), os.O_RDONLY)
+        return found if found >= 0 else errno.errorcode[ctypes.get_errno()]
+    finally:
+        os.close(fd)
+
+
 def kind(mode: int) -> str:
     return stat.filemode(mode)[0]
 
