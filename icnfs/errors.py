@@ -189,12 +189,14 @@ class InterruptedByUserError(IcnfsError):
 class ProviderError(IcnfsError):
     """What a provider answered; `provider` is its name in the TOML, or empty where it is all of them.
 
-    The subclasses are the closed list.
+    Its text can be encoded: bytes of a path that are not UTF-8 are shown as escapes.  Its subclasses are the closed
+    list.
     """
 
     exit_code = Exit.PROVIDER
 
     def __init__(self, provider: str, message: str) -> None:
+        message = message.encode("utf-8", "backslashreplace").decode()
         super().__init__(f"provider {provider}: {message}" if provider else message)
         self.provider = provider
         self.detail = message

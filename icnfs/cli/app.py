@@ -78,7 +78,7 @@ def icnfs(debug: bool) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """The `icnfs` command."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    _heed_signals()
     given = list(sys.argv[1:] if arguments is None else arguments)
     sys.exit(guarded(lambda: icnfs.main(given, prog_name="icnfs", standalone_mode=False), debug="--debug" in given))
 
@@ -87,8 +87,14 @@ def mount_helper() -> NoReturn:
     """The `mount.icnfs` command, as mount(8) calls it."""
     from icnfs.cli.verb_mount import helper
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    _heed_signals()
     sys.exit(guarded(lambda: helper.main(prog_name="mount.icnfs", standalone_mode=False)))
+
+
+def _heed_signals() -> None:
+    """SIGTERM ends a command as Ctrl-C does; and children can be waited for, whatever the parent has made of SIGCHLD."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 def guarded(command: Callable[[], Any], *, debug: bool = False) -> int:

@@ -111,11 +111,16 @@ def in_units(size: int) -> str:
     return f'"{size}B"'
 
 
+def _is_endless(value: int | float) -> bool:
+    """Whether it is a float without a finite value; integers, however long, have one."""
+    return isinstance(value, float) and not math.isfinite(value)
+
+
 def number_of(least: float, most: float, what: str) -> Callable[[object], float]:
     """A reader of finite numbers from `least` to `most`; `what` names them, with their unit."""
 
     def read(value: object) -> float:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float) or _is_endless(value):
             raise BadValueError(f"{show(value)} is no number; write {what} from {least:g} to {most:g}")
         if not least <= value <= most:
             raise BadValueError(f"{show(value)} is out of range; write {what} from {least:g} to {most:g}")

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias, final
 
 from icnfs.errors import ProviderLiesError
-from icnfs.limits import LIST_PAGE, OBJECT_MAX
+from icnfs.limits import LIST_PAGE, MIB, OBJECT_MAX
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 Names: TypeAlias = list[str]
@@ -32,7 +32,13 @@ OBJECT_NAME_MAX: Final = 200
 """Characters in an object's name: well below NAME_MAX and every store's own bound, prefix included."""
 
 LISTED_MAX: Final = 4_000_000
-"""Names that `list_all` takes: a volume of 64 TiB in 16 MiB segments, and an end to endless answers."""
+"""Names that are listed page by page: a volume of 64 TiB in 16 MiB segments, and an end to endless answers."""
+
+LISTED_BYTES: Final = 16 * MIB
+"""Bytes of names that `list_all` takes: some 250,000, which cross from process to process as one answer."""
+
+COMPONENT: Final = re.compile(r"[a-z0-9][a-z0-9._-]*")
+"""What an object's name has between its slashes."""
 
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]*(?:/[a-z0-9][a-z0-9._-]*)*")
 _PREFIX: Final = re.compile(r"(?:[a-z0-9][a-z0-9._-]*/)*(?:[a-z0-9][a-z0-9._-]*)?")
@@ -179,18 +185,19 @@ def disordered(provider: str, prefix: str) -> ProviderLiesError:
     return ProviderLiesError(provider, f"{what}; ask the provider, or leave it")
 
 
-async def list_all(provider: Provider, prefix: str, after: str = "", *, most: int = LISTED_MAX) -> list[str]:
-    """Every page of `provider.list(prefix, after)`; `ProviderLiesError` past `most` names, or out of order."""
+async def list_all(provider: Provider, prefix: str, after: str = "", *, most: int = LISTED_BYTES) -> list[str]:
+    """Every page of `provider.list(prefix, after)`; `ProviderLiesError` past `most` bytes of names, or out of order."""
     names: list[str] = []
-    last = after
+    last, size = after, 0
     full = True
     while full:
         page = await list_page(provider, prefix, last)
         full = len(page) >= LIST_PAGE
         last = page[-1] if page else last
         names += page
-        if len(names) > most:
-            raise ProviderLiesError(provider.name, f"its listing of {prefix!r} does not end within {most} names")
+        size += sum(len(name) + 1 for name in page)
+        if size > most:
+            raise ProviderLiesError(provider.name, f"its listing of {prefix!r} does not end within {most} bytes")
     return names
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from icnfs.providers import pace
+from icnfs.providers.base import COMPONENT
 
 STALE_AFTER: Final = 24 * 3600
 """Seconds after which a temporary file belongs to nobody: no put lasts so long."""
@@ -169,8 +170,9 @@ def _modified(name: str, directory: int) -> float:
 def walk(directory: int, above: str, prefix: str, after: str, longest: int) -> Iterator[str]:
     """The paths of regular files, sorted as strings, that begin with `prefix` and sort after `after`.
 
-    `above` is the path of `directory`, empty or ending in a slash.  Names that begin with a dot, and directories
-    whose path has more than `longest` characters, are passed over.
+    `above` is the path of `directory`, empty or ending in a slash.  Names that begin with a dot, directories whose path
+    has more than `longest` characters, and those that no object's name leads through are passed over: a disk's
+    lost+found may be read by root alone.
     Memory: the names of one directory at each depth.
     """
     for name in _sorted_entries(directory):
@@ -178,7 +180,7 @@ def walk(directory: int, above: str, prefix: str, after: str, longest: int) -> I
         if not name.endswith("/"):
             if path.startswith(prefix) and path > after:
                 yield path
-        elif len(path) <= longest and _may_hold(path, prefix, after):
+        elif len(path) <= longest and COMPONENT.fullmatch(name[:-1]) and _may_hold(path, prefix, after):
             yield from _walk_below(directory, path, prefix, after, longest)
 
 

@@ -227,10 +227,11 @@ class S3Provider(Provider):
 
     def _parsed(self, answer: Answer) -> tuple[Names, bool]:
         broken = ProviderLiesError(self.name, "listing: what it answered is no listing of S3's; correct the endpoint")
-        if not answer.whole or b"<!DOCTYPE" in answer.body or b"<!ENTITY" in answer.body:
-            raise broken
         try:
-            root = ET.fromstring(answer.body)
+            text = answer.body.decode("utf-8-sig")  # no other encoding, in which a DOCTYPE would look otherwise
+            if not answer.whole or "<!DOCTYPE" in text or "<!ENTITY" in text:
+                raise broken
+            root = ET.fromstring(text)
         except (ET.ParseError, ValueError, LookupError):  # LookupError: an encoding that nobody knows
             raise broken from None
         space = root.tag.removesuffix("ListBucketResult")

@@ -1,9 +1,9 @@
 """The front's end of one life of the transfer process: start it, talk to it, notice its death, see it buried.
 
-The process is a fresh interpreter in a process group of its own (no terminal's signal reaches it), is given one socket
-and an environment without secrets, and dies with this process.  It stays in this process's session, for Linux shares
-processors out among sessions first (sched(7), autogroup): in one of its own, it would claim as much as all requests.  A
-link lives exactly as long as its process: whatever ends it (death, silence, or a message that no honest process sends)
+The process is a fresh interpreter in a session of its own (no terminal's signal reaches it), is given one socket and an
+environment without secrets, and dies with this process.  Linux shares processors out among sessions first (sched(7),
+autogroup), so it puts its own behind (`process.take_place`): as it is it would claim as much as all requests.  A link
+lives exactly as long as its process: whatever ends it (death, silence, or a message that no honest process sends)
 kills the process and fails every call that is still out with LinkLostError.  It does not start another: `client` does.
 """
 

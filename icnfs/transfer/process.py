@@ -362,9 +362,9 @@ def main(argv: list[str]) -> int:
     if len(argv) != 2 or not argv[1].isdecimal():
         sys.stderr.write("icnfs.transfer is started by icnfs itself\n")
         return 2
+    _stand_back()  # hardened, this process may not write its own autogroup unless it is root's
     _harden()
     tune()
-    _stand_back()
     logging.basicConfig(level=logging.INFO, format="icnfs transfer: %(levelname)s: %(message)s")
     end = socket.socket(fileno=int(argv[1]))
     end.set_inheritable(False)

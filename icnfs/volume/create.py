@@ -145,7 +145,7 @@ async def _is_left(transfer: Transfer, provider: str, left: frozenset[bytes]) ->
     try:
         raw = await transfer.get_object(provider, marker.NAME, deadline=VISIT_SECONDS)
     except ObjectMissingError:
-        stray = await transfer.list_objects(provider, "", deadline=VISIT_SECONDS)
+        stray = await transfer.list_objects(provider, "", page=True, deadline=VISIT_SECONDS)
         if not stray:
             return False
         raise ForeignProviderError(
@@ -164,8 +164,9 @@ async def _is_left(transfer: Transfer, provider: str, left: frozenset[bytes]) ->
 async def _clear(transfer: Transfer, provider: str) -> None:
     """Remove what a broken-off try left; the marker goes last, for it is what tells that the rest is ours."""
     for prefix in (HEADS, keyrings.PREFIX, SHARES_PREFIX):
-        for name in await transfer.list_objects(provider, prefix, deadline=VISIT_SECONDS):
-            await transfer.delete_object(provider, name, deadline=VISIT_SECONDS)
+        while names := await transfer.list_objects(provider, prefix, page=True, deadline=VISIT_SECONDS):
+            for name in names:
+                await transfer.delete_object(provider, name, deadline=VISIT_SECONDS)
     await transfer.delete_object(provider, marker.NAME, deadline=VISIT_SECONDS)
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -83,3 +84,13 @@ def test_no_verb_is_loaded_before_it_is_called() -> None:
     probe = f"import sys, icnfs.cli; print([m for m in sys.modules if 'verb_' in m or m in {heavy}])"
     done = subprocess.run([sys.executable, "-c", probe], check=True, capture_output=True, text=True)
     assert done.stdout == "[]\n"
+
+
+def test_children_can_be_waited_for_whatever_the_parent_ignores() -> None:
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN), signal.getsignal(signal.SIGTERM)
+    try:
+        app._heed_signals()
+        assert signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGCHLD, before[0])
+        signal.signal(signal.SIGTERM, before[1])

@@ -174,6 +174,7 @@ BAD_VALUES = [
     ("volume", 'publish_seconds = "30s"', "volume.publish_seconds", "write seconds"),
     ("volume", "publish_seconds = nan", "volume.publish_seconds", "write seconds"),
     ("volume", "publish_mib = -1", "volume.publish_mib", "write MiB from 1"),
+    ("volume", f"publish_mib = {10**400}", "volume.publish_mib", "write MiB from 1"),
     ("volume", "sync_deadline = inf", "volume.sync_deadline", "write seconds"),
     ("volume", "read_deadline = 0.01", "volume.read_deadline", "write seconds from 0.1"),
     ("volume", "read_deadline = 1979-05-27", "volume.read_deadline", "write seconds"),

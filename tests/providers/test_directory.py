@@ -470,3 +470,25 @@ def test_new_object_is_made_once_where_the_disk_has_no_links(
     assert trio.run(provider.put_new, "heads/1", b"first")
     assert not trio.run(provider.put_new, "heads/1", b"second")
     assert (root / "heads/1").read_bytes() == b"first" and os.listdir(root / "heads") == ["1"]
+
+
+def test_what_no_name_leads_through_is_not_looked_into(
+    provider: DirectoryProvider, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk's lost+found is root's alone: whoever else looked into it would be refused."""
+    trio.run(provider.put, "a/b", b"object")
+    (root / "lost+found").mkdir()
+    descend = beneath._open_directory
+
+    def guarded(name: str, parent: int) -> int:
+        if name == "lost+found":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return descend(name, parent)
+
+    monkeypatch.setattr(beneath, "_open_directory", guarded)
+    assert trio.run(provider.list, "") == ["a/b"]
+
+
+def test_an_error_about_a_path_that_is_not_utf_8_can_be_encoded() -> None:
+    error = ProviderAwayError("p", os.fsdecode(b"/srv/m\xffll is not there"))
+    assert error.detail.encode() == b"/srv/m\\udcffll is not there"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import os
 import random
 import threading
@@ -31,7 +33,7 @@ def test_all_parts_are_written_in_their_order(tmp_path: Path, sizes: list[int]) 
 
 def test_no_more_than_a_step_is_left_to_the_fsync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[int] = []
-    monkeypatch.setattr(pace, "_sync_file_range", lambda fd, start, length, flags: sent.append(start.value))
+    monkeypatch.setattr(pace, "_sync_file_range", lambda fd, start, length, flags: sent.append(start.value) or 0)
     _written(tmp_path / "f", [bytes(3 * MIB + 1)])
     assert sent == [0, MIB, 2 * MIB]
 
@@ -50,3 +52,21 @@ def test_a_turn_that_never_comes_is_not_waited_for(tmp_path: Path, monkeypatch: 
         writer.join(30)
         assert not writer.is_alive()
     assert (tmp_path / "f").stat().st_size == 2 * MIB
+
+
+@pytest.mark.parametrize(("number", "is_told"), [(errno.EIO, True), (errno.ENOSPC, True), (errno.EINVAL, False)])
+def test_an_error_of_the_disk_is_told_and_a_call_that_is_unknown_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, is_told: bool
+) -> None:
+    """The kernel tells an error once: where this hears of it, fdatasync does not."""
+
+    def fail(*_: object) -> int:
+        ctypes.set_errno(number)
+        return -1
+
+    monkeypatch.setattr(pace, "_sync_file_range", fail)
+    if is_told:
+        with pytest.raises(OSError, match=os.strerror(number)):
+            _written(tmp_path / "f", [bytes(MIB)])
+    else:
+        assert _written(tmp_path / "f", [bytes(MIB)]) == bytes(MIB)

@@ -33,7 +33,7 @@ from icnfs.errors import (
 from icnfs.format.segment import SegmentInfo, ShareInfo
 from icnfs.limits import INLINE_MAX, LEAF_SIZE, MIB
 from icnfs.providers.open import ProviderSpec
-from icnfs.transfer import bulk, link
+from icnfs.transfer import bulk, link, process
 from icnfs.transfer.client import TransferClient
 from icnfs.transfer.deadlines import Deadlines
 from icnfs.transfer.messages import Done, Hello, Limits, ShareEvent, encode
@@ -581,3 +581,21 @@ async def _lost_call(life: link.Link, lost: list[bool]) -> None:
 async def _readable(fd: int) -> None:
     with trio.fail_after(20):
         await trio.lowlevel.wait_readable(fd)
+
+
+def test_the_process_stands_back_before_it_may_not_write_its_own_autogroup(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hardened, a process of anybody but root may not: PR_SET_DUMPABLE gives its files in /proc to root."""
+    done: list[str] = []
+
+    class EnoughError(Exception):
+        pass
+
+    def harden() -> None:
+        done.append("hardened")
+        raise EnoughError
+
+    monkeypatch.setattr(process, "_stand_back", lambda: done.append("stands back"))
+    monkeypatch.setattr(process, "_harden", harden)
+    with pytest.raises(EnoughError):
+        process.main(["icnfs.transfer", "3"])
+    assert done == ["stands back", "hardened"]
