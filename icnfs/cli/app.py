@@ -92,7 +92,7 @@ def mount_helper() -> NoReturn:
 
 
 def _heed_signals() -> None:
-    """SIGTERM ends a command as Ctrl-C does; and children can be waited for, whatever the parent has made of SIGCHLD."""
+    """SIGTERM ends a command as Ctrl-C does; children can be waited for, whatever the parent has made of SIGCHLD."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 

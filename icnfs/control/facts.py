@@ -6,7 +6,6 @@ Times are Unix nanoseconds, sizes bytes.  Paths are text, with bytes that are no
 from __future__ import annotations
 
 import os
-from itertools import groupby
 from typing import Final
 
 import msgspec
@@ -16,7 +15,7 @@ from icnfs.format.snapshot import Snapshot
 from icnfs.volume.health import HealthCounts, HealthPage, ProviderHealth
 from icnfs.volume.keyring import Entry
 from icnfs.volume.standing import PolicyReport
-from icnfs.volume.status import ChunkPlace, FileInfo, SharePlace, Status
+from icnfs.volume.status import ChunkPlace, SharePlace, Status
 
 EXTENTS_MAX: Final = 5000
 """Extents in one answer of `info`: with 16 MiB segments, those of an 80 GiB file."""
@@ -141,36 +140,55 @@ def printable_path(path: str | bytes | os.PathLike[str]) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-def file_facts(info: FileInfo) -> FileFacts:
-    """`info`, with chunks that share their fate put together."""
-    extents: list[Extent] = []
-    segments: dict[str, list[SharePlace]] = {}
-    more = False
-    for (segment, local, survives), chunks in groupby(info.chunks, key=_fate):
-        for extent in _extents(segment, local, survives, list(chunks), segments):
-            more = len(extents) == EXTENTS_MAX
-            if more:
-                return FileFacts(info.ino, info.size, len(info.chunks), info.survives, extents, segments, more)
-            extents.append(extent)
-    return FileFacts(info.ino, info.size, len(info.chunks), info.survives, extents, segments, more)
+class FileFold:
+    """A file's facts, made of its chunks one after the other: chunks that share their fate are put together.
 
+    Keeps EXTENTS_MAX extents, and the shares of their segments; what comes after them is counted.
+    """
 
-def _fate(chunk: ChunkPlace) -> tuple[str, bool, int]:
-    return chunk.segment, chunk.local, chunk.survives
+    def __init__(self) -> None:
+        self._chunks = 0
+        self._survives: int | None = None
+        self._extents: list[Extent] = []
+        self._segments: dict[str, list[SharePlace]] = {}
+        self._more = False
+        self._run: tuple[str, bool, int] | None = None
+        """The fate of the extent that is not ended yet: segment, here or not, survives."""
+        self._first = self._last = -1
+        self._shares: set[int] = set()
 
+    def add(self, chunk: ChunkPlace) -> None:
+        """The next chunk; its index is higher than those before."""
+        self._chunks += 1
+        if self._survives is None or chunk.survives < self._survives:
+            self._survives = chunk.survives
+        if self._more:
+            return
+        fate = chunk.segment, chunk.local, chunk.survives
+        if fate != self._run or chunk.index != self._last + 1:
+            self._end_extent()
+            if chunk.segment and chunk.segment not in self._segments:
+                self._segments[chunk.segment] = list(chunk.shares)
+            self._more = len(self._extents) == EXTENTS_MAX
+            if self._more:
+                return
+            self._run, self._first = fate, chunk.index
+        self._last = chunk.index
+        if chunk.share is not None:
+            self._shares.add(chunk.share)
 
-def _extents(
-    segment: str, local: bool, survives: int, chunks: list[ChunkPlace], segments: dict[str, list[SharePlace]]
-) -> list[Extent]:
-    """The runs of consecutive indexes among `chunks`; holes lie between them."""
-    if segment:
-        segments.setdefault(segment, list(chunks[0].shares))
-    found = []
-    for _, run in groupby(enumerate(chunks), key=lambda pair: pair[1].index - pair[0]):
-        part = [chunk for _, chunk in run]
-        shares = sorted({chunk.share for chunk in part if chunk.share is not None})
-        found.append(Extent(part[0].index, part[-1].index, local, segment, shares, survives))
-    return found
+    def _end_extent(self) -> None:
+        if self._run is not None:
+            segment, local, survives = self._run
+            shares = sorted(self._shares)
+            self._extents.append(Extent(self._first, self._last, local, segment, shares, survives))
+            self._run = None
+            self._shares.clear()
+
+    def facts(self, ino: int, size: int) -> FileFacts:
+        """The file's facts, after its last chunk; `size` is in bytes."""
+        self._end_extent()
+        return FileFacts(ino, size, self._chunks, self._survives, self._extents, self._segments, self._more)
 
 
 def key_facts(entry: Entry) -> KeyFacts:

@@ -28,13 +28,13 @@ from icnfs.control import cycles, endpoint, server
 from icnfs.control.facts import (
     CloneFacts,
     FileFacts,
+    FileFold,
     HealthFacts,
     KeyFacts,
     MountStatus,
     PolicyFacts,
     Published,
     SnapshotFacts,
-    file_facts,
     key_facts,
     printable_path,
     snapshot_facts,
@@ -224,7 +224,9 @@ class Front:
 
     async def info(self, ino: int) -> FileFacts:
         """Where the contents of `ino` lie."""
-        return file_facts(self._volume.info(ino))
+        fold = FileFold()
+        size = await self._volume.info(ino, fold.add)
+        return fold.facts(ino, size)
 
     async def keys(self) -> list[KeyFacts]:
         """The keys, oldest first."""

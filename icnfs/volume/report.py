@@ -1,16 +1,22 @@
-"""Gathering the facts of `status` from an open volume."""
+"""Gathering the facts of `status` and `info` from an open volume."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from heapq import merge
+from operator import itemgetter
+from typing import TYPE_CHECKING, Final, NamedTuple
 
+from icnfs.errors import LocalDiskError
 from icnfs.format.segment import SegmentInfo
+from icnfs.state.reader import Reader
 from icnfs.transfer.messages import ProviderState
+from icnfs.volume.collect import walk
 from icnfs.volume.health import ProviderHealth
 from icnfs.volume.network import Network
 from icnfs.volume.status import (
     ChunkPlace,
-    FileInfo,
     ProviderStatus,
     SharePlace,
     Status,
@@ -23,7 +29,11 @@ from icnfs.volume.trust import Record
 
 if TYPE_CHECKING:
     from icnfs.format.records import ChunkRecord
+    from icnfs.state.store import Store
     from icnfs.volume.volume import Volume
+
+SEGMENTS_KEPT: Final = 8192
+"""Segments that a look at one file keeps at hand, about 1 KB each: with 16 MiB segments, those of a 128 GiB file."""
 
 
 def status_of(volume: Volume, now_ns: int) -> Status:
@@ -144,38 +154,110 @@ def usage_of(volume: Volume) -> Usage:
     return Usage(free, free + volume.store.bytes_used)
 
 
-def file_info(volume: Volume, ino: int) -> FileInfo:
-    """A file's chunks, one after the other."""
-    node = volume.store.inode(ino)
-    chunks = tuple(_chunk(volume, *row) for row in volume.store.chunk_rows(ino))
-    return FileInfo(ino, node.size, chunks, min((chunk.survives for chunk in chunks), default=None))
+async def look_at_file(volume: Volume, ino: int, see: Callable[[ChunkPlace], None]) -> int:
+    """Show `see` each chunk of a file, in the order of their indexes; the file's size in bytes.
 
-
-def _chunk(volume: Volume, index: int, record: ChunkRecord | None, patch_bytes: int) -> ChunkPlace:
+    It is one state of the file, held still: everything that was accepted before the call, or, while the disk takes
+    nothing, what was committed last.  `see` is called in a thread, one call at a time, and never after the return; the
+    event loop goes on meanwhile.  Raises `FsError` where there is no such inode, `FormatError` where a record of it is
+    damaged.
+    """
     store = volume.store
-    if record is None:
-        return ChunkPlace(index, None, 0, patch_bytes, True, "", None, (), -1)
-    location = store.locate(record.version)
-    segment = store.segment(location.segment) if location is not None else None
-    local = store.reader.has_chunk(record.version) or location is None
-    if location is None or segment is None:
-        return ChunkPlace(index, record.version, record.length, patch_bytes, local, "", None, (), -1)
-    owners = {name: facts.owner for name, facts in volume.network.facts.items()}
-    return ChunkPlace(
-        index,
-        record.version,
-        record.length,
-        patch_bytes,
-        local,
-        segment.id.hex(),
-        location.share,
-        _shares(segment, owners),
-        survives(segment, owners),
-    )
+    node = store.inode(ino)
+    with suppress(LocalDiskError):
+        await store.flush()
+    with _held(store) as reader:
+        node = reader.inode(ino) or node
+        places = _Places(reader, {name: facts.owner for name, facts in volume.network.facts.items()})
+        await walk(_shown(reader, ino, places, see))
+    return node.size
 
 
-def _shares(segment: SegmentInfo, owners: dict[str, str]) -> tuple[SharePlace, ...]:
-    return tuple(
+@contextmanager
+def _held(store: Store) -> Iterator[Reader]:
+    """Reads of what is committed, which stays as it is; to be used from one thread at a time.
+
+    Not a cut: none of the dirty generations ends for it.
+    """
+    data = store.env.data.begin(buffers=True)
+    meta = store.env.meta.begin()
+    reader = Reader(store.env, store.records, meta, data)
+    try:
+        yield reader
+    finally:
+        meta.abort()
+        data.abort()
+        del meta, data, reader.meta, reader.data  # as long as something refers to one, its slot is taken
+
+
+def _shown(reader: Reader, ino: int, places: _Places, see: Callable[[ChunkPlace], None]) -> Iterator[None]:
+    """A step for each chunk."""
+    for index, record in _rows(reader, ino):
+        see(places.of(index, record))
+        yield
+
+
+def _rows(reader: Reader, ino: int) -> Iterator[tuple[int, ChunkRecord | None]]:
+    """(index, record) of a file's chunks, in order, each once; None where there are only patches yet."""
+    cuts = [(first, bound) for other, first, bound in reader.tombstones() if other == ino]
+
+    def lives(index: int, version: int) -> bool:
+        return not any(index >= first and version <= bound for first, bound in cuts)
+
+    sealed: Iterator[tuple[int, ChunkRecord | None]]
+    sealed = ((index, record) for index, record in reader.chunks(ino) if lives(index, record.version))
+    patched = ((index, None) for index, version in reader.patch_versions(ino) if lives(index, version))
+    last = -1
+    for index, record in merge(sealed, patched, key=itemgetter(0)):  # of equals, the sealed one comes first
+        if index != last:
+            yield index, record
+        last = index
+
+
+class _Places:
+    """Where chunks lie, by one state of the tables.
+
+    A segment's record is opened once, however many of the chunks lie in it, and all of them share its `SharePlace`s.
+    """
+
+    def __init__(self, reader: Reader, owners: dict[str, str]) -> None:
+        self._reader = reader
+        self._owners = owners
+        self._segments: dict[bytes, _Segment | None] = {}
+
+    def of(self, index: int, record: ChunkRecord | None) -> ChunkPlace:
+        """The place of the chunk at `index`."""
+        if record is None:
+            return ChunkPlace(index, None, 0, True, "", None, (), -1)
+        version, length = record.version, record.length
+        location = self._reader.location(version)
+        segment = self._segment(location.segment) if location is not None else None
+        local = location is None or self._reader.has_chunk(version)
+        if location is None or segment is None:
+            return ChunkPlace(index, version, length, local, "", None, (), -1)
+        return ChunkPlace(index, version, length, local, segment.id, location.share, segment.shares, segment.survives)
+
+    def _segment(self, id: bytes) -> _Segment | None:
+        if id in self._segments:
+            return self._segments[id]
+        if len(self._segments) >= SEGMENTS_KEPT:
+            self._segments.clear()
+        info = self._reader.segment(id)
+        segment = self._segments[id] = None if info is None else _segment(info, self._owners)
+        return segment
+
+
+class _Segment(NamedTuple):
+    """What every chunk of a segment is told of it."""
+
+    id: str
+    shares: tuple[SharePlace, ...]
+    survives: int
+
+
+def _segment(info: SegmentInfo, owners: dict[str, str]) -> _Segment:
+    shares = tuple(
         SharePlace(index, share.provider, owners.get(share.provider, ""), share.stored)
-        for index, share in enumerate(segment.shares)
+        for index, share in enumerate(info.shares)
     )
+    return _Segment(info.id.hex(), shares, survives(info, owners))

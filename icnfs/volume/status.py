@@ -99,22 +99,11 @@ class ChunkPlace:
     index: int
     version: int | None
     length: int
-    patch_bytes: int
     local: bool
     segment: str
     share: int | None
     shares: tuple[SharePlace, ...]
     survives: int
-
-
-@dataclass(frozen=True)
-class FileInfo:
-    """A file's chunks.  `survives` is the least of theirs, None for a file without any."""
-
-    ino: int
-    size: int
-    chunks: tuple[ChunkPlace, ...]
-    survives: int | None
 
 
 @dataclass(frozen=True)

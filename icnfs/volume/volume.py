@@ -45,13 +45,13 @@ from icnfs.volume.orphans import Orphans
 from icnfs.volume.places import Places
 from icnfs.volume.publish import Publisher, segments_at
 from icnfs.volume.repair import Gain, Repair
-from icnfs.volume.report import file_info, status_of, usage_of
+from icnfs.volume.report import look_at_file, status_of, usage_of
 from icnfs.volume.scheduler import Scheduler
 from icnfs.volume.scrub import Scrub, ScrubProgress, ScrubReport
 from icnfs.volume.snapshots import Snapshots
 from icnfs.volume.source import ProviderSource
 from icnfs.volume.standing import Holding, PolicyReport, holdings_of, policy_report
-from icnfs.volume.status import FileInfo, Status, Usage
+from icnfs.volume.status import ChunkPlace, Status, Usage
 from icnfs.volume.supervise import supervised
 
 log = logging.getLogger(__name__)
@@ -418,9 +418,9 @@ class Volume:
         """The state of everything, now."""
         return status_of(self, time.time_ns())
 
-    def info(self, ino: int) -> FileInfo:
-        """Where a file's chunks lie.  Raises `FsError` where there is no such inode."""
-        return file_info(self, ino)
+    async def info(self, ino: int, see: Callable[[ChunkPlace], None]) -> int:
+        """Show `see` where each of a file's chunks lies; its size in bytes: see `report.look_at_file`."""
+        return await look_at_file(self, ino, see)
 
     def usage(self) -> Usage:
         """Room at the providers, for statfs."""

@@ -29,7 +29,7 @@ from icnfs.volume.keyring import Secrets
 from icnfs.volume.read_back import ReadBack, in_rows
 from icnfs.volume.sample import BOUNDS, Sample
 from icnfs.volume.volume import Volume
-from tests.volume.world import BOUND, NAMES, Machine, World, files_of, flip, get_file, put_file
+from tests.volume.world import BOUND, NAMES, Machine, World, chunks_of, files_of, flip, get_file, put_file
 
 CONTENTS = {
     b"small": b"hello",
@@ -128,7 +128,7 @@ def lacking_one(world: World) -> tuple[Machine, Secrets]:
         await volume.sync()
         ino = await put_file(volume, b"unsafe", os.urandom(3_000_000))
         await volume.sync()
-        for id in {chunk.segment for chunk in volume.info(ino).chunks}:
+        for id in {chunk.segment for chunk in await chunks_of(volume, ino)}:
             segment = volume.store.segment(bytes.fromhex(id))
             assert segment is not None
             at = next(i for i, share in enumerate(segment.shares) if share.provider == "ada")

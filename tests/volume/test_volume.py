@@ -27,7 +27,7 @@ from icnfs.volume.heads import Stored
 from icnfs.volume.keyring import Keyring, Secrets
 from icnfs.volume.places import Places
 from icnfs.volume.volume import Volume
-from tests.volume.world import CHEAP, NAMES, PASSPHRASE, World, flip, get_file, list_files, put_file
+from tests.volume.world import CHEAP, NAMES, PASSPHRASE, World, chunks_of, flip, get_file, list_files, put_file
 
 DATA = os.urandom(1_000_000)
 
@@ -77,8 +77,8 @@ def test_status_names_the_provider_whose_shares_are_bad(world: World) -> None:
     there.recover(key)
 
     async def look(volume: Volume) -> None:
-        info = volume.info(volume.store.find(1, b"f").ino)
-        liar = info.chunks[0].shares[info.chunks[0].share].provider
+        first = (await chunks_of(volume, volume.store.find(1, b"f").ino))[0]
+        liar = first.shares[first.share].provider
         objects = world.providers[liar].objects
         for share in [n for n in objects if n.startswith("shares/")]:
             objects[share] = objects[share][:100] + os.urandom(len(objects[share]) - 100)
@@ -108,9 +108,9 @@ def test_a_file_that_cannot_be_had_fails_alone_and_in_time(world: World) -> None
     there.recover(key)
 
     async def look(volume: Volume) -> None:
-        info = volume.info(volume.store.find(1, b"gone").ino)
-        assert info.survives == 2
-        holder = info.chunks[0].shares[info.chunks[0].share].provider
+        chunks = await chunks_of(volume, volume.store.find(1, b"gone").ino)
+        assert {chunk.survives for chunk in chunks} == {2}
+        holder = chunks[0].shares[chunks[0].share].provider
         others = [name for name in NAMES if name != holder]
         world.away(holder, *others[:2])
         with pytest.raises(IcnfsError) as caught:
@@ -310,22 +310,22 @@ def test_facts_become_json(world: World) -> None:
     async def body(volume: Volume) -> None:
         ino = await put_file(volume, b"f", DATA)
         await volume.store.flush()
-        assert volume.info(ino).survives == -1
+        assert {chunk.survives for chunk in await chunks_of(volume, ino)} == {-1}
         assert volume.status().pending
         await volume.sync()
         await volume.publisher.publish()
         for name in NAMES:
             await volume.network.transfer.probe(name)
-        status, info, usage = volume.status(), volume.info(ino), volume.usage()
-        for facts in (status, info, usage):
+        status, chunks, usage = volume.status(), await chunks_of(volume, ino), volume.usage()
+        for facts in (status, *chunks, usage):
             json.dumps(asdict(facts))
         assert not status.pending
         assert not status.degraded
         assert status.files == 2
         assert status.published_age_s is not None
-        assert info.survives == 2
-        assert len(info.chunks) == -(-len(DATA) // (1 << 17))
-        assert {place.owner for place in info.chunks[0].shares} == {f"{name} inc" for name in NAMES}
+        assert {chunk.survives for chunk in chunks} == {2}
+        assert len(chunks) == -(-len(DATA) // (1 << 17))
+        assert {place.owner for place in chunks[0].shares} == {f"{name} inc" for name in NAMES}
         assert usage.free_bytes == pytest.approx((1 << 40) / 6 * 4, rel=0.001), "one disk is counted once"
         assert list_files(volume) == [b"f"]
 

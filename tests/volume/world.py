@@ -35,6 +35,7 @@ from icnfs.vfs.vfs import Vfs
 from icnfs.volume.create import Created, create
 from icnfs.volume.keyring import Secrets
 from icnfs.volume.recover import Found, recover
+from icnfs.volume.status import ChunkPlace
 from icnfs.volume.volume import Volume, open_volume
 
 T = TypeVar("T")
@@ -301,6 +302,13 @@ async def get_file(volume: Volume, name: bytes) -> bytes:
         at += len(part)
     vfs.release(handle.fh)
     return b"".join(parts)
+
+
+async def chunks_of(volume: Volume, ino: int) -> list[ChunkPlace]:
+    """Where each chunk of a file lies."""
+    found: list[ChunkPlace] = []
+    await volume.info(ino, found.append)
+    return found
 
 
 async def describe(volume: Volume, *segments: SegmentInfo) -> None:
