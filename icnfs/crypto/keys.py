@@ -9,16 +9,10 @@ from __future__ import annotations
 
 import hmac
 import secrets
-import unicodedata
 from typing import Final, NoReturn
-
-from icnfs.errors import SecretError
 
 KEY_SIZE: Final = 32
 """Bytes in the master key and in every subkey: AES-256 and HMAC-SHA-256."""
-
-PASSPHRASE_MAX: Final = 64 * 1024
-"""Bytes of a passphrase or key file; more is taken for the wrong file."""
 
 _HASH_SIZE: Final = 32
 _INFO_PREFIX: Final = b"icnfs/1/"
@@ -37,24 +31,6 @@ class Secret:
     def random(cls, size: int = KEY_SIZE) -> Secret:
         """`size` bytes from the kernel's generator."""
         return cls(secrets.token_bytes(size))
-
-    @classmethod
-    def from_passphrase(cls, raw: bytes) -> Secret:
-        """What a file, a credential or a prompt gave: one line end is dropped, UTF-8 is brought to form NFC.
-
-        NFC is RFC 8265's OpaqueString rule: the same passphrase typed on two systems must be the same bytes.  Raises
-        SecretError when nothing is left, or when it is longer than `PASSPHRASE_MAX`.
-        """
-        if len(raw) > PASSPHRASE_MAX:
-            raise SecretError(f"the passphrase has {len(raw)} bytes, more than {PASSPHRASE_MAX}: is it the right file?")
-        line = raw.removesuffix(b"\n").removesuffix(b"\r")
-        try:
-            line = unicodedata.normalize("NFC", line.decode()).encode()
-        except UnicodeDecodeError:
-            pass  # any bytes will do as a passphrase; only text has a normal form
-        if not line:
-            raise SecretError("the passphrase is empty; give at least one character")
-        return cls(line)
 
     def reveal(self) -> bytes:
         """The secret itself: keep it in no variable that outlives the call it is for."""

@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from icnfs.crypto.keys import PASSPHRASE_MAX, MasterKey, Secret, hkdf_expand, hkdf_extract
-from icnfs.errors import SecretError
+from icnfs.crypto.keys import MasterKey, Secret, hkdf_expand, hkdf_extract
 
 CANARY = b"canary-5f1d9c2e-not-to-be-seen!!"
 
@@ -57,29 +56,6 @@ def test_secrets_are_equal_by_value() -> None:
 def test_a_random_secret_has_the_asked_size() -> None:
     assert len(Secret.random()) == 32
     assert len(Secret.random(20)) == 20
-
-
-@pytest.mark.parametrize("raw", [b"pass word\n", b"pass word\r\n", b"pass word"])
-def test_a_passphrase_loses_one_line_end_and_nothing_else(raw: bytes) -> None:
-    assert Secret.from_passphrase(raw) == Secret(b"pass word")
-
-
-def test_a_passphrase_keeps_inner_and_further_line_ends() -> None:
-    assert Secret.from_passphrase(b" a\nb\n\n").reveal() == b" a\nb\n"
-
-
-def test_a_passphrase_is_the_same_in_either_unicode_form() -> None:
-    assert Secret.from_passphrase("é".encode()) == Secret.from_passphrase("e\u0301".encode())
-
-
-def test_a_passphrase_may_be_any_bytes() -> None:
-    assert Secret.from_passphrase(b"\xff\xfe\n").reveal() == b"\xff\xfe"
-
-
-@pytest.mark.parametrize("raw", [b"", b"\n", b"\r\n", b"x" * (PASSPHRASE_MAX + 1)])
-def test_an_empty_or_absurd_passphrase_is_refused(raw: bytes) -> None:
-    with pytest.raises(SecretError):
-        Secret.from_passphrase(raw)
 
 
 def test_hkdf_is_that_of_rfc_5869_appendix_a1() -> None:
