@@ -34,8 +34,8 @@ OBJECT_NAME_MAX: Final = 200
 LISTED_MAX: Final = 4_000_000
 """Names that are listed page by page: a volume of 64 TiB in 16 MiB segments, and an end to endless answers."""
 
-LISTED_BYTES: Final = 16 * MIB
-"""Bytes of names that `list_all` takes: some 250,000, which cross from process to process as one answer."""
+LISTED_BYTES: Final = 48 * MIB
+"""Bytes of names that `list_all` takes: some 700,000 heads, which cross from process to process as one answer."""
 
 COMPONENT: Final = re.compile(r"[a-z0-9][a-z0-9._-]*")
 """What an object's name has between its slashes."""

@@ -164,9 +164,11 @@ async def _is_left(transfer: Transfer, provider: str, left: frozenset[bytes]) ->
 async def _clear(transfer: Transfer, provider: str) -> None:
     """Remove what a broken-off try left; the marker goes last, for it is what tells that the rest is ours."""
     for prefix in (HEADS, keyrings.PREFIX, SHARES_PREFIX):
-        while names := await transfer.list_objects(provider, prefix, page=True, deadline=VISIT_SECONDS):
+        last = ""
+        while names := await transfer.list_objects(provider, prefix, last, page=True, deadline=VISIT_SECONDS):
             for name in names:
                 await transfer.delete_object(provider, name, deadline=VISIT_SECONDS)
+            last = names[-1]
     await transfer.delete_object(provider, marker.NAME, deadline=VISIT_SECONDS)
 
 

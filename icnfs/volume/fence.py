@@ -144,9 +144,13 @@ class Fence:
         )
 
     def _require(self, survey: Survey) -> None:
-        """Raise `TooFewProvidersError` unless enough owners answered that no durable head was missed."""
-        if self._network.silent(survey.listed.keys() & self._network.taken) > self._network.silent_most:
-            names = ", ".join(sorted(survey.away))
+        """Raise `TooFewProvidersError` unless enough owners answered that no durable head was missed.
+
+        Who lists a head and does not hand it out has not answered.
+        """
+        answering = (survey.listed.keys() & self._network.taken) - survey.unread
+        if self._network.silent(answering) > self._network.silent_most:
+            names = ", ".join(sorted(survey.away.keys() | survey.unread))
             raise TooFewProvidersError(f"too many providers do not answer to publish: {names}; it is tried again")
 
     def _is_known(self, provider: str, name: HeadName) -> bool:

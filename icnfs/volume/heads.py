@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -41,6 +42,8 @@ class Survey:
     listed: Mapping[str, tuple[HeadName, ...]]
     away: Mapping[str, IcnfsError]
     time: float = 0.0
+    unread: set[str] = field(default_factory=set)
+    """Providers that list a head which nobody handed out when it was looked for: they have as good as not answered."""
 
     def newest(self) -> Iterable[tuple[tuple[int, int], list[tuple[str, HeadName]]]]:
         """((epoch, sequence), its copies), newest first."""
@@ -106,19 +109,30 @@ class Heads:
     ) -> Head | None:
         """The newest head of `survey` that is real and accepted; None when there is none.
 
-        `skip` saves fetching what need not be looked at.  Raises `NewerFormatError` where a head met on the way was
-        written by a later release.
+        `skip` saves fetching what need not be looked at; who does not hand out what it lists is noted in the survey.
+        Raises `NewerFormatError` where a head met on the way was written by a later release.
         """
         for _, copies in survey.newest():
+            unread: set[str] = set()
             for provider, name in copies:
-                if not skip(provider, name):
+                if skip(provider, name):
+                    continue
+                try:
                     head = await self._believe(provider, name, deadline)
-                    if head is not None and accept(head):
-                        return head
+                except ProviderError as error:
+                    log.warning("head %s cannot be read: %s", name, error)
+                    unread.add(provider)
+                    continue
+                if head is not None and accept(head):
+                    return head
+                if head is not None:
+                    unread.clear()
+                    break
+            survey.unread.update(unread)
         return None
 
     async def _believe(self, provider: str, name: HeadName, deadline: float) -> Head | None:
-        """The head behind a name, or None where it cannot be had or is not one."""
+        """The head behind a name, or None where it is not one.  Raises `ProviderError` where it cannot be had."""
         if (provider, name) in self._disbelieved:
             return None
         try:
@@ -130,9 +144,6 @@ class Heads:
             raise
         except (FormatError, DamagedError) as error:
             self._disbelieve(provider, name, str(error))
-            return None
-        except ProviderError as error:
-            log.warning("head %s cannot be read: %s", name, error)
             return None
         return head
 
@@ -165,7 +176,8 @@ class Heads:
                 stored.providers.add(provider)
             except NameTakenError as error:
                 stored.errors[provider] = error
-                self.rival = await self._believe(provider, name, deadline) or self.rival
+                with suppress(ProviderError):
+                    self.rival = await self._believe(provider, name, deadline) or self.rival
             except IcnfsError as error:
                 stored.errors[provider] = error
             finally:

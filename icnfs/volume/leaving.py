@@ -132,7 +132,6 @@ class Leaving:
         Before each part it looks whether another machine has taken over: that one may use the place.
         """
         transfer = self._network.transfer
-        self._network.taken.discard(provider)
         try:
             for prefix in _prefixes():
                 names = await transfer.list_objects(provider, prefix, deadline=VISIT_SECONDS)
@@ -145,6 +144,7 @@ class Leaving:
                     )
                     await together(deletions, DELETES_AT_ONCE)
             await self._publisher.look_out()
+            self._network.taken.discard(provider)
             await transfer.delete_object(provider, marker.NAME, deadline=VISIT_SECONDS)
             left = await transfer.list_objects(provider, "", deadline=VISIT_SECONDS)
         except IcnfsError:

@@ -342,12 +342,17 @@ class Network:
         }
 
     @property
+    def unsure(self) -> frozenset[str]:
+        """Providers of which it is not known that they still hold what they were given, for a reason."""
+        return frozenset(self.doubted.keys() | self.foreign.keys() | self.vacant)
+
+    @property
     def doubtful(self) -> frozenset[str]:
         """Providers whose place is to be looked at again, and that answer."""
         return frozenset(self.doubted.keys() - self._down())
 
     def doubt(self, provider: str) -> trio.Event:
-        """Have a place looked at again; the event is set when it was."""
+        """Have a place looked at again; the event is set when that was tried, or it is not one of ours any more."""
         return self.doubted.setdefault(provider, trio.Event())
 
     async def wake(self) -> None:

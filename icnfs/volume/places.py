@@ -181,12 +181,14 @@ class Places:
 
     async def look_again(self, look: Callable[[], Awaitable[None]]) -> None:
         """Whenever places are doubted, `look`, which visits them."""
-        wait = DOUBT_SECONDS
+        wait, before = DOUBT_SECONDS, self._network.doubtful
         while True:
             await trio.sleep(wait)
-            if self._network.doubtful:
+            if doubtful := self._network.doubtful:
                 await look()
-            wait = min(2 * wait, DOUBT_MOST) if self._network.doubtful else DOUBT_SECONDS
+            left = self._network.doubtful
+            wait = min(2 * wait, DOUBT_MOST) if left and left <= doubtful <= before else DOUBT_SECONDS
+            before = left
 
     async def verify_all(self) -> None:
         """See that the key slots at every place that is ours are what was stored; others are owed again (`owes`)."""

@@ -102,7 +102,7 @@ async def recover(
             slots = await slots_of(config, transfer)
             master = await trio.to_thread.run_sync(unlock, [slot for _, slot in slots], offered)
             network, heads, head, missing = await find(config, transfer, master, at_least, bound)
-            newest = head if bound is None else await heads.newest(await heads.survey()) or head
+            newest = head if bound is None else await _newest_of_all(network, heads, head)
             for provider in sorted(missing):
                 log.warning("left out: %s", missing[provider])
             own: set[bytes] = set()
@@ -118,7 +118,7 @@ async def recover(
                     }
                     await load(network, half, head, settings, progress)
                     await _take_over(network, heads, taken_over)
-                    later = await _later(heads, newest, own)
+                    later = await _later(network, heads, newest, own)
                     if later is None:
                         break
                     newest = later
@@ -266,6 +266,8 @@ async def _newest(
     head = await heads.newest(survey)
     if len(answering) < network.k or network.silent(answering) > network.silent_most:
         raise _too_few(network.k, network.facts, missing)
+    if at_least is None:
+        _require_read(network, survey, head)
     if head is None:
         _refuse_false("heads", {name: DamagedError(why) for name, why in heads.liars.items()})
         raise NoVolumeError("no provider that answers holds a head of this volume: it was never published")
@@ -288,6 +290,25 @@ def _refuse_false(what: str, false: Mapping[str, FormatError]) -> None:
         raise DamagedError(
             f"all {what} that providers show are damaged ({', '.join(sorted(false))}); bring back other providers"
         )
+
+
+def _require_read(network: Network, survey: Survey, head: Head | None) -> None:
+    """Raise `TooFewProvidersError` where a durable head newer than `head` may be among those that nobody handed out."""
+    answering = (survey.listed.keys() & network.taken) - survey.unread
+    if survey.unread and network.silent(answering) > network.silent_most:
+        back = (
+            f", or go back to {head.epoch}-{head.sequence} with --at-least {head.epoch}-{head.sequence}" if head else ""
+        )
+        names = ", ".join(sorted(survey.unread))
+        raise TooFewProvidersError(f"the newest heads that {names} list cannot be read there: try again{back}")
+
+
+async def _newest_of_all(network: Network, heads: Heads, head: Head) -> Head:
+    """The newest head, whichever is to be recovered: what takes over comes after it."""
+    survey = await heads.survey()
+    newest = await heads.newest(survey)
+    _require_read(network, survey, head)
+    return newest or head
 
 
 def _refuse_older(network: Network, survey: Survey, head: Head) -> None:
@@ -343,10 +364,13 @@ async def _take_over(network: Network, heads: Heads, head: Head) -> None:
         )
 
 
-async def _later(heads: Heads, head: Head, own: Collection[bytes]) -> Head | None:
+async def _later(network: Network, heads: Heads, head: Head, own: Collection[bytes]) -> Head | None:
     """What the other machine still published while `head` was loaded: it knew of no rival and may have said "safe".
 
     It looks for ours just before each head of its own, so once ours is durable hardly anything can still come.
     """
     survey = await heads.survey(head.number)
-    return await heads.newest(survey, accept=lambda other: other.number > head.number and other.writer not in own)
+    later = await heads.newest(survey, accept=lambda other: other.number > head.number and other.writer not in own)
+    if later is None:
+        _require_read(network, survey, None)
+    return later

@@ -112,7 +112,7 @@ class Repair:
             if segment.missing():
                 self.lacking[segment.id] = segment
             else:
-                self.lacking.pop(segment.id, None)
+                self._settled(segment.id)
 
     def load(self, segments: Iterable[SegmentInfo]) -> None:
         """`note` what an earlier moment knew: of segments that were noted since, that is known better."""
@@ -121,8 +121,14 @@ class Repair:
     def drop(self, ids: Iterable[bytes]) -> None:
         """These segments are named by nothing any more."""
         for id in ids:
-            self.lacking.pop(id, None)
+            self._settled(id)
             self._uncount(id)
+
+    def _settled(self, id: bytes) -> None:
+        """Nothing is missing: what has come says nothing of what goes missing later."""
+        if self.lacking.pop(id, None) is not None:
+            for key in [key for key in self._come if key[0] == id]:
+                del self._come[key]
 
     def _count(self, segment: SegmentInfo) -> None:
         held = tuple(sorted(share.provider for share in segment.shares if share.stored))
@@ -187,9 +193,9 @@ class Repair:
     @property
     def unsure(self) -> bool:
         """Whether of any segment fewer than `safe` distinct owners hold shares at places beyond doubt."""
-        network, doubtful = self._network, self._network.doubtful
-        return bool(doubtful) and any(
-            network.owners(name for name in held if name not in doubtful) < network.safe for held in self._groups
+        network, unsure = self._network, self._network.unsure
+        return bool(unsure) and any(
+            network.owners(name for name in held if name not in unsure) < network.safe for held in self._groups
         )
 
     @property
@@ -306,13 +312,18 @@ class Repair:
         astray = placement.misplaced(
             [(share.provider, share.stored) for share in segment.shares], network.k, network.facts, network.policy
         )
+        kept = [(share.provider, share.stored and index not in astray) for index, share in enumerate(segment.shares)]
         home: dict[int, str] = {}
         homeless: list[int] = []
         for index, share in enumerate(segment.shares):
-            if (segment.id, index) in self._late or (share.stored and index not in astray):
+            key = segment.id, index
+            if key in self._late or key in self._come or kept[index][1]:
                 continue
-            if not share.stored and share.provider not in away and self._may_hold(share.provider):
+            with_it = [*kept[:index], (share.provider, True), *kept[index + 1 :]]
+            fits = not placement.misplaced(with_it, network.k, network.facts, network.policy)
+            if not share.stored and share.provider not in away and fits:
                 home[index] = share.provider
+                kept = with_it
             else:
                 homeless.append(index)
         self._turn += 1
@@ -321,10 +332,6 @@ class Repair:
         found, obstacle = network.spare(segment, homeless, self._turn)
         self.obstacle = obstacle or self.obstacle
         return home | found
-
-    def _may_hold(self, provider: str) -> bool:
-        facts = self._network.facts.get(provider)
-        return facts is not None and self._network.policy.objection(facts) is None
 
     async def _restore(self, segment: SegmentInfo, to: dict[int, str]) -> SegmentInfo:
         """The segment as it is after trying; errors are logged, for a later round tries again."""

@@ -286,6 +286,7 @@ class Volume:
 
     async def _until_safe(self, batch: int) -> None:
         await self._until_published(batch)
+        await self.places.visit_all()  # of whom the publish raised a doubt
         await self.loaded.wait()
         told = ""
         while self.repair.unsafe or self.repair.unsure or self.network.vacant or self.publisher.owes_head:
@@ -299,6 +300,7 @@ class Volume:
                 await trio.sleep(SYNC_RETRY)
             else:
                 await self._until_published(batch)
+                await self.places.visit_all()
 
     def unsafe_at(self) -> list[str]:
         """Providers that lack shares, where fewer owners than are to be safe hold all that is published; else none."""
@@ -311,10 +313,10 @@ class Volume:
             if self.network.foreign and failure is not None:
                 cause += "; " + "; ".join(f"{name}: {reason}" for name, reason in sorted(self.network.foreign.items()))
             return DegradedError(f"degraded: not published within {seconds:.0f} s, and kept on this machine{cause}")
-        amiss = dict.fromkeys(self.network.doubtful, "may have lost what it held")
+        amiss = dict.fromkeys(self.network.unsure, "may have lost what it held")
         amiss |= {name: f"lacks {count} share{'s' * (count != 1)}" for name, count in self.repair.lacking_at().items()}
         why = {name: f" ({trouble})" for name in amiss if (trouble := self.network.trouble(name))}
-        names = ", ".join(f"{name} {what}{why.get(name, '')}" for name, what in sorted(amiss.items()))
+        names = ", ".join(f"{name} {what}{why.get(name, '')}" for name, what in sorted(amiss.items())) or "try again"
         return DegradedError(
             f"degraded: published, but fewer than {self.network.safe} owners hold all of it: {names}; bring them back"
         )

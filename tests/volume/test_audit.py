@@ -264,6 +264,7 @@ def test_who_loses_much_is_suspended_gets_nothing_new_and_is_so_after_a_remount(
         assert volume.network.suspended() == {"cat"}
         assert volume.audit.sweep.state.sweeps == 1
         await volume.loaded.wait()
+        await volume.looked.wait()
         health = volume.health()
         assert health.counts() == HealthCounts(safe=health.counts().safe)
 

@@ -648,3 +648,89 @@ def test_a_machine_that_is_overtaken_while_it_leaves_deletes_nothing_more(wide: 
     here.run(leave, providers=drained(here, "cat"))
     assert any(name.startswith("shares/") for name in held)
     assert held <= set(wide.providers["cat"].objects)
+
+
+def test_a_sync_does_not_wait_for_a_drain(wide: World) -> None:
+    here = wide.machine()
+    here.init()
+    here.run(write)
+
+    async def sync(volume: Volume) -> None:
+        await volume.loaded.wait()
+        rounds = 0
+
+        async def care() -> bool:
+            nonlocal rounds
+            rounds += 1
+            return False
+
+        volume.care_once = care  # type: ignore[method-assign]
+        for name in (b"more", b"and more"):  # of the first the one that is drained gets no head: it lacks the base then
+            await put_file(volume, name, b"y")
+            await volume.sync(10.0)
+        assert rounds == 0
+
+    here.run(sync, providers=drained(here, "cat"))
+
+
+def test_a_provider_is_left_while_as_many_others_are_silent_as_may_be(wide: World) -> None:
+    here = wide.machine()
+    here.init()
+    here.run(write)
+
+    async def leave(volume: Volume) -> None:
+        await volume.loaded.wait()
+        while volume.holdings().get("cat"):
+            await volume.care_once()
+        await volume.sync()
+        wide.away("ada", "bee")
+        result = await volume.leave("cat", 30)
+        assert (result.left, result.unreachable) == (0, "")
+
+    here.run(leave, providers=drained(here, "cat"))
+    assert not wide.providers["cat"].objects
+
+
+# --- shares that are missing ------------------------------------------------------------------------------------------
+
+
+def test_what_has_come_says_nothing_of_what_is_lost_later(world: World) -> None:
+    here = world.machine()
+    here.init()
+    here.run(write)
+
+    async def body(volume: Volume) -> None:
+        await volume.loaded.wait()
+        segment = segments(volume)[0]
+        without = replace_stored(segment, 2, False)
+        fixer = repair.Repair(volume.network)
+        fixer.expect(segment.id, [2])
+        fixer.note([without])
+        fixer.heard(ShareEvent(segment.shares[2].provider, "x", segment.id, 2, "stored", ""))
+        fixer.note([segment])
+        fixer.note([without])
+        assert fixer.arrivals() == []
+
+    here.run(body)
+
+
+def test_a_share_comes_home_only_where_no_owner_holds_too_many_then(wide: World) -> None:
+    """Providers turn out to have one owner, and a share of one of them is missing."""
+    here = wide.machine()
+    here.init()
+    here.run(write)
+    facts = here.config().providers
+    together = ("ada", "bee", "cat", "dog")
+    one = {name: replace(each, owner="one" if name in together else each.owner) for name, each in facts.items()}
+
+    async def body(volume: Volume) -> None:
+        await volume.loaded.wait()
+        for segment in segments(volume):
+            at = [index for index, share in enumerate(segment.shares) if share.provider in together]
+            without = replace_stored(segment, at[-1], False)
+            to = volume.repair._destinations(without)
+            stored = {share.provider for share in without.shares if share.stored} | set(to.values())
+            moved = {segment.shares[index].provider for index in to if without.shares[index].stored}
+            assert len((stored - moved) & set(together)) < 4, "four shares are enough to read all"
+
+    here.run(body, providers=one)

@@ -11,12 +11,14 @@ import pytest
 import trio
 
 from icnfs.crypto.keys import Secret
-from icnfs.crypto.slots import SlotKind
+from icnfs.crypto.slots import SlotKind, parse_recovery_key
 from icnfs.errors import (
+    DegradedError,
     FormatError,
     IcnfsError,
     MountedError,
     ProviderAwayError,
+    ProviderRefusedError,
     SecretError,
     TooFewProvidersError,
     UsageError,
@@ -26,6 +28,7 @@ from icnfs.state.cut import put_segments
 from icnfs.volume.heads import Stored
 from icnfs.volume.keyring import Keyring, Secrets
 from icnfs.volume.places import Places
+from icnfs.volume.recover import recover
 from icnfs.volume.volume import Volume
 from tests.volume.world import CHEAP, NAMES, PASSPHRASE, World, chunks_of, flip, get_file, list_files, put_file
 
@@ -463,5 +466,75 @@ def test_doubts_about_providers_that_others_stand_for_hold_no_sync_up(world: Wor
         assert not volume.repair.unsure
         volume.network.doubt("dog")
         assert volume.repair.unsure
+
+    here.run(body)
+
+
+def unreadable(world: World, name: str, prefix: str) -> None:
+    """From now on `name` lists objects under `prefix`, and does not hand them out."""
+    provider = world.providers[name]
+    get = provider.get
+
+    async def refusing(object_name: str, *args: Any, **more: Any) -> Any:
+        if object_name.startswith(prefix):
+            raise ProviderRefusedError(name, "429; slow down")
+        return await get(object_name, *args, **more)
+
+    provider.get = refusing  # type: ignore[method-assign]
+
+
+def test_a_head_that_is_listed_and_cannot_be_read_is_not_passed_over_by_a_recovery(world: World) -> None:
+    here = world.machine()
+    key = here.init().recovery_key
+
+    async def more(volume: Volume) -> tuple[int, int]:
+        await put_file(volume, b"new", b"said to be safe")
+        await volume.sync()
+        return volume.fence.number
+
+    here.run(write)
+    epoch, sequence = here.run(more)
+    newest = f"heads/{epoch:016x}-{sequence:016x}"
+    for name in ("dog", "eel", "fox"):  # durable at the three others; the machine was lost before these had theirs
+        for head in world.objects(newest)[name]:
+            del world.providers[name].objects[head]
+    world.lose("ada", "bee")
+    unreadable(world, "cat", newest)
+    there = world.machine("there")
+    with pytest.raises(TooFewProvidersError, match="cat list cannot be read there: try again, or go back to"):
+        there.recover(key)
+
+
+def test_a_rival_whose_head_is_listed_and_cannot_be_read_is_not_passed_by(world: World) -> None:
+    here = world.machine()
+    key = here.init().recovery_key
+    here.run(write)
+
+    async def body(volume: Volume) -> None:
+        await volume.looked.wait()
+        there = world.machine("there")
+        offered = Secrets(recovery=parse_recovery_key(key))
+        await recover(there.config(), there.state_dir, offered, start=world.start)
+        for name in NAMES:
+            unreadable(world, name, "heads/")
+        await put_file(volume, b"mine", b"x")
+        with pytest.raises(TooFewProvidersError, match="do not answer to publish"):
+            await volume.publisher.publish()
+
+    here.run(body)
+
+
+def test_a_place_that_has_become_somebody_elses_holds_nothing_safe(world: World) -> None:
+    here = world.machine()
+    here.init()
+
+    async def body(volume: Volume) -> None:
+        await volume.looked.wait()
+        await write(volume)
+        world.providers["cat"].objects.clear()
+        world.providers["cat"].objects["volume"] = pack_marker(b"x" * 32)
+        await put_file(volume, b"more", b"x")
+        with pytest.raises(DegradedError, match="cat"):
+            await volume.sync(1.0)
 
     here.run(body)
