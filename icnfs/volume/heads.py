@@ -43,7 +43,7 @@ class Survey:
     away: Mapping[str, IcnfsError]
     time: float = 0.0
     unread: set[str] = field(default_factory=set)
-    """Providers that list a head which nobody handed out when it was looked for: they have as good as not answered."""
+    """Providers that list a head and did not hand it out when it was looked for: they have as good as not answered."""
 
     def newest(self) -> Iterable[tuple[tuple[int, int], list[tuple[str, HeadName]]]]:
         """((epoch, sequence), its copies), newest first."""
@@ -113,7 +113,6 @@ class Heads:
         Raises `NewerFormatError` where a head met on the way was written by a later release.
         """
         for _, copies in survey.newest():
-            unread: set[str] = set()
             for provider, name in copies:
                 if skip(provider, name):
                     continue
@@ -121,14 +120,10 @@ class Heads:
                     head = await self._believe(provider, name, deadline)
                 except ProviderError as error:
                     log.warning("head %s cannot be read: %s", name, error)
-                    unread.add(provider)
+                    survey.unread.add(provider)
                     continue
                 if head is not None and accept(head):
                     return head
-                if head is not None:
-                    unread.clear()
-                    break
-            survey.unread.update(unread)
         return None
 
     async def _believe(self, provider: str, name: HeadName, deadline: float) -> Head | None:
