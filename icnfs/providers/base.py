@@ -40,8 +40,8 @@ LISTED_BYTES: Final = 48 * MIB
 COMPONENT: Final = re.compile(r"[a-z0-9][a-z0-9._-]*")
 """What an object's name has between its slashes."""
 
-_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]*(?:/[a-z0-9][a-z0-9._-]*)*")
-_PREFIX: Final = re.compile(r"(?:[a-z0-9][a-z0-9._-]*/)*(?:[a-z0-9][a-z0-9._-]*)?")
+_NAME: Final = re.compile(f"{COMPONENT.pattern}(?:/{COMPONENT.pattern})*")
+_PREFIX: Final = re.compile(f"(?:{COMPONENT.pattern}/)*(?:{COMPONENT.pattern})?")
 
 
 @final

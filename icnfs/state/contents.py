@@ -174,8 +174,7 @@ class Contents(Layers):
         """
         for hot in list(self._dirty):
             buffer = hot.buffer
-            weight = hot.dirty_bytes + hot.patch_bytes
-            large = hot.dirty_bytes > PATCH_LIMIT or weight > hot.patch_limit
+            large = hot.dirty_bytes > PATCH_LIMIT or hot.dirty_bytes + hot.patch_bytes > hot.patch_limit
             whole = buffer and (large or (not urgent and len(buffer) <= PATCH_LIMIT))
             if not (whole and self._capture_whole(hot)):
                 self._capture_patches(hot, batch)

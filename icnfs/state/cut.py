@@ -57,7 +57,7 @@ class PublishCut:
         self.generation = generation
         self.time_ns = time.time_ns()
         self._store = store
-        self._meta, self._data = _snapshots(store)
+        self._meta, self._data = snapshots(store)
         self.reader = Reader(store.env, store.records, self._meta, self._data)
         plain = self.reader.setting("counters")
         assert plain is not None
@@ -157,8 +157,8 @@ class PublishCut:
         return sealed
 
 
-def _snapshots(store: Store) -> tuple[lmdb.Transaction, lmdb.Transaction]:
-    """Snapshots of `meta` and `data` in which everything lies that `meta` names.
+def snapshots(store: Store) -> tuple[lmdb.Transaction, lmdb.Transaction]:
+    """Snapshots of `meta` and `data` in which everything lies that `meta` names; each takes a slot until it is let go.
 
     What `meta` names is erased only after a later commit of it; so there was none before `data` was held still.
     """

@@ -313,7 +313,7 @@ class Layers:
         return iter(found)
 
     def records(self, ino: int) -> Iterator[tuple[int, ChunkRecord | None, int]]:
-        """(index, record or None, bytes of patches) of each of a file's chunks, in order: for `icnfs info`."""
+        """(index, record or None, bytes of patches) of each of a file's chunks, in order."""
         for index in sorted(self.indexes(ino)):
             record = self._record(ino, index)
             yield index, record, sum(len(p.data) for p in self._patches(ino, index, record))

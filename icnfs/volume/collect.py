@@ -209,7 +209,7 @@ class Collector:
             self._store.touch()
             try:
                 await self._store.task(partial(garbage.forget_segment, id, key, document))
-            finally:  # see `Publisher.mend`
+            finally:  # see `Publisher._mend`
                 self._repair.drop([id])
 
     # --- carrying out -------------------------------------------------------------------------------------------------

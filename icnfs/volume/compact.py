@@ -235,7 +235,7 @@ class Compactor:
             try:
                 await cuts.move_chunks(self._store, info, moves)
                 await self._store.task(partial(garbage.settle, key, None))
-            finally:  # see `Publisher.mend`
+            finally:  # see `Publisher._mend`
                 self._repair.note([info])
         log.info("%d chunks, %d bytes, were moved out of segments that are mostly dead", len(pack), pack.size)
 

@@ -184,10 +184,10 @@ class Places:
         wait, before = DOUBT_SECONDS, self._network.doubtful
         while True:
             await trio.sleep(wait)
-            if doubtful := self._network.doubtful:
+            if self._network.doubtful:
                 await look()
             left = self._network.doubtful
-            wait = min(2 * wait, DOUBT_MOST) if left and left <= doubtful <= before else DOUBT_SECONDS
+            wait = min(2 * wait, DOUBT_MOST) if left and left <= before else DOUBT_SECONDS
             before = left
 
     async def verify_all(self) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from icnfs.errors import LocalDiskError
 from icnfs.format.segment import SegmentInfo
+from icnfs.state.cut import snapshots
 from icnfs.state.reader import Reader
 from icnfs.transfer.messages import ProviderState
 from icnfs.volume.collect import walk
@@ -179,8 +180,7 @@ def _held(store: Store) -> Iterator[Reader]:
 
     Not a cut: none of the dirty generations ends for it.
     """
-    data = store.env.data.begin(buffers=True)
-    meta = store.env.meta.begin()
+    meta, data = snapshots(store)
     reader = Reader(store.env, store.records, meta, data)
     try:
         yield reader

@@ -339,6 +339,14 @@ def test_facts_become_json(world: World) -> None:
 # --- emptied places ---------------------------------------------------------------------------------------------------
 
 
+def after_two_losses(world: World, key: str) -> bytes:
+    """The file, on a new machine, without as many owners as may go."""
+    world.lose("ada", "bee")
+    there = world.machine("there")
+    there.recover(key)
+    return there.run(read)
+
+
 def missing_shares(world: World, volume: Volume) -> list[str]:
     """Providers that are said to hold a share of a segment that they do not hold."""
     return [
@@ -375,10 +383,7 @@ def test_a_place_emptied_between_two_attempts_is_noticed_in_what_the_first_had_s
         assert not missing_shares(world, volume)
 
     here.run(body)
-    world.lose("ada", "bee")
-    there = world.machine("there")
-    there.recover(key)
-    assert there.run(read) == DATA
+    assert after_two_losses(world, key) == DATA
 
 
 def test_sync_waits_for_what_its_own_survey_has_shown(world: World) -> None:
@@ -394,10 +399,7 @@ def test_sync_waits_for_what_its_own_survey_has_shown(world: World) -> None:
         assert not volume.network.doubted
 
     here.run(body)
-    world.lose("ada", "bee")
-    there = world.machine("there")
-    there.recover(key)
-    assert there.run(read) == DATA
+    assert after_two_losses(world, key) == DATA
 
 
 def test_a_doubt_outlives_a_visit_that_was_not_answered(world: World) -> None:
@@ -449,10 +451,7 @@ def test_a_sync_that_is_given_up_while_a_loss_is_noted_leaves_nothing_forgotten(
         assert not missing_shares(world, volume)
 
     here.run(body)
-    world.lose("ada", "bee")
-    there = world.machine("there")
-    there.recover(key)
-    assert there.run(read) == DATA
+    assert after_two_losses(world, key) == DATA
 
 
 def test_doubts_about_providers_that_others_stand_for_hold_no_sync_up(world: World) -> None:
