@@ -158,6 +158,10 @@ class Places:
         """Visit every provider, all at once; those that cannot be stay as they are."""
         await self._each(self._network.providers, self.visit)
 
+    async def visit_doubtful(self) -> None:
+        """As `visit_all`, those that are doubted and not known to be down."""
+        await self._each(self._network.doubtful, self.visit)
+
     @property
     def owes(self) -> bool:
         """Whether a place that is ours lacks key slots, or holds any that were removed."""

@@ -286,8 +286,9 @@ class Volume:
 
     async def _until_safe(self, batch: int) -> None:
         await self._until_published(batch)
-        await self.places.visit_all()  # of whom the publish raised a doubt
         await self.loaded.wait()
+        if self.repair.unsure:  # the publish raised doubts
+            await self.places.visit_doubtful()
         told = ""
         while self.repair.unsafe or self.repair.unsure or self.network.vacant or self.publisher.owes_head:
             try:
@@ -300,7 +301,8 @@ class Volume:
                 await trio.sleep(SYNC_RETRY)
             else:
                 await self._until_published(batch)
-                await self.places.visit_all()
+                if self.repair.unsure:
+                    await self.places.visit_doubtful()
 
     def unsafe_at(self) -> list[str]:
         """Providers that lack shares, where fewer owners than are to be safe hold all that is published; else none."""

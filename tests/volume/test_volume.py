@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import asdict, replace
+from math import inf
 from typing import Any
 
 import pytest
@@ -465,6 +466,25 @@ def test_doubts_about_providers_that_others_stand_for_hold_no_sync_up(world: Wor
         assert not volume.repair.unsure
         volume.network.doubt("dog")
         assert volume.repair.unsure
+
+    here.run(body)
+
+
+def test_a_provider_that_hangs_and_that_others_stand_for_holds_no_sync_up(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("icnfs.volume.places.VISIT_SECONDS", inf)
+    world.config = replace(world.config, safe=5)
+    here = world.machine()
+    here.init()
+
+    async def body(volume: Volume) -> None:
+        await volume.looked.wait()
+        await write(volume)
+        monkeypatch.setattr(world.providers["cat"], "get", lambda *_args, **_more: trio.sleep_forever())
+        volume.network.doubt("cat")
+        with trio.fail_after(60):
+            await volume.sync()
 
     here.run(body)
 
