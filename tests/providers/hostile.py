@@ -119,7 +119,10 @@ def _read(connection: socket.socket) -> Request | None:
     method, target, _ = first.split(" ")
     headers = {key.lower(): value for key, value in (line.split(": ", 1) for line in lines)}
     while len(body) < int(headers.get("content-length", "0")):
-        body += connection.recv(1 << 20)
+        more = connection.recv(1 << 20)
+        if not more:
+            return None
+        body += more
     return Request(method, target, headers, body)
 
 
