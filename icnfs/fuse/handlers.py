@@ -14,7 +14,7 @@ Two requests are declined on purpose:
   the umask; the kernel sends it only to daemons that negotiate FUSE_DONT_MASK, which pyfuse3 cannot ask for.
 
 setxattr's XATTR_CREATE and XATTR_REPLACE are carried out by pyfuse3, which asks `getxattr` first; the kernel holds the
-inode's lock over both.  setattr's "now" comes as a time: pyfuse3 reads the clock.  O_TRUNC comes with open.
+inode's lock over both.  setattr's "now" comes as a time: pyfuse3 reads the clock.  O_TRUNC comes as a setattr.
 
 It does not know what a name means; it only counts the references that it hands to the kernel.
 """
@@ -298,7 +298,7 @@ class Handlers(pyfuse3.Operations):
 
     @_answers
     def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
-        handle = self.fs.open(inode, flags, ctx.uid)
+        handle = self.fs.open(inode, flags)
         return FileInfo(fh=handle.fh, keep_cache=handle.keep_cache)
 
     @_waits

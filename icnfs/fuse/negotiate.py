@@ -1,4 +1,4 @@
-"""INIT, the first request of a mount, and the one thing that is added to its answer.
+"""INIT, the first request of a mount, and what is changed in its answer.
 
 libfuse answers INIT by itself and pyfuse3 offers no say in it.  So for that one request the session's descriptor is a
 socket: INIT is handed to libfuse through it, its answer is amended on the way back, and the descriptor is the device
@@ -11,6 +11,10 @@ With it the kernel does so once, and leaves set-id bits to the file system:
 - chown clears them; a write or a truncation clears them unless the caller has CAP_FSETID;
 - where the kernel itself sees that they must go, it sends a SETATTR that changes nothing else.
 
+What is taken out is FUSE_ATOMIC_O_TRUNC, which libfuse sets.  With it an open that truncates is one request, which the
+kernel sends before it asks whether the file is a running program: the program would be emptied, and the open then
+refused with ETXTBSY.  Without it the kernel truncates by a SETATTR once it may.
+
 Nothing here may keep a mount from coming up: what is not understood goes through as it is.
 """
 
@@ -22,6 +26,7 @@ import socket
 from struct import Struct
 from typing import Final
 
+ATOMIC_O_TRUNC: Final = 1 << 3
 HANDLE_KILLPRIV_V2: Final = 1 << 28
 
 _REQUEST: Final = Struct("=IIQQIIIHH" + "IIII")
@@ -67,13 +72,15 @@ class Negotiation:
 
 
 def amended(request: bytes, answer: bytes) -> bytes:
-    """`answer` with HANDLE_KILLPRIV_V2, where `request` is an INIT that offers it.  Total."""
+    """`answer` to an INIT without ATOMIC_O_TRUNC, and with HANDLE_KILLPRIV_V2 where `request` offers it.  Total."""
     if len(request) < _REQUEST.size or len(answer) < _REPLY.size:
         return answer
     *_, offered = _REQUEST.unpack_from(request)
     opcode = _REQUEST.unpack_from(request)[1]
     _, error, _, _, _, _, flags = _REPLY.unpack_from(answer)
-    if opcode != _INIT or error or not offered & HANDLE_KILLPRIV_V2:
-        log.debug("the kernel does not leave set-id bits to the file system: it asks before each write")
+    if opcode != _INIT or error:
         return answer
-    return answer[:_FLAGS_AT] + _FLAGS.pack(flags | HANDLE_KILLPRIV_V2) + answer[_REPLY.size :]
+    if not offered & HANDLE_KILLPRIV_V2:
+        log.debug("the kernel does not leave set-id bits to the file system: it asks before each write")
+    flags = flags & ~ATOMIC_O_TRUNC | offered & HANDLE_KILLPRIV_V2
+    return answer[:_FLAGS_AT] + _FLAGS.pack(flags) + answer[_REPLY.size :]

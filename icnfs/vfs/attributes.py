@@ -103,7 +103,10 @@ class Attributes(Tree):
         _check_xattr_name(name)
         if len(value) > XATTR_SIZE_MAX:
             raise FsError(errno.E2BIG)
-        xattrs = {**self._store.xattrs(ino), name: value}
+        before = self._store.xattrs(ino)
+        if before.get(name) == value:  # ext4 leaves the inode's time alone
+            return
+        xattrs = {**before, name: value}
         if sum(len(n) + len(v) for n, v in xattrs.items()) > XATTRS_MAX:
             raise FsError(errno.ENOSPC)
         if sum(len(n) + 1 for n in xattrs) > XATTR_LIST_MAX:

@@ -15,7 +15,6 @@ from icnfs.errors import FsError, IcnfsError
 from icnfs.limits import CHUNK_SIZE, FILE_SIZE_MAX, MIB
 from icnfs.state.inode import Inode
 from icnfs.vfs.handles import Handle
-from icnfs.vfs.setid import after_write
 from icnfs.vfs.times import Atime, is_due
 from icnfs.vfs.tree import Tree
 
@@ -32,20 +31,14 @@ READ_AHEAD_STEP: Final = 4 * MIB
 class Files(Tree):
     """The part of a `Vfs` that serves handles."""
 
-    def open(self, ino: int, flags: int, uid: int = 0) -> Handle:
-        """A handle; for `uid`; O_TRUNC empties the file, and may clear its set-id bits.
+    def open(self, ino: int, flags: int) -> Handle:
+        """A handle; O_TRUNC is not for it: the kernel truncates by `setattr`.
 
         The kernel's cached pages serve reads unseen, so where the next read must move the access time the handle does
         not keep them: then that read is seen.
         """
         node = self._store.inode(ino)
-        if flags & os.O_TRUNC:
-            self._writable()
-            node = self._store.edit(ino)
-            self._store.contents.truncate(node, 0)
-            node.mtime = node.ctime = time.time_ns()
-            node.mode = after_write(node, uid)
-        elif (flags & os.O_ACCMODE) != os.O_RDONLY:
+        if (flags & os.O_ACCMODE) != os.O_RDONLY:
             self._writable()
         reads = (flags & os.O_ACCMODE) != os.O_WRONLY and not flags & os.O_NOATIME
         keep_cache = not (reads and node.size and is_due(self._atime, node, time.time_ns()))

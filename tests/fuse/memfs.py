@@ -232,10 +232,8 @@ class MemFs:
         self._next_fh += 1
         return handle
 
-    def open(self, ino: int, flags: int, uid: int) -> Open:
+    def open(self, ino: int, flags: int) -> Open:
         self._enter("open")
-        if flags & os.O_TRUNC:
-            self._resize(self._node(ino), 0)
         return self._opened(ino, flags)
 
     async def read(self, fh: int, offset: int, size: int) -> bytes:

@@ -1,4 +1,4 @@
-"""INIT's answer gains one flag where the kernel offers it, and nothing else changes; a mount then asks less."""
+"""INIT's answer gains one flag where the kernel offers it, loses another, and nothing else changes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from icnfs.fuse.negotiate import HANDLE_KILLPRIV_V2, amended
+from icnfs.fuse.negotiate import ATOMIC_O_TRUNC, HANDLE_KILLPRIV_V2, amended
 from tests.fuse.mounting import Mount, mounted
 
 INIT = 26
@@ -30,8 +30,8 @@ def answer(flags: int, error: int = 0) -> bytes:
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1))
-def test_the_flag_is_added_where_it_is_offered(offered: int, wanted: int) -> None:
-    expected = wanted | (offered & HANDLE_KILLPRIV_V2)
+def test_one_flag_is_added_where_it_is_offered_and_one_is_taken_out(offered: int, wanted: int) -> None:
+    expected = wanted & ~ATOMIC_O_TRUNC | (offered & HANDLE_KILLPRIV_V2)
     assert amended(request(offered), answer(wanted)) == answer(expected)
 
 

@@ -248,6 +248,7 @@ def check_times_of_attribute_changes(d: str) -> object:
         "chown to nothing new": touched([d, f], lambda: os.chown(f, -1, -1)),
         "utime": touched([d, f], lambda: os.utime(f, ns=(1, 2))),
         "setxattr": touched([d, f], lambda: os.setxattr(f, "user.a", b"b")),
+        "setxattr to the same": touched([d, f], lambda: os.setxattr(f, "user.a", b"b")),
         "removexattr": touched([d, f], lambda: os.removexattr(f, "user.a")),
         "getxattr": touched([d, f], lambda: os.listxattr(f)),
         "failed chmod": touched([d, f], lambda: as_user(NOBODY, lambda: os.chmod(f, 0o777))),

@@ -10,7 +10,9 @@ import fcntl
 import hashlib
 import mmap
 import os
+import shutil
 import stat
+import subprocess
 from functools import partial
 
 from tests.posix.observe import (
@@ -497,6 +499,18 @@ def check_open_read_only_with_trunc(d: str) -> object:
 
     changed = touched(path, lambda: os.close(os.open(path, os.O_RDONLY | os.O_TRUNC)))
     return changed, os.stat(path).st_size, read(path)
+
+
+def check_truncating_a_running_program(d: str) -> object:
+    path = f"{d}/program"
+    shutil.copy("/bin/sleep", path)
+    size = os.stat(path).st_size
+    with subprocess.Popen([path, "60"]) as running:
+        ways = [done(os.open, path, flags | os.O_TRUNC) for flags in (os.O_RDONLY, os.O_WRONLY, os.O_RDWR)]
+        ways.append(done(os.truncate, path, 0))
+        intact = os.stat(path).st_size == size, running.poll()
+        running.terminate()
+    return ways, intact, running.returncode, read(path) == read("/bin/sleep")
 
 
 def check_open_by_handle(d: str) -> object:
