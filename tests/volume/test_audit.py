@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from math import inf
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,8 @@ DATA = os.urandom(3_000_000)
 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is found is acted upon at once, and no sweep has begun by itself, past what a test stores afterwards."""
+    monkeypatch.setattr(audits, "STEP_SECONDS", inf)
     monkeypatch.setattr(findings, "CONFIRM_SECONDS", 0.0)
     monkeypatch.setattr(places, "DOUBT_SECONDS", 0.0)
 
