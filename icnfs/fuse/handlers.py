@@ -74,6 +74,7 @@ def _changes(growing: bool) -> Callable[[Callable[[Handlers, *Ts], T]], Handler[
         async def handler(self: Handlers, *args: *Ts) -> T:
             try:
                 if self.fs.congested:
+                    self._storing()
                     await self.fs.wait_room(growing=growing)
                 return fn(self, *args)
             except BaseException as exc:  # noqa: BLE001  `reply` raises again what is not ours to answer
@@ -143,17 +144,24 @@ def change_of(attr: EntryAttributes, fields: SetattrFields) -> SetAttr:
 
 
 class Handlers(pyfuse3.Operations):
-    """The handlers of one mount.  `expired` tells whether a cancellation is the loop's deadline; `syncing` is called as
-    an fsync begins, which may be allowed to wait longer."""
+    """The handlers of one mount.  `expired` tells whether a cancellation is the loop's deadline; `storing` and
+    `syncing` are called before waits for this machine's disk alone, and as an fsync begins: these may take longer."""
 
     supports_dot_lookup = True
     enable_writeback_cache = False
     enable_acl = False
 
-    def __init__(self, fs: FileSystem, expired: Callable[[], bool], syncing: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        fs: FileSystem,
+        expired: Callable[[], bool],
+        storing: Callable[[], None],
+        syncing: Callable[[], None],
+    ) -> None:
         super().__init__()
         self.fs = fs
         self._expired = expired
+        self._storing = storing
         self._syncing = syncing
         self._faults = FaultLog()
 
@@ -307,6 +315,7 @@ class Handlers(pyfuse3.Operations):
 
     @_waits
     def write(self, fh: int, off: int, buf: bytes) -> Awaitable[int]:
+        self._storing()
         return self.fs.write(fh, off, buf)
 
     async def flush(self, fh: int) -> None:

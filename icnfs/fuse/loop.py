@@ -71,11 +71,12 @@ a dead file, so that they cannot take the last worker; each holds a few KiB unti
 class Worker:
     """One of pyfuse3's session tasks: whether it is between requests, and the scope that bounds its handler's waits."""
 
-    __slots__ = ("armed", "idle", "scope")
+    __slots__ = ("armed", "idle", "patience", "scope")
 
-    def __init__(self) -> None:
+    def __init__(self, patience: float) -> None:
         self.idle = True
         self.armed = False
+        self.patience = patience
         self.scope = trio.CancelScope()
 
 
@@ -127,6 +128,7 @@ class DeviceLoop:
         worker = self.running
         assert worker is not None
         worker.idle = True
+        worker.patience = self.deadline
         if worker.armed:
             worker.armed = False
             worker.scope.deadline = math.inf
@@ -146,14 +148,13 @@ class DeviceLoop:
         """A handler is about to wait: bound it, and let another worker have the device."""
         if not worker.armed:
             worker.armed = True
-            worker.scope.deadline = trio.current_time() + self.deadline
+            worker.scope.deadline = trio.current_time() + worker.patience
         self.hand_over()
 
     def allow(self, seconds: float) -> None:
-        """Bound the waits of the handler that runs by `seconds` from now, instead of the deadline."""
+        """Bound the waits of the handler that runs, which has not waited yet, by `seconds` instead of the deadline."""
         assert self.running is not None
-        self.running.armed = True
-        self.running.scope.deadline = trio.current_time() + seconds
+        self.running.patience = seconds
 
     def hand_over(self) -> None:
         if self._parked and not self.held and not self._waking:
@@ -270,7 +271,7 @@ class Workers:
 
     async def _work(self, task: Callable[..., Coroutine[Any, Any, None]], args: tuple[object, ...]) -> None:
         """Run one worker to its end; start anew one that met EAGAIN, and replace one whose scope is spent."""
-        worker = Worker()
+        worker = Worker(self._loop.deadline)
         with worker.scope:
             while True:
                 try:

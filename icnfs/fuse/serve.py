@@ -43,6 +43,10 @@ from icnfs.fuse.wakeups import Wakeups
 DEADLINE: Final = 20.0
 """Seconds that a handler may wait."""
 
+DISK_DEADLINE: Final = 120.0
+"""Seconds that writes and fsyncs may wait for this machine's own disk: what is only busy must not be taken for broken,
+for there are programs that give up for good at an fsync which failed."""
+
 TIMEOUT_SHARE: Final = 0.6
 """Of the kernel's own request timeout, where it is set: a request's age counts from before a handler sees it."""
 
@@ -84,15 +88,17 @@ async def serve(
 ) -> End:
     """Mount `fs` at `directory` and answer until it is unmounted; `ready` is called once the mount answers.
 
-    `volume` is the name that mount(8) shows; `signals` may be empty (they need the main thread); `fsync_deadline`, in
-    seconds, bounds an fsync where the bound of all is not meant.  Raises MountPointError where it cannot be mounted,
-    and IcnfsError where the device fails.
+    `volume` is the name that mount(8) shows; `signals` may be empty (they need the main thread); `handler_deadline` and
+    `fsync_deadline`, in seconds, stand for both deadlines of this module, and for that of an fsync.  Raises
+    MountPointError where it cannot be mounted, and IcnfsError where the device fails.
     """
     path = places.prepare(directory)
     logging.getLogger("pyfuse3").addFilter(_is_news)
     loop = DeviceLoop(deadline() if handler_deadline is None else handler_deadline)
-    syncing = (lambda: None) if fsync_deadline is None else partial(loop.allow, deadline(fsync_deadline))
-    handlers = Handlers(fs, loop.expired, syncing)
+    disk_deadline = deadline(DISK_DEADLINE) if handler_deadline is None else handler_deadline
+    storing = partial(loop.allow, disk_deadline)
+    syncing = storing if fsync_deadline is None else partial(loop.allow, deadline(fsync_deadline))
+    handlers = Handlers(fs, loop.expired, storing, syncing)
     with ExitStack() as stack:
         stack.enter_context(loop.installed())
         _mount(handlers, path, options.for_kernel(volume))

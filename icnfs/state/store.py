@@ -19,6 +19,7 @@ import secrets
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from math import inf
 from pathlib import Path
 from typing import Any, Final
 
@@ -383,17 +384,21 @@ class Store(Records):
     async def wait_room(self, *, growing: bool = True) -> None:
         """Until changes may be accepted.  `growing` ones need room for data; others only that commits go on.
 
-        Raises EROFS when the volume is read-only, ENOSPC after FULL_WAIT seconds without room.
+        Raises EROFS when the volume is read-only, ENOSPC after FULL_WAIT seconds without room: a disk that takes what
+        it is given, however slowly, is waited for.
         """
         if self.read_only:
             raise FsError(errno.EROFS)
         if self.batch.changes > BATCH_CHANGES:
             self.close_batch()
-        with trio.move_on_after(FULL_WAIT) as scope:
+        with trio.CancelScope() as scope:
             while self._lacks_room(growing):
                 self.relieve()
                 if self.full or self.failure is not None:
                     self.want_upkeep()
+                    scope.deadline = min(scope.deadline, trio.current_time() + FULL_WAIT)
+                else:
+                    scope.deadline = inf
                 await self._progress.wait()
                 if self.read_only:
                     raise FsError(errno.EROFS)

@@ -64,10 +64,14 @@ class Tree:
     def lookup(self, parent: int, name: bytes) -> Inode:
         """The inode that `name` names in `parent`; ENOENT, ENOTDIR, ENAMETOOLONG.
 
-        "." names any inode itself: so the kernel looks up a file handle (open_by_handle_at(2)).
+        "." names any inode itself: so the kernel looks up a file handle (open_by_handle_at(2)), unless it still knows
+        the inode; one without a name is then only waiting to be forgotten.
         """
         if name == b".":
-            return self._store.inode(parent)
+            node = self._store.inode(parent)
+            if not node.nlink:
+                raise FsError(errno.ENOENT)
+            return node
         directory = self._directory(parent)
         if name == b"..":
             return self._store.inode(directory.parent)

@@ -142,7 +142,7 @@ class Bench:
     def __init__(self, store: Store) -> None:
         self.store = store
         self.vfs = Vfs(store, lambda: 1 << 40)
-        self.handlers = Handlers(self.vfs, lambda: False, lambda: None)
+        self.handlers = Handlers(self.vfs, lambda: False, lambda: None, lambda: None)
         self.folder = store.find(ROOT_INO, b"folder").ino  # type: ignore[union-attr]
         self.big = store.find(ROOT_INO, b"big").ino  # type: ignore[union-attr]
 

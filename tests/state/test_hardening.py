@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -128,6 +129,34 @@ def test_attributes_and_settings_that_return_to_what_they_were_stay_so(
 
 
 # --- a disk that takes nothing -------------------------------------------------------------------------------------
+
+
+def test_writers_wait_for_a_disk_that_is_slow(local: Local, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("icnfs.state.store.FULL_WAIT", 0.05)
+
+    async def body(store: Store) -> None:
+        real, goes_on = store.committer._put_data, threading.Event()
+
+        def put_data(sealed: list[SealJob], cached: list[CacheJob]) -> None:
+            goes_on.wait()
+            real(sealed, cached)
+
+        async def writer() -> None:
+            await store.wait_room()
+            had_gone_on.append(goes_on.is_set())
+
+        monkeypatch.setattr(store.committer, "_put_data", put_data)
+        new_file(store, b"x" * (ACCEPTED_MAX + 2 * CHUNK_SIZE))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(writer)
+            try:
+                await trio.sleep(0.3)
+            finally:
+                goes_on.set()
+
+    had_gone_on: list[bool] = []
+    local.run(body, upkeep=False)
+    assert had_gone_on == [True]
 
 
 def test_upkeep_outlives_a_disk_that_takes_nothing(local: Local, monkeypatch: pytest.MonkeyPatch) -> None:

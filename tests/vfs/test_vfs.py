@@ -259,6 +259,17 @@ def test_setattr_changes_what_it_is_told_and_the_change_time(mounted: Callable[.
     mounted(body)
 
 
+def test_a_file_handle_finds_no_file_without_a_name(mounted: Callable[..., None]) -> None:
+    async def body(vfs: Vfs, store: Store) -> None:
+        ino = await fill(vfs, b"f", b"x")
+        vfs.remember(ino)
+        assert vfs.lookup(ino, b".").ino == ino
+        vfs.unlink(ROOT_INO, b"f")
+        refuses(errno.ENOENT, vfs.lookup, ino, b".")
+
+    mounted(body)
+
+
 def test_truncating_clears_set_id_bits_of_others(mounted: Callable[..., None]) -> None:
     async def body(vfs: Vfs, store: Store) -> None:
         ino = await fill(vfs, b"f", b"x")
