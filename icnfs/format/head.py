@@ -147,9 +147,12 @@ def decode(plain: bytes) -> Head:
 
 
 def seal(head: Head, token: bytes, seal_fixed: Seal) -> bytes:
-    """The head object for the provider that `token` stands for."""
+    """The head object for the provider that `token` stands for; `FormatError` where nobody could read it back."""
     header = _HEADER.pack(MAGIC, VERSION, head.features)
-    return header + seal_fixed(_bind(header, head.epoch, head.sequence, token), encode(head))
+    raw = header + seal_fixed(_bind(header, head.epoch, head.sequence, token), encode(head))
+    if len(raw) > HEAD_MAX or _parts(head) > PARTS_MAX:
+        raise FormatError(f"the volume's records fill {_parts(head)} segments, more than a head can name")
+    return raw
 
 
 def unseal(raw: bytes, name: HeadName, token: bytes, open_fixed: Seal) -> Head:
@@ -175,6 +178,10 @@ def _bind(header: bytes, epoch: int, sequence: int, token: bytes) -> bytes:
     return header + _NUMBERS.pack(epoch, sequence) + token
 
 
+def _parts(head: Head) -> int:
+    return sum(len(run.parts) for run in head.runs)
+
+
 def _check(head: Head) -> None:
     numbers = (head.epoch, head.sequence, head.time_ns, head.cut, head.generation, *head.previous, *head.counters)
     if not all(0 <= number <= _NUMBER_MAX for number in numbers):
@@ -185,7 +192,7 @@ def _check(head: Head) -> None:
         raise FormatError("a head's code is out of range")
     if not 0 < head.chunk_size <= CHUNK_SIZE:
         raise FormatError("a head's chunk size is out of range")
-    if not 0 < len(head.runs) <= RUNS_MAX or sum(len(run.parts) for run in head.runs) > PARTS_MAX:
+    if not 0 < len(head.runs) <= RUNS_MAX or _parts(head) > PARTS_MAX:
         raise FormatError("a head has too many runs, or none")
     reached = 0
     for run in head.runs:

@@ -160,7 +160,7 @@ class Places:
 
     async def visit_doubtful(self) -> None:
         """As `visit_all`, those that are doubted and not known to be down."""
-        await self._each(self._network.doubtful, self.visit)
+        await self._each(sorted(self._network.doubtful), self.visit)
 
     @property
     def owes(self) -> bool:

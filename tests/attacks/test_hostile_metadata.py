@@ -64,6 +64,17 @@ def names_in(vfs: Vfs, ino: int) -> list[bytes]:
     return [name for name, _, _ in vfs.readdir(fh, 0) if name not in (b".", b"..")]
 
 
+def node_at(volume: Volume, writer: Writer, *path: bytes) -> Inode:
+    """What a path names, for `tamper`, which runs in the committer's thread and has its transactions to read by."""
+    ino = ROOT_INO
+    for name in path:
+        first = volume.store.names.cookie_base(ino, name) << RANK_BITS
+        ino = next(entry.ino for entry in writer.reader.named(ino, first, name) if entry.name == name)
+    node = writer.reader.inode(ino)
+    assert node is not None
+    return node
+
+
 def put_name(volume: Volume, writer: Writer, generation: int, parent: int, name: bytes, ino: int, rank: int) -> None:
     cookie = (volume.store.names.cookie_base(parent, name) << RANK_BITS) + rank
     plain = U64.pack(ino) + bytes((stat.S_IFREG >> 12,)) + name
@@ -79,8 +90,7 @@ def test_a_name_that_no_file_may_have_is_never_shown_and_harms_its_directory_alo
         vfs.mkdir(ROOT_INO, b"sub", 0o755, 0, 0)
 
     def tamper(volume: Volume, writer: Writer, generation: int) -> None:
-        sub = files_of(volume).lookup(ROOT_INO, b"sub").ino
-        put_name(volume, writer, generation, sub, name, ROOT_INO, 0)
+        put_name(volume, writer, generation, node_at(volume, writer, b"sub").ino, name, ROOT_INO, 0)
 
     async def look(volume: Volume) -> None:
         vfs = files_of(volume)
@@ -102,9 +112,8 @@ def test_a_name_that_is_there_twice_harms_its_directory_alone(world: World) -> N
         vfs.mknod(sub.ino, b"twin", 0o100644, 0, 0, 0)
 
     def tamper(volume: Volume, writer: Writer, generation: int) -> None:
-        vfs = files_of(volume)
-        sub = vfs.lookup(ROOT_INO, b"sub").ino
-        put_name(volume, writer, generation, sub, b"twin", vfs.lookup(sub, b"twin").ino, 1)
+        sub = node_at(volume, writer, b"sub").ino
+        put_name(volume, writer, generation, sub, b"twin", node_at(volume, writer, b"sub", b"twin").ino, 1)
 
     async def remove(volume: Volume) -> None:
         vfs = files_of(volume)
@@ -127,9 +136,7 @@ def test_directories_in_a_circle_hang_nobody(world: World) -> None:
         vfs.mkdir(ROOT_INO, b"moved", 0o755, 0, 0)
 
     def tamper(volume: Volume, writer: Writer, generation: int) -> None:
-        vfs = files_of(volume)
-        a = vfs.lookup(ROOT_INO, b"a").copy(0)
-        b = vfs.lookup(a.ino, b"b")
+        a, b = node_at(volume, writer, b"a"), node_at(volume, writer, b"a", b"b")
         a.parent = b.ino
         writer.put(Table.INODES, U64.pack(a.ino), a.pack(), generation)
         put_name(volume, writer, generation, b.ino, b"up", a.ino, 0)
@@ -168,7 +175,7 @@ def test_an_inode_that_cannot_be_is_an_error_of_its_own(world: World, change: Ca
         vfs.mknod(ROOT_INO, b"victim", 0o100644, 0, 0, 0)
 
     def tamper(volume: Volume, writer: Writer, generation: int) -> None:
-        node = files_of(volume).lookup(ROOT_INO, b"victim").copy(0)
+        node = node_at(volume, writer, b"victim")
         change(node)
         writer.put(Table.INODES, U64.pack(node.ino), node.pack(), generation)
 
@@ -189,9 +196,8 @@ def test_counts_that_are_too_low_stop_no_commit(world: World) -> None:
         vfs.mkdir(a.ino, b"b", 0o755, 0, 0)
 
     def tamper(volume: Volume, writer: Writer, generation: int) -> None:
-        vfs = files_of(volume)
         for name in (b"a", b"innocent"):
-            node = vfs.lookup(ROOT_INO, name).copy(0)
+            node = node_at(volume, writer, name)
             node.count = node.nlink = 0
             writer.put(Table.INODES, U64.pack(node.ino), node.pack(), generation)
 

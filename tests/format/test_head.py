@@ -61,6 +61,18 @@ def test_a_head_comes_back(features: int) -> None:
     assert [s.size for s in HEAD.segments()] == [100, 100, 100]
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"keyring": bytes(head_format.HEAD_MAX)},
+        {"runs": (RunInfo(b"r" * 16, 0, 9, 1, 1, (part(),) * (head_format.PARTS_MAX + 1)),)},
+    ],
+)
+def test_a_head_that_nobody_could_read_back_is_not_made(change: dict[str, object]) -> None:
+    with pytest.raises(FormatError):
+        head_format.seal(msgspec.structs.replace(HEAD, **change), TOKEN, seal)
+
+
 def test_names_sort_as_heads_do_and_come_back() -> None:
     names = [HeadName(e, s, bytes([t]) * 16) for e in (0, 1, 2**40) for s in (1, 16, 2**33) for t in (0, 255)]
     assert sorted(map(str, names)) == [str(n) for n in sorted(names)]

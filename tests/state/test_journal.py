@@ -108,6 +108,7 @@ def test_a_torn_entry_ends_the_journal(local: Local, tmp_path: Path) -> None:
     copies: list[Local] = []
 
     async def body(store: Store) -> None:
+        await store.flush()  # what opening commits shares no commit with these
         for i in range(3):
             make(store, b"%d" % i, b"x" * 600)
             await store.persist()
@@ -130,6 +131,7 @@ def test_entries_of_another_mount_are_not_taken_for_this_ones(local: Local, tmp_
     copies: list[Local] = []
 
     async def first(store: Store) -> None:
+        await store.flush()
         for i in range(3):
             make(store, b"old-%d" % i, b"x")
             await store.persist()
@@ -217,6 +219,8 @@ def test_chunks_go_with_the_batch_that_names_them_or_before_it(local: Local, tmp
 def test_chunks_that_lie_in_data_are_flushed_before_the_journal_names_them(
     local: Local, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("icnfs.state.committer.HOLD_MAX", CHUNK_SIZE // 2)  # no whole chunk waits for its batch
+
     async def body(store: Store) -> None:
         order: list[str] = []
         sync, append = store.env.sync_data, Journal.append
