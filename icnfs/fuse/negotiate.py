@@ -11,9 +11,14 @@ With it the kernel does so once, and leaves set-id bits to the file system:
 - chown clears them; a write or a truncation clears them unless the caller has CAP_FSETID;
 - where the kernel itself sees that they must go, it sends a SETATTR that changes nothing else.
 
-What is taken out is FUSE_ATOMIC_O_TRUNC, which libfuse sets.  With it an open that truncates is one request, which the
-kernel sends before it asks whether the file is a running program: the program would be emptied, and the open then
-refused with ETXTBSY.  Without it the kernel truncates by a SETATTR once it may.
+Two flags that libfuse sets are taken out:
+
+- FUSE_ATOMIC_O_TRUNC: an open that truncates is one request with it, which the kernel sends before it asks whether the
+  file is a running program: the program would be emptied, and the open then refused with ETXTBSY.  Without it the
+  kernel truncates by a SETATTR once it may.
+- FUSE_AUTO_INVAL_DATA: with it the kernel drops a file's cached pages whenever it learns of another mtime, its own
+  writes' among them.  FUSE_EXPLICIT_INVAL_DATA (Linux 5.2) takes its place: contents change by the kernel's requests
+  alone, for one mount writes a volume at a time, and what clones and snapshots bring appears as new inodes.
 
 Nothing here may keep a mount from coming up: what is not understood goes through as it is.
 """
@@ -27,7 +32,13 @@ from struct import Struct
 from typing import Final
 
 ATOMIC_O_TRUNC: Final = 1 << 3
+AUTO_INVAL_DATA: Final = 1 << 12
+EXPLICIT_INVAL_DATA: Final = 1 << 25
 HANDLE_KILLPRIV_V2: Final = 1 << 28
+
+_TAKEN_OUT: Final = ATOMIC_O_TRUNC | AUTO_INVAL_DATA
+_ADDED: Final = EXPLICIT_INVAL_DATA | HANDLE_KILLPRIV_V2
+"""Where the kernel offers them."""
 
 _REQUEST: Final = Struct("=IIQQIIIHH" + "IIII")
 """struct fuse_in_header, then of struct fuse_init_in: major, minor, max_readahead, flags."""
@@ -72,7 +83,7 @@ class Negotiation:
 
 
 def amended(request: bytes, answer: bytes) -> bytes:
-    """`answer` to an INIT without ATOMIC_O_TRUNC, and with HANDLE_KILLPRIV_V2 where `request` offers it.  Total."""
+    """`answer` to the INIT `request`, without the flags that are taken out and with those that are added.  Total."""
     if len(request) < _REQUEST.size or len(answer) < _REPLY.size:
         return answer
     *_, offered = _REQUEST.unpack_from(request)
@@ -82,5 +93,5 @@ def amended(request: bytes, answer: bytes) -> bytes:
         return answer
     if not offered & HANDLE_KILLPRIV_V2:
         log.debug("the kernel does not leave set-id bits to the file system: it asks before each write")
-    flags = flags & ~ATOMIC_O_TRUNC | offered & HANDLE_KILLPRIV_V2
+    flags = flags & ~_TAKEN_OUT | offered & _ADDED
     return answer[:_FLAGS_AT] + _FLAGS.pack(flags) + answer[_REPLY.size :]

@@ -1,4 +1,4 @@
-"""INIT's answer gains one flag where the kernel offers it, loses another, and nothing else changes."""
+"""INIT's answer gains and loses the flags that it is to, and nothing else changes; a mount then asks less."""
 
 from __future__ import annotations
 
@@ -11,7 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from icnfs.fuse.negotiate import ATOMIC_O_TRUNC, HANDLE_KILLPRIV_V2, amended
+from icnfs.fuse.negotiate import (
+    ATOMIC_O_TRUNC,
+    AUTO_INVAL_DATA,
+    EXPLICIT_INVAL_DATA,
+    HANDLE_KILLPRIV_V2,
+    amended,
+)
 from tests.fuse.mounting import Mount, mounted
 
 INIT = 26
@@ -30,8 +36,8 @@ def answer(flags: int, error: int = 0) -> bytes:
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1))
-def test_one_flag_is_added_where_it_is_offered_and_one_is_taken_out(offered: int, wanted: int) -> None:
-    expected = wanted & ~ATOMIC_O_TRUNC | (offered & HANDLE_KILLPRIV_V2)
+def test_flags_are_added_where_they_are_offered_and_others_are_taken_out(offered: int, wanted: int) -> None:
+    expected = wanted & ~(ATOMIC_O_TRUNC | AUTO_INVAL_DATA) | offered & (EXPLICIT_INVAL_DATA | HANDLE_KILLPRIV_V2)
     assert amended(request(offered), answer(wanted)) == answer(expected)
 
 
@@ -59,6 +65,21 @@ def test_the_kernel_asks_for_capabilities_once_and_not_before_each_write(mount: 
     os.close(fd)
     assert mount.fs.calls.count("write") == 50
     assert mount.fs.calls.count("getxattr") <= 1
+
+
+@pytest.mark.mount
+def test_a_write_leaves_what_the_kernel_has_cached(mount: Mount) -> None:
+    fd = os.open(mount.path / "file", os.O_CREAT | os.O_RDWR)
+    pages = [os.urandom(4096) for _ in range(64)]
+    os.pwrite(fd, b"".join(pages), 0)
+    calls = len(mount.fs.calls)
+    for number in range(0, 64, 2):
+        pages[number] = os.urandom(4096)
+        os.pwrite(fd, pages[number], number * 4096)
+        assert os.pread(fd, 8192, number * 4096) == pages[number] + pages[number + 1]
+    assert "read" not in mount.fs.calls[calls:]
+    os.close(fd)
+    assert (mount.path / "file").read_bytes() == b"".join(pages)
 
 
 @pytest.mark.mount
