@@ -100,6 +100,10 @@ def _waits(fn: Callable[[Handlers, *Ts], Awaitable[T]]) -> Handler[*Ts, T]:
     return handler
 
 
+DIRECTORY_SIZE: Final = 4096
+"""What a directory is said to hold, for `test -s` and for those who seek to its end: what its `blocks` are."""
+
+
 def entry_of(inode: Inode) -> EntryAttributes:
     """`inode` as the kernel wants it."""
     entry = EntryAttributes()
@@ -114,6 +118,8 @@ def entry_of(inode: Inode) -> EntryAttributes:
         entry.st_rdev = inode.rdev
     if inode.size:
         entry.st_size = inode.size
+    elif inode.is_dir:
+        entry.st_size = DIRECTORY_SIZE
     entry.st_blksize = CHUNK_SIZE
     entry.st_blocks = inode.blocks
     entry.st_atime_ns = inode.atime

@@ -65,6 +65,14 @@ class Listing:
         libc.closedir(self._stream)
 
 
+def check_a_directory_has_a_size(d: str) -> object:
+    os.mkdir(f"{d}/sub")
+    fd = os.open(f"{d}/sub", os.O_RDONLY)
+    seen = os.stat(f"{d}/sub").st_size > 0, os.fstat(fd).st_blocks > 0, os.lseek(fd, 0, os.SEEK_END) > 0
+    os.close(fd)
+    return seen
+
+
 def check_link_counts(d: str) -> object:
     seen = [nlink(d)]
     for name in "abc":
