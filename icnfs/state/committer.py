@@ -9,6 +9,9 @@ A batch that somebody waits for goes to the `journal` instead, with the few chun
 durable then, and LMDB follows when no more work has come for SETTLE_SECONDS or the journal holds enough, with all of
 them merged into one batch.  Few sealed chunks are held for the batch that will name them.
 
+To hand a batch over and to hear of it costs as much as a quick disk's flush.  So the request loop writes the journal by
+itself where the thread rests, the batch is small and the disk was quick the last time (`at_once`): one holds `_turn`.
+
 Invariants:
 
 1. Batches are applied in the order in which they were submitted, each whole or not at all.
@@ -22,7 +25,8 @@ import contextlib
 import logging
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from enum import Enum, auto
 from errno import EIO
 from typing import Any, Final
 
@@ -37,6 +41,7 @@ from icnfs.state.batch import Batch
 from icnfs.state.env import Environments
 from icnfs.state.jobs import CacheJob, Done, Job, Last, SealJob, Task, lasting, merged
 from icnfs.state.journal import Journal
+from icnfs.state.journaled import Journaled
 
 log = logging.getLogger(__name__)
 
@@ -51,24 +56,28 @@ which the request loop renews its snapshots."""
 
 _NO_VERSION: Final = U64.pack(0)
 
-SETTLE_SECONDS: Final = 0.05
-SETTLE_BATCHES: Final = 256
-SETTLE_BYTES: Final = 2 * MIB
-"""LMDB takes over what the journal holds after so long without work, or when it holds so many batches or bytes: a
-quarter of ACCEPTED_MAX, for what LMDB lacks counts as accepted."""
-
-HOLD_MAX: Final = 256 * KIB
-"""Plain bytes of chunks that may wait for the batch that names them, and go to the journal with it; sealing an entry
-holds the interpreter lock for 0.1 ms then."""
-
 GROUP_BYTES: Final = 2 * MIB
 """Of bulk data, what goes into one commit: a quarter of ACCEPTED_MAX, so that more is accepted while it is written."""
 
 IDLE_SECONDS: Final = 0.5
 """After so long without work the data of dead versions is erased."""
 
+QUICK: Final = 0.0005
+"""Seconds that an entry of the journal may have taken for the request loop to write the next one by itself: nobody is
+answered meanwhile."""
+
+QUICK_CHANGES: Final = 64
+QUICK_BYTES: Final = 128 * KIB
+"""Changed records and plain bytes of chunks that the loop puts into one."""
+
 DOOMED_MAX: Final = 4096
 """Erasures are put off to the next idle moment, but no more than so many."""
+
+
+class _Wake(Enum):
+    """For the thread to see that the journal holds something."""
+
+    UP = auto()
 
 
 class _TaskFailedError(Exception):
@@ -78,6 +87,12 @@ class _TaskFailedError(Exception):
 def _bulk(job: Job) -> int:
     """Bytes that it puts into `data`."""
     return len(job.plain) if isinstance(job, SealJob) else len(job.sealed) if isinstance(job, CacheJob) else 0
+
+
+def _is_quick(jobs: list[Job]) -> bool:
+    """Whether they are few enough for the request loop."""
+    changes = sum(job.changes for job in jobs if isinstance(job, Batch))
+    return changes <= QUICK_CHANGES and sum(map(_bulk, jobs)) <= QUICK_BYTES
 
 
 def _write_nothing(txn: lmdb.Transaction) -> None:
@@ -128,11 +143,8 @@ class Committer:
         self._on_done = on_done
         self._on_failure = on_failure
         self._on_durable = on_durable
-        self._journal = journal
-        self._journaled: list[Batch | SealJob] = []
-        self._journaled_batches = 0
-        self._held: list[SealJob] = []
-        self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._journaled = Journaled(journal)
+        self._queue: queue.SimpleQueue[Job | _Wake | None] = queue.SimpleQueue()
         self._kick = threading.Event()
         self._doomed: list[int] = []
         self._forgotten: list[int] = []
@@ -143,13 +155,62 @@ class Committer:
         self._turns = 0
         self._lacks_reserve = False
         self._stopping = False
+        self._turn = threading.Lock()
+        """Held by whoever commits: the thread, or for a moment the request loop."""
+        self._submitted = 0
+        self._worked_off = 0
+        """Jobs that the thread was given, by the loop's count, and that it is done with, by its own."""
+        self._gathered: list[Job] | None = None
         self._thread = threading.Thread(target=self._run, name="committer", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
     def submit(self, job: Job) -> None:
+        if self._gathered is not None:
+            self._gathered.append(job)
+            return
+        self._submitted += 1
         self._queue.put(job)
+
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """In the loop: an awaited batch that is submitted meanwhile is durable on return, where that is quickly done.
+
+        Else it goes the way of all batches.
+        """
+        self._gathered = jobs = list[Job]()
+        done = False
+        try:
+            yield
+            done = self._done_at_once(jobs)
+        finally:
+            self._gathered = None
+            if not done:
+                for job in jobs:
+                    self.submit(job)
+
+    def _done_at_once(self, jobs: list[Job]) -> bool:
+        if not jobs:
+            return True
+        if self._journaled.append_seconds > QUICK or self._submitted != self._worked_off or not _is_quick(jobs):
+            return False
+        if not self._turn.acquire(blocking=False):
+            return False
+        try:
+            if self._unsynced_seals or self._journaled.is_full:
+                return False
+            seals = [job for job in jobs if isinstance(job, SealJob)]
+            for job in seals:
+                self._seal(job)
+            rested = not self._journaled.jobs
+            if not self._put_journal(jobs, seals, lambda told: told()):
+                return False
+        finally:
+            self._turn.release()
+        if rested:
+            self._queue.put(_Wake.UP)
+        return True
 
     def kick(self) -> None:
         """Try again now: there may be room."""
@@ -168,13 +229,17 @@ class Committer:
         while True:
             try:
                 jobs = self._take()
-                if jobs is None:
-                    if self._journaled or self._held:
-                        self._commit([])
-                    self._erase_doomed()
-                    return
-                self._commit(jobs)
+                with self._turn:
+                    if jobs is None:
+                        if self._journaled:
+                            self._commit([])
+                        self._erase_doomed()
+                        return
+                    if jobs:
+                        self._commit(jobs)
+                self._worked_off += len(jobs)
             except Exception as error:
+                self._failing = True
                 log.critical("the committer thread failed: %s", type(error).__name__, exc_info=True)
                 remedy = "the mount is read-only; unmount and mount again"
                 failure = LocalDiskError(f"the local state cannot be written ({type(error).__name__}): {remedy}", EIO)
@@ -182,31 +247,39 @@ class Committer:
                 return
 
     def _take(self) -> list[Job] | None:
-        """The next group of work, at least one job; None when all is done."""
+        """The next group of work, which may be empty; None when all is done."""
         job = self._next()
         jobs: list[Job] = []
         left = GROUP_BYTES
         with contextlib.suppress(queue.Empty):
             while job is not None:
-                jobs.append(job)
-                left -= _bulk(job)
-                if left <= 0:
-                    return jobs
+                if not isinstance(job, _Wake):
+                    jobs.append(job)
+                    left -= _bulk(job)
+                    if left <= 0:
+                        return jobs
                 job = self._queue.get_nowait()
             if jobs:
                 self._queue.put(None)
-        return jobs or None
+                return jobs
+            return None
+        return jobs
 
-    def _next(self) -> Job | None:
+    def _next(self) -> Job | _Wake | None:
         """Wait for work; what was put off to a quiet moment is done in it."""
-        with contextlib.suppress(queue.Empty):
-            return self._queue.get(timeout=SETTLE_SECONDS if self._journaled else 0)
-        if self._journaled:
-            self._commit([])
+        while True:
+            with contextlib.suppress(queue.Empty):
+                return self._queue.get(timeout=self._journaled.rest())
+            with self._turn:
+                if not self._journaled.rest():
+                    if self._journaled.jobs:
+                        self._commit([])
+                    break
         if self._doomed:
             with contextlib.suppress(queue.Empty):
                 return self._queue.get(timeout=IDLE_SECONDS)
-            self._erase_doomed()
+            with self._turn:
+                self._erase_doomed()
         return self._queue.get()
 
     def _commit(self, jobs: list[Job]) -> None:
@@ -214,10 +287,13 @@ class Committer:
         seals = [j for j in jobs if isinstance(j, SealJob)]
         for job in seals:
             self._seal(job)
-        if jobs and (self._hold(jobs, seals) or self._put_journal(jobs, seals)):
+        if jobs and self._journaled.hold(jobs, seals):
             return
-        earlier, self._held = self._held, []
-        jobs = [*self._journaled, *earlier, *jobs]
+        if jobs and self._put_journal(jobs, seals, self._post):
+            if not self._journaled.is_full:
+                return
+            jobs = []
+        jobs = [*self._journaled.with_held(), *jobs]
         done = Done(
             [j for j in jobs if isinstance(j, SealJob)],
             [j for j in jobs if isinstance(j, CacheJob)],
@@ -236,9 +312,6 @@ class Committer:
                 self._insist(self._sync)
             self._insist(lambda: self._put_meta(ordered))
             self._journaled.clear()
-            self._journaled_batches = 0
-            if self._journal is not None:
-                self._journal.reset()
             for task in done.tasks:
                 if task.error is None:
                     task.committed()
@@ -251,41 +324,16 @@ class Committer:
         record.salt_id = self._salts.current
         record.length = len(job.sealed)
 
-    def _hold(self, jobs: list[Job], seals: list[SealJob]) -> bool:
-        """Keep sealed chunks, where there is nothing else and they are few, for the batch that will name them."""
-        if len(seals) != len(jobs) or self._journal is None or not self._is_small(seals):
-            return False
-        self._held += seals
-        return True
-
-    def _is_small(self, seals: list[SealJob]) -> bool:
-        return sum(len(job.plain) for job in (*self._held, *seals)) <= HOLD_MAX
-
-    def _put_journal(self, jobs: list[Job], seals: list[SealJob]) -> bool:
-        """Make a group of awaited batches durable by the journal alone; false where LMDB must."""
-        batches = [job for job in jobs if isinstance(job, Batch) and job.awaited]
-        if self._journal is None or self._failing or len(batches) + len(seals) != len(jobs):
-            return False
-        if not self._is_small(seals):
+    def _put_journal(self, jobs: list[Job], seals: list[SealJob], tell: Callable[[Callable[[], None]], None]) -> bool:
+        """Make a group of awaited batches durable by the journal alone, and `tell` so; false where LMDB must."""
+        if self._failing or not self._journaled.takes(jobs, seals):
             return False
         if self._unsynced_seals:
             self._insist(self._sync)
-        seals = self._held + seals
-        try:
-            if not self._journal.append(batches, [(job.record.version, job.sealed) for job in seals]):
-                return False
-        except OSError as error:
-            log.warning("the journal is given up until the next mount: %s", error)
-            self._journal = None
+        number = self._journaled.append(jobs, seals)
+        if number is None:
             return False
-        self._held = []
-        self._journaled += seals
-        self._journaled += batches
-        self._journaled_batches += len(batches)
-        number = batches[-1].number
-        self._post(lambda: self._on_durable(number))
-        if self._journaled_batches >= SETTLE_BATCHES or self._journal.used >= SETTLE_BYTES:
-            self._commit([])
+        tell(lambda: self._on_durable(number))
         return True
 
     def _sync(self) -> None:

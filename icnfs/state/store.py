@@ -288,7 +288,8 @@ class Store(Records):
 
     async def persist(self) -> None:
         """Everything accepted is durable on return, in LMDB or in the journal; raises as `flush`."""
-        number = self.close_batch(urgent=True, awaited=True)
+        with self.committer.at_once():
+            number = self.close_batch(urgent=True, awaited=True)
         while self.durable < number:
             if self.failure is not None:
                 self.committer.kick()

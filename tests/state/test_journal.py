@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import stat
@@ -30,11 +31,13 @@ from icnfs.state.store import Store
 from tests.state.local import Local, deadline, until
 
 
-@pytest.fixture(autouse=True)
-def unsettled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """LMDB takes nothing over by itself, so what is durable is so by the journal."""
-    monkeypatch.setattr("icnfs.state.committer.SETTLE_SECONDS", 1000.0)
+@pytest.fixture(autouse=True, params=["thread", "loop"])
+def unsettled(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """LMDB takes nothing over by itself, so what is durable is so by the journal; who writes that where either may."""
+    monkeypatch.setattr("icnfs.state.committer.QUICK", -1.0 if request.param == "thread" else math.inf)
+    monkeypatch.setattr("icnfs.state.journaled.SETTLE_SECONDS", 1000.0)
     monkeypatch.setattr("icnfs.state.store.BATCH_SECONDS", 1000.0)
+    return str(request.param)
 
 
 def make(store: Store, name: bytes, data: bytes) -> None:
@@ -102,6 +105,37 @@ def test_the_journal_never_holds_less_than_lmdb_lacks(local: Local, tmp_path: Pa
             assert {e.name for e in store.entries(ROOT_INO, 0)} == {b"%d" % j for j in range(i + 1)}
 
         copy.run(look, upkeep=False)
+
+
+def test_the_loop_writes_the_journal_where_the_thread_rests_and_the_disk_is_quick(
+    local: Local, monkeypatch: pytest.MonkeyPatch, unsettled: str
+) -> None:
+    async def body(store: Store) -> None:
+        append, by_the_loop = Journal.append, []
+
+        def appended(*given: Any) -> bool:
+            by_the_loop.append(threading.current_thread() is threading.main_thread())
+            return append(*given)
+
+        await store.flush()
+        while store.committer._submitted != store.committer._worked_off:
+            time.sleep(0.001)
+        monkeypatch.setattr(Journal, "append", appended)
+        make(store, b"one", b"1")
+        await store.persist()
+        started, blocked = threading.Event(), threading.Event()
+        store.committer.submit(Task(lambda _: (started.set(), blocked.wait()), lambda result: None))
+        started.wait()
+        make(store, b"behind the task", b"2")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(store.persist)
+            await trio.testing.wait_all_tasks_blocked()
+            assert store.durable < store.batch.number - 1
+            blocked.set()
+        assert by_the_loop[0] == (unsettled == "loop")
+        assert not any(by_the_loop[1:])
+
+    local.run(body, upkeep=False)
 
 
 def test_a_torn_entry_ends_the_journal(local: Local, tmp_path: Path) -> None:
@@ -219,7 +253,7 @@ def test_chunks_go_with_the_batch_that_names_them_or_before_it(local: Local, tmp
 def test_chunks_that_lie_in_data_are_flushed_before_the_journal_names_them(
     local: Local, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("icnfs.state.committer.HOLD_MAX", CHUNK_SIZE // 2)  # no whole chunk waits for its batch
+    monkeypatch.setattr("icnfs.state.journaled.HOLD_MAX", CHUNK_SIZE // 2)  # no whole chunk waits for its batch
 
     async def body(store: Store) -> None:
         order: list[str] = []
@@ -272,7 +306,7 @@ def test_what_was_overwritten_in_the_journal_never_reaches_lmdb(local: Local, tm
 
 
 def test_a_journal_that_holds_enough_is_taken_over_at_once(local: Local, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("icnfs.state.committer.SETTLE_BATCHES", 8)
+    monkeypatch.setattr("icnfs.state.journaled.SETTLE_BATCHES", 8)
 
     async def body(store: Store) -> None:
         for i in range(30):
@@ -357,7 +391,7 @@ def test_a_salt_drawn_anew_does_not_end_the_journal(local: Local, tmp_path: Path
                 time.sleep(0.001)
             make(store, b"behind", b"2")
             store.close_batch(urgent=True, awaited=True)
-            while len(store.committer._journaled) < 1:
+            while len(store.committer._journaled.jobs) < 1:
                 time.sleep(0.001)
         make(store, b"after", b"3")
         await store.persist()
