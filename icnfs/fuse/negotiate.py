@@ -36,8 +36,8 @@ AUTO_INVAL_DATA: Final = 1 << 12
 EXPLICIT_INVAL_DATA: Final = 1 << 25
 HANDLE_KILLPRIV_V2: Final = 1 << 28
 
-_TAKEN_OUT: Final = ATOMIC_O_TRUNC | AUTO_INVAL_DATA
-_ADDED: Final = EXPLICIT_INVAL_DATA | HANDLE_KILLPRIV_V2
+TAKEN_OUT: Final = ATOMIC_O_TRUNC | AUTO_INVAL_DATA
+ADDED: Final = EXPLICIT_INVAL_DATA | HANDLE_KILLPRIV_V2
 """Where the kernel offers them."""
 
 _REQUEST: Final = Struct("=IIQQIIIHH" + "IIII")
@@ -93,5 +93,5 @@ def amended(request: bytes, answer: bytes) -> bytes:
         return answer
     if not offered & HANDLE_KILLPRIV_V2:
         log.debug("the kernel does not leave set-id bits to the file system: it asks before each write")
-    flags = flags & ~_TAKEN_OUT | offered & _ADDED
+    flags = flags & ~TAKEN_OUT | offered & ADDED
     return answer[:_FLAGS_AT] + _FLAGS.pack(flags) + answer[_REPLY.size :]

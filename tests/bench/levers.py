@@ -32,7 +32,7 @@ from icnfs.errors import FsError
 from icnfs.fuse import handlers, loop, mountpoint, negotiate
 from icnfs.fuse.options import MountOptions
 from icnfs.fuse.serve import serve
-from icnfs.state import loader, store
+from icnfs.state import committer, loader, store
 from icnfs.state.upkeep import Budget, Upkeep
 from icnfs.vfs.vfs import Vfs
 from tests.acceptance.harness import REPO, is_mounted, wait_for
@@ -52,7 +52,12 @@ def _slow_switch() -> None:
 
 
 def _asking_before_writes() -> None:
-    negotiate.amended = lambda request, answer: answer  # type: ignore[assignment]
+    negotiate.ADDED = negotiate.EXPLICIT_INVAL_DATA  # type: ignore[misc]
+
+
+def _pages_dropped_by_writes() -> None:
+    negotiate.TAKEN_OUT = negotiate.ATOMIC_O_TRUNC  # type: ignore[misc]
+    negotiate.ADDED = negotiate.HANDLE_KILLPRIV_V2  # type: ignore[misc]
 
 
 def _shipped_loop() -> None:
@@ -101,6 +106,10 @@ def _no_journal() -> None:
     store.open_journal = lambda *_: None  # type: ignore[attr-defined]
 
 
+def _journal_by_the_thread() -> None:
+    committer.QUICK = -1.0  # type: ignore[misc]
+
+
 LEVERS: Final[dict[str, Undo]] = {
     "processors kept awake": lambda: None,  # a mount option: see `_serve`
     "set-id bits left to icnfs": _asking_before_writes,
@@ -111,10 +120,12 @@ LEVERS: Final[dict[str, Undo]] = {
     "entries trusted": _no_trust,
     "negative entries": _no_negative_entries,
     "pages kept": _no_kept_pages,
+    "pages kept over writes": _pages_dropped_by_writes,
     "FLUSH declined": _flush_answered,
     "writeback cache off": _writeback,
     "512 in background, 2 MiB ahead": _kernel_limits,
     "journal": _no_journal,
+    "journal by the loop": _journal_by_the_thread,
 }
 
 
