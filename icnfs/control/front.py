@@ -45,7 +45,7 @@ from icnfs.control.protocol import Progress
 from icnfs.control.server import ProgressSink
 from icnfs.control.stalls import Load, StallMeter
 from icnfs.crypto.hardening import drop_secrets_from_environment, forbid_core_dumps
-from icnfs.errors import ConfigError, IcnfsError, MountPointError
+from icnfs.errors import ConfigError, IcnfsError, LocalDiskError, MountPointError
 from icnfs.fuse import mountpoint
 from icnfs.fuse.caches import look_anew
 from icnfs.fuse.options import MountOptions
@@ -210,7 +210,12 @@ class Front:
         return self._published()
 
     async def unmount(self, lazy: bool) -> None:
-        """Unmount, and let everything end after it."""
+        """Unmount, and let everything end after it; `LocalDiskError` where that would lose what was accepted."""
+        if not lazy and not self._volume.store.read_only:
+            try:
+                await self._volume.store.flush()
+            except LocalDiskError as error:
+                raise LocalDiskError(f"{error}; until then what was written is not safe: --lazy gives it up") from None
         with trio.CancelScope(shield=True):
             try:
                 await trio.to_thread.run_sync(mountpoint.unmount, self._job.directory, abandon_on_cancel=True)

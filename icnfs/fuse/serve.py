@@ -43,7 +43,7 @@ from icnfs.fuse.wakeups import Wakeups
 DEADLINE: Final = 20.0
 """Seconds that a handler may wait."""
 
-DISK_DEADLINE: Final = 120.0
+DISK_DEADLINE: Final = 3600.0
 """Seconds that writes and fsyncs may wait for this machine's own disk: what is only busy must not be taken for broken,
 for there are programs that give up for good at an fsync which failed."""
 

@@ -229,8 +229,9 @@ class DirectoryProvider(Provider):
 def _capacity(directory: int) -> Capacity:
     """Of the disk that an open directory lies on."""
     room = os.fstatvfs(directory)
+    no_more_files = bool(room.f_files) and not room.f_favail
     return Capacity(
-        free_bytes=room.f_bavail * room.f_frsize,
+        free_bytes=0 if no_more_files else room.f_bavail * room.f_frsize,
         total_bytes=room.f_blocks * room.f_frsize,
         pool=f"device:{os.fstat(directory).st_dev:x}",
     )

@@ -153,12 +153,12 @@ class Committer:
         self._sync_failed = False
         self._failing = False
         self._turns = 0
-        self._lacks_reserve = False
+        self.lacks_reserve = False
+        """Whether the blocks kept for commits on a full disk are in use."""
         self._stopping = False
         self._turn = threading.Lock()
         """Held by whoever commits: the thread, or for a moment the request loop."""
-        self._submitted = 0
-        self._worked_off = 0
+        self._submitted = self._worked_off = 0
         """Jobs that the thread was given, by the loop's count, and that it is done with, by its own."""
         self._gathered: list[Job] | None = None
         self._thread = threading.Thread(target=self._run, name="committer", daemon=True)
@@ -175,10 +175,7 @@ class Committer:
 
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
-        """In the loop: an awaited batch that is submitted meanwhile is durable on return, where that is quickly done.
-
-        Else it goes the way of all batches.
-        """
+        """In the loop: an awaited batch that is submitted meanwhile is durable on return, if that is quickly done."""
         self._gathered = jobs = list[Job]()
         done = False
         try:
@@ -240,6 +237,9 @@ class Committer:
                 self._worked_off += len(jobs)
             except Exception as error:
                 self._failing = True
+                if self._stopping:
+                    log.critical("what the local disk had not taken when the mount ended is lost: %s", error)
+                    return
                 log.critical("the committer thread failed: %s", type(error).__name__, exc_info=True)
                 remedy = "the mount is read-only; unmount and mount again"
                 failure = LocalDiskError(f"the local state cannot be written ({type(error).__name__}): {remedy}", EIO)
@@ -261,8 +261,7 @@ class Committer:
                 job = self._queue.get_nowait()
             if jobs:
                 self._queue.put(None)
-                return jobs
-            return None
+            return jobs or None
         return jobs
 
     def _next(self) -> Job | _Wake | None:
@@ -359,13 +358,10 @@ class Committer:
             except (lmdb.Error, OSError) as error:
                 if isinstance(error, lmdb.PanicError):
                     raise
-                if self._env.give_up_reserve():
-                    self._lacks_reserve = True
-                    if in_data:
-                        self._relieve()
-                    continue
                 tries += 1
                 if not (in_data and self._relieve()) or tries > RELIEF_TRIES:
+                    if self._give_up_reserve():
+                        continue
                     if self._stopping:
                         raise
                     self._report(error)
@@ -375,9 +371,15 @@ class Committer:
             if self._failing:
                 self._failing = False
                 self._post(lambda: self._on_failure(None))
-            if self._lacks_reserve:
-                self._lacks_reserve = not self._env.take_reserve()
+            if self.lacks_reserve:
+                self.lacks_reserve = not self._env.take_reserve()
             return
+
+    def _give_up_reserve(self) -> bool:
+        """Free the blocks that are kept for what was accepted, and for what makes room.  False without any."""
+        given = self._env.give_up_reserve()
+        self.lacks_reserve = self.lacks_reserve or given
+        return given
 
     def _relieve(self) -> bool:
         """Let clean chunks go, so that `data` has pages to use again; false when that cannot help.
@@ -398,7 +400,8 @@ class Committer:
     def _report(self, error: Exception) -> None:
         if not self._failing:
             self._failing = True
-            failure = LocalDiskError(f"{self._env.root}: the local disk takes no more ({error}); free some space there")
+            root, why = self._env.root, self._env.reason(error)
+            failure = LocalDiskError(f"{root}: the local disk takes no more ({why}); free some space there")
             log.error("%s", failure)
             self._post(lambda: self._on_failure(failure))
 
@@ -471,7 +474,7 @@ class Committer:
         self._unsynced = True
 
     def _erase_doomed(self, *, turn: bool = False) -> bool:
-        """In an idle moment; a full disk leaves it for later: then false.  `turn`: commit in any case."""
+        """In an idle moment; false where a full disk leaves it for later.  `turn`: commit in any case."""
         if not self._doomed and not turn:
             return True
         try:
@@ -482,6 +485,8 @@ class Committer:
             self._erased()
             self._post(lambda: self._on_done(Done()))
         except lmdb.Error as error:
+            if self._give_up_reserve():
+                return self._erase_doomed(turn=turn)
             log.warning("dead chunks could not be erased yet: %s", error)
             return False
         return True

@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-from errno import EACCES, EIO
+from errno import EACCES, EIO, ENOSPC
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,6 +33,9 @@ DATA_MAP: Final = 4096 * GIB
 
 RESERVE: Final = 32 * MIB
 """Room for a few dozen batches: an accepted batch is at most ACCEPTED_MAX and its meta records."""
+
+SLACK: Final = 8 * MIB
+"""What is to be free beside the reserve for it to be taken."""
 
 _DAMAGE: Final = (lmdb.InvalidError, lmdb.CorruptedError, lmdb.VersionMismatchError, lmdb.PageNotFoundError)
 
@@ -78,12 +81,16 @@ class Environments:
         stat = os.statvfs(self.root)
         return stat.f_bavail * stat.f_frsize
 
+    def reason(self, error: Exception) -> str:
+        """Why a commit failed: LMDB calls a write that a full disk cut short an input/output error."""
+        return os.strerror(ENOSPC) if self.free_bytes() < MIB else str(error)
+
     def take_reserve(self) -> bool:
         """Occupy the reserve if there is ample room for it; true when it is held."""
         path = self.root / "reserve"
         if path.exists() and path.stat().st_size == RESERVE:
             return True
-        if self.free_bytes() < 2 * RESERVE:
+        if self.free_bytes() < RESERVE + SLACK:
             return False
         fd = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600)
         try:

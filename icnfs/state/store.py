@@ -44,6 +44,7 @@ from icnfs.state.layers import ColdSource
 from icnfs.state.names import Beneath
 from icnfs.state.opening import load_salts, open_journal, put_salt, read_identity
 from icnfs.state.reader import Reader
+from icnfs.state.standstill import LEAST_WAIT, Standstill
 from icnfs.state.tree import Records
 
 log = logging.getLogger(__name__)
@@ -66,9 +67,6 @@ VERSION_STEP: Final = 1 << 32
 
 BYTES_MAX: Final = 2**62
 """The most that is said to be used: forged sizes may add up to more than a head holds."""
-
-FULL_WAIT: Final = 10.0
-"""Seconds that a writer waits for room before ENOSPC."""
 
 
 class Store(Records):
@@ -120,19 +118,23 @@ class Store(Records):
         self.failure: LocalDiskError | None = None
         self.full = False
         """Whether upkeep finds no room for more data: the disk's reserve or the budget of dirty data is used up."""
+        self.judge: Callable[[], None] = lambda: None
+        """Upkeep's look at the room, after each commit of data."""
+        self.advance: Callable[[], object] = lambda: None
+        """What changes while providers take data, for writers who wait for room."""
+        self._standstill = Standstill()
         self._progress = trio.Event()
         self._stirred = trio.Event()
         self.upkeep_wanted = trio.Event()
         self.abandoned: list[int] = []
         """Inodes without a name that nobody uses any more: upkeep removes them, and all beneath them."""
         self._token: trio.lowlevel.TrioToken | None = None
-        last = Last(counters, number, generation, dirty_bytes)
         self.committer = Committer(
             env,
             self.records,
             self.chunks,
             self.salts,
-            last,
+            Last(counters, number, generation, dirty_bytes),
             self._post,
             self._on_done,
             self._on_failure,
@@ -232,7 +234,7 @@ class Store(Records):
         """Until `event`; `LocalDiskError` when the disk takes nothing meanwhile."""
         while not event.is_set():
             if self.failure is not None:
-                raise self.failure
+                raise self._failed()
             progress = self._progress
             async with trio.open_nursery() as nursery:
                 for waited in (event, progress):
@@ -293,8 +295,12 @@ class Store(Records):
         while self.durable < number:
             if self.failure is not None:
                 self.committer.kick()
-                raise self.failure
+                raise self._failed()
             await self._progress.wait()
+
+    def _failed(self) -> LocalDiskError:
+        """The failure, for one more who hears of it."""
+        return LocalDiskError(str(self.failure), self.failure.errno if self.failure is not None else errno.EIO)
 
     async def flush(self) -> int:
         """Everything accepted is committed on return: the number of the batch that holds the last of it.
@@ -312,7 +318,7 @@ class Store(Records):
         while self.committed < number:
             if self.failure is not None:
                 self.committer.kick()
-                raise self.failure
+                raise self._failed()
             await self._progress.wait()
 
     def _on_durable(self, number: int) -> None:
@@ -341,6 +347,8 @@ class Store(Records):
                 if node is None and self._inodes.get(ino, node) is None:
                     self._inodes.pop(ino, None)
         self.contents.committed(done)
+        if done.sealed or done.cached:
+            self.judge()
         self._trim_inodes()
         for task in done.tasks:
             task.done(task.result)
@@ -359,9 +367,8 @@ class Store(Records):
     def _trim_inodes(self) -> None:
         excess = len(self._inodes) - INODES_MAX
         if excess > INODES_MAX:
-            committed = self.committed
-            stale = [i for i, node in self._inodes.items() if node is not None and node.batch <= committed][:excess]
-            for ino in stale:
+            settled = [i for i, node in self._inodes.items() if node is not None and node.batch <= self.committed]
+            for ino in settled[:excess]:
                 del self._inodes[ino]
 
     # --- admission --------------------------------------------------------------------------------------------------
@@ -385,22 +392,25 @@ class Store(Records):
     async def wait_room(self, *, growing: bool = True) -> None:
         """Until changes may be accepted.  `growing` ones need room for data; others only that commits go on.
 
-        Raises EROFS when the volume is read-only, ENOSPC after FULL_WAIT seconds without room: a disk that takes what
-        it is given, however slowly, is waited for.
+        Raises EROFS when the volume is read-only, ENOSPC where nothing has moved for FULL_WAIT seconds: a disk and
+        providers that take what they are given, however slowly, are waited for.
         """
         if self.read_only:
             raise FsError(errno.EROFS)
         if self.batch.changes > BATCH_CHANGES:
             self.close_batch()
+        least = trio.current_time() + LEAST_WAIT
         with trio.CancelScope() as scope:
             while self._lacks_room(growing):
                 self.relieve()
+                scope.deadline = look_again = inf
                 if self.full or self.failure is not None:
                     self.want_upkeep()
-                    scope.deadline = min(scope.deadline, trio.current_time() + FULL_WAIT)
-                else:
-                    scope.deadline = inf
-                await self._progress.wait()
+                    how = self.advance(), self.dirty_bytes, self.data_usage()
+                    scope.deadline = max(least, self._standstill.until(how, trio.current_time()))
+                    look_again = LEAST_WAIT
+                with trio.move_on_after(look_again):
+                    await self._progress.wait()
                 if self.read_only:
                     raise FsError(errno.EROFS)
         if scope.cancelled_caught:
@@ -420,6 +430,7 @@ class Store(Records):
         """Upkeep's verdict on room for data.  Only a change wakes the writers, who would ask for the next verdict."""
         if full != self.full:
             self.full = full
+            self._standstill.ends()
             log.warning("no room for more data: writers wait") if full else log.info("room for data again")
             self._signal()
 

@@ -62,6 +62,7 @@ class Upkeep:
         self._swept = False
         self.evicted = 0
         store.committer.relief = partial(self._evict, RELIEF)
+        store.judge = self._judge
 
     async def run(self) -> None:
         store = self._store
@@ -136,6 +137,8 @@ class Upkeep:
 
     async def _make_room(self) -> None:
         store, budget = self._store, self._budget
+        if store.committer.lacks_reserve:
+            await store.task(lambda writer, generation: None)  # any commit takes it back where there is room
         used, reusable = store.data_usage()
         dirty = store.dirty_bytes
         over = used - dirty - budget.clean
@@ -147,11 +150,21 @@ class Upkeep:
             over -= freed
             if end:
                 break
-        used, reusable = store.data_usage()
-        room = store.env.free_bytes() + reusable
-        store.set_full(room < budget.reserve or store.dirty_bytes > budget.dirty)
+        store.set_full(self._lacks_room())
         if store.failure is not None:
             store.committer.kick()
+
+    def _lacks_room(self) -> bool:
+        store, budget = self._store, self._budget
+        _, reusable = store.data_usage()
+        room = store.env.free_bytes() + reusable
+        return room < budget.reserve or store.dirty_bytes > budget.dirty or store.committer.lacks_reserve
+
+    def _judge(self) -> None:
+        """After a commit of data: a fast writer puts more than the reserve between two rounds."""
+        if not self._store.full and self._lacks_room():
+            self._store.set_full(True)
+            self._store.want_upkeep()
 
     def _evict(self, over: int, writer: Writer, _: int = 0) -> tuple[int, bool]:
         """In the committer thread: doom clean chunks from the clock's hand on; (bytes, whether a round ended)."""

@@ -126,6 +126,7 @@ class Publisher:
         """Why the last publish failed, None when it did not."""
         self.progress = Progress()
         """Of the publish under way, or the last one."""
+        store.advance = lambda: (self.progress.done, self.batch)
 
     @property
     def head(self) -> Head | None:

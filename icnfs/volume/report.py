@@ -37,6 +37,12 @@ SEGMENTS_KEPT: Final = 8192
 """Segments that a look at one file keeps at hand, about 1 KB each: with 16 MiB segments, those of a 128 GiB file."""
 
 
+_NO_ROOM: Final = (
+    "no room for more data on the local disk: writers wait until enough is published; free some space there, or raise "
+    "`cache.dirty` or lower `cache.reserve`"
+)
+
+
 def status_of(volume: Volume, now_ns: int) -> Status:
     """Everything that `icnfs status` shows; `now_ns` is Unix time."""
     store, publisher, fence = volume.store, volume.publisher, volume.fence
@@ -45,7 +51,8 @@ def status_of(volume: Volume, now_ns: int) -> Status:
     held = volume.holdings()
     published = publisher.time_ns
     current = fence.claim.current if fence.claim is not None else None
-    failure, tally = publisher.failure, volume.collector.tally
+    failure, tally = store.failure or publisher.failure, volume.collector.tally
+    why = str(failure) if failure is not None else _NO_ROOM if store.full else ""
     return Status(
         name=volume.config.name,
         volume=store.volume.hex(),
@@ -56,7 +63,7 @@ def status_of(volume: Volume, now_ns: int) -> Status:
         read_only=store.read_only,
         fenced=str(store.fenced) if store.fenced is not None else "",
         degraded=risk.segments > 0 or failure is not None,
-        failure=str(failure) if failure is not None else "",
+        failure=why,
         files=store.files,
         bytes_used=store.bytes_used,
         dirty_bytes=store.dirty_bytes,

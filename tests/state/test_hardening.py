@@ -132,7 +132,7 @@ def test_attributes_and_settings_that_return_to_what_they_were_stay_so(
 
 
 def test_writers_wait_for_a_disk_that_is_slow(local: Local, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("icnfs.state.store.FULL_WAIT", 0.05)
+    monkeypatch.setattr("icnfs.state.standstill.FULL_WAIT", 0.05)
 
     async def body(store: Store) -> None:
         real, goes_on = store.committer._put_data, threading.Event()
@@ -160,7 +160,7 @@ def test_writers_wait_for_a_disk_that_is_slow(local: Local, monkeypatch: pytest.
 
 
 def test_upkeep_outlives_a_disk_that_takes_nothing(local: Local, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("icnfs.state.store.FULL_WAIT", 0.05)
+    monkeypatch.setattr("icnfs.state.standstill.FULL_WAIT", 0.05)
 
     async def body(store: Store) -> None:
         disk = NoRoom(store, monkeypatch)

@@ -244,7 +244,7 @@ def test_a_sync_that_failed_is_not_believed_the_second_time(local: Local, monkey
 
 
 def test_writers_get_enospc_when_no_room_comes(local: Local, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("icnfs.state.store.FULL_WAIT", 0.05)
+    monkeypatch.setattr("icnfs.state.standstill.FULL_WAIT", 0.05)
 
     async def body(store: Store) -> None:
         store.set_full(True)

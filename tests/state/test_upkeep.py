@@ -14,7 +14,7 @@ from icnfs.format.segment import SegmentInfo, ShareInfo
 from icnfs.limits import CHUNK_SIZE, MIB
 from icnfs.state.apply import Writer
 from icnfs.state.store import Store
-from icnfs.state.upkeep import TICK, Budget
+from icnfs.state.upkeep import TICK, Budget, Upkeep
 from tests.state.local import Local, until
 
 
@@ -69,7 +69,7 @@ def test_chunks_of_a_segment_that_is_not_safe_are_kept(local: Local) -> None:
 def test_writers_stop_at_the_budget_of_dirty_data_and_go_on_when_it_is_published(
     local: Local, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("icnfs.state.store.FULL_WAIT", 0.1)
+    monkeypatch.setattr("icnfs.state.standstill.FULL_WAIT", 0.1)
 
     async def body(store: Store) -> None:
         ino = await fill(store, 40)
@@ -88,6 +88,25 @@ def test_a_disk_below_its_reserve_takes_no_more_data(local: Local) -> None:
         await until(store, lambda: store.full)
 
     local.run(body, budget=Budget(reserve=1 << 60))
+
+
+def test_a_fast_writer_stops_at_the_reserve_before_upkeep_looks_again(
+    local: Local, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("icnfs.state.upkeep.TICK", 1000.0)
+
+    async def body(store: Store) -> None:
+        data = store.env.root / "data" / "data.mdb"
+        disk = data.stat().st_size + 16 * MIB
+        monkeypatch.setattr(store.env, "free_bytes", lambda: disk - data.stat().st_size)
+        written = 0
+        while not store.full and written < 32:
+            await fill(store, MIB // CHUNK_SIZE)
+            written += 1
+        assert store.full
+        assert written <= 10
+
+    local.run(body, budget=Budget(reserve=8 * MIB))
 
 
 def test_what_a_crash_left_unnamed_is_swept_in_steps(local: Local, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,15 +133,15 @@ def test_what_a_crash_left_unnamed_is_swept_in_steps(local: Local, monkeypatch: 
 
 def test_writers_that_wait_for_commits_do_not_keep_upkeep_busy(local: Local, monkeypatch: pytest.MonkeyPatch) -> None:
     async def body(store: Store) -> None:
-        looks = 0
-        usage = store.data_usage
+        rounds = 0
+        make_room = Upkeep._make_room
 
-        def look() -> tuple[int, int]:
-            nonlocal looks
-            looks += 1
-            return usage()
+        async def counted(upkeep: Upkeep) -> None:
+            nonlocal rounds
+            rounds += 1
+            await make_room(upkeep)
 
-        monkeypatch.setattr(store, "data_usage", look)
+        monkeypatch.setattr(Upkeep, "_make_room", counted)
         began = trio.current_time()
         node = store.new_inode(stat.S_IFREG | 0o644, 0, 0, 1)
         for i in range(64):
@@ -131,7 +150,6 @@ def test_writers_that_wait_for_commits_do_not_keep_upkeep_busy(local: Local, mon
             store.contents.write(store.edit(node.ino), i * MIB, bytes(MIB))
             await trio.lowlevel.checkpoint()
         await store.flush()
-        rounds = 2 + (trio.current_time() - began) / TICK
-        assert looks <= 2 * rounds
+        assert rounds <= 2 + (trio.current_time() - began) / TICK
 
     local.run(body)

@@ -173,7 +173,12 @@ def test_a_disk_that_takes_nothing_hides_only_what_is_not_committed(world: World
         volume.store.contents.write(volume.store.edit(ino), 2 * CHUNK_SIZE, b"more")
         volume.store.failure = LocalDiskError("the disk is full", errno.ENOSPC)
         assert [chunk.survives for chunk in await chunks_of(volume, ino)][:2] == [2, 2]
+        told = volume.status()
+        assert told.degraded and told.failure == "the disk is full"
         volume.store.failure = None
+        volume.store.full = True
+        assert "writers wait" in volume.status().failure
+        volume.store.full = False
 
     here.run(body)
 
