@@ -136,7 +136,7 @@ def draw_crashes(recording: Recording, count: int, seed: int, first: int = 0) ->
     crashes = []
     for i in range(count):
         if i % 2:
-            moment = chance.choice(syncs) + chance.randint(-3, 2)
+            moment = chance.choice(syncs) + chance.randint(-3, 1)
         else:
             moment = chance.randrange(first, recording.length)
         crashes.append(Crash(min(max(moment, first), recording.length - 1), kinds[i // 2 % 4], chance.getrandbits(32)))
