@@ -26,7 +26,8 @@ KEPT: Final = 64 * MIB
 """Free memory at the end of the heap that is kept rather than given back."""
 
 AHEAD: Final = -10
-"""The niceness of a mount process: programs wait for it, and get nothing done meanwhile."""
+"""The niceness of a mount process where others keep it waiting for a processor (`control.precedence`): programs wait
+for it, and get nothing done meanwhile."""
 
 SHORT: Final = 100_000
 """Nanoseconds of a mount process's time slice, the shortest there is: Linux, from 6.12 on, lets who asks for little at
@@ -67,11 +68,10 @@ def tune() -> None:
         mallopt(_M_ARENA_MAX, ARENAS)
 
 
-def take_place(niceness: int, slice_ns: int = 0) -> None:
-    """Run this process at `niceness`, and its session, where that is its own; as far as this user may.
+def take_place(niceness: int) -> None:
+    """Run this thread at `niceness`, and its session, where that is its process's own; as far as this user may.
 
-    `slice_ns` is its time slice, 0 for the kernel's own; kernels that know no such thing take no notice.  To be called
-    before there are threads, which inherit both.  Where the kernel shares processors out by session (sched(7), "The
+    Threads that are started later inherit it.  Where the kernel shares processors out by session (sched(7), "The
     autogroup feature"), a niceness alone counts within the session only.
     """
     with suppress(OSError):
@@ -80,10 +80,13 @@ def take_place(niceness: int, slice_ns: int = 0) -> None:
     if session == os.getpid() or not Path(f"/proc/{session}").exists():
         with suppress(OSError):
             Path("/proc/self/autogroup").write_text(f"{niceness}\n", encoding="ascii")
-    _take_slice(slice_ns)
 
 
-def _take_slice(slice_ns: int) -> None:
+def take_slice(slice_ns: int) -> None:
+    """Run this thread with time slices of `slice_ns`, 0 for the kernel's own; threads started later inherit it.
+
+    Kernels that know no such thing take no notice.
+    """
     number = _SCHED_SETATTR.get(os.uname().machine)
     if number is None:
         return

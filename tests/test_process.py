@@ -22,13 +22,15 @@ def slice_now():
 
 os.setsid()
 shipped = slice_now()
-process.take_place(5, process.SHORT)
+process.take_place(5)
+process.take_slice(process.SHORT)
 found = [slice_now()]
 thread = threading.Thread(target=lambda: found.append(slice_now()))
 thread.start()
 thread.join()
 os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 process.take_place(10)
+process.take_slice(0)
 print(*found, slice_now() == shipped, os.getpriority(os.PRIO_PROCESS, 0), os.sched_getscheduler(0))
 """
 
@@ -46,4 +48,4 @@ def test_a_process_and_its_threads_get_the_slice_and_give_it_back() -> None:
 
 def test_a_machine_whose_call_is_not_known_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "_SCHED_SETATTR", {})
-    process._take_slice(process.SHORT)
+    process.take_slice(process.SHORT)

@@ -41,6 +41,7 @@ from icnfs.control.facts import (
 )
 from icnfs.control.failures import single
 from icnfs.control.mounts import mount_name
+from icnfs.control.precedence import Precedence
 from icnfs.control.protocol import Progress
 from icnfs.control.server import ProgressSink
 from icnfs.control.stalls import Load, StallMeter
@@ -92,7 +93,7 @@ class Job:
 def run(job: Job, live: Callable[[], None], front: Callable[[Job, Callable[[], None]], Front]) -> End:
     """Mount, call `live` when the mount answers, and return when it is gone; raises IcnfsError."""
     process.tune()
-    process.take_place(process.AHEAD, process.SHORT)
+    process.take_slice(process.SHORT)
     forbid_core_dumps()
     drop_secrets_from_environment()
     try:
@@ -112,7 +113,7 @@ class Front:
         self._serving = trio.CancelScope()
         self._opened: Volume | None = None
         self._vfs: Vfs | None = None
-        self._stalls = StallMeter()
+        self._stalls = StallMeter(Precedence().look)
 
     async def run(self) -> End:
         """See the module."""

@@ -91,10 +91,11 @@ class Histogram:
 
 
 class StallMeter:
-    """The ticker of one loop, and what it found."""
+    """The ticker of one loop, and what it found; `each` is called at every tick."""
 
-    def __init__(self) -> None:
+    def __init__(self, each: Callable[[], None] = lambda: None) -> None:
         self._late = Histogram()
+        self._each = each
 
     def figures(self) -> Stalls:
         """What was found so far."""
@@ -108,6 +109,7 @@ class StallMeter:
             late, used = trio.current_time() - due, IDLE_CPU
             while late >= LATE or used >= IDLE_CPU:
                 due += self._record(late) * TICK
+                self._each()
                 began = time.thread_time()
                 await trio.sleep_until(due)
                 late, used = trio.current_time() - due, time.thread_time() - began

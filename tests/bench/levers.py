@@ -227,7 +227,7 @@ def child(root: Path, lever: str) -> None:
     if lever:
         LEVERS[lever]()
     process.tune()
-    process.take_place(process.AHEAD, process.SHORT)
+    process.take_slice(process.SHORT)
     options = replace(MountOptions(), poll=lever != "processors kept awake")
     trio.run(_serve, root, options)
 

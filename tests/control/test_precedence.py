@@ -1,0 +1,125 @@
+"""When a mount goes before other programs, and when it ceases to."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from itertools import pairwise
+
+import pytest
+
+from icnfs import process
+from icnfs.control import precedence
+from icnfs.control.precedence import CROWDED, HOLD, HOLD_MAX, PERIOD, Precedence
+
+
+class Machine:
+    """A clock, and a thread that waits for `share` of each period."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.waited = 0.0
+        self.niceness = 0
+        self.taken: list[tuple[float, int]] = []
+        self.precedence = Precedence(lambda: self.waited, self._take, lambda: self.now)
+        self.precedence.look()
+
+    def _take(self, niceness: int) -> None:
+        self.niceness = niceness
+        self.taken.append((self.now, niceness))
+
+    def runs(self, seconds: float, share: float, step: float = 0.01) -> None:
+        end = self.now + seconds
+        while self.now < end:
+            self.now += step
+            self.waited += share * step
+            self.precedence.look()
+
+
+def test_it_goes_ahead_once_others_keep_it_waiting_for_a_period() -> None:
+    machine = Machine()
+    machine.runs(10, CROWDED - 0.05)
+    assert machine.taken == []
+    machine.runs(2.5 * PERIOD, CROWDED + 0.05)
+    assert machine.niceness == process.AHEAD
+
+
+def test_it_steps_back_after_a_while_and_stays_back_where_nobody_is_in_the_way() -> None:
+    machine = Machine()
+    machine.runs(0.5, 0.9)
+    machine.runs(20, 0.0)
+    assert [niceness for _, niceness in machine.taken] == [process.AHEAD, 0]
+    (ahead, _), (back, _) = machine.taken
+    assert HOLD <= back - ahead <= HOLD + 2 * PERIOD
+
+
+def test_where_the_crowd_stays_it_tries_ever_more_seldom() -> None:
+    machine = Machine()
+    machine.runs(600, 0.8)
+    tried = [at for at, niceness in machine.taken if niceness == 0]
+    gaps = [later - earlier for earlier, later in pairwise(tried)]
+    assert gaps[:3] == sorted(gaps[:3])
+    assert gaps[-1] == pytest.approx(HOLD_MAX, abs=3 * PERIOD)
+    behind = sum(b - a for (a, n), (b, _) in pairwise(machine.taken) if n == 0)
+    assert behind < 0.02 * 600
+
+
+def test_a_crowd_that_comes_anew_later_is_met_as_the_first_was() -> None:
+    machine = Machine()
+    machine.runs(60, 0.8)
+    machine.runs(60, 0.0)
+    machine.taken.clear()
+    machine.runs(0.5, 0.8)
+    machine.runs(5, 0.0)
+    (ahead, _), (back, _) = machine.taken
+    assert back - ahead <= HOLD + 2 * PERIOD
+
+
+def test_what_was_waited_before_a_rest_tells_nothing() -> None:
+    machine = Machine()
+    machine.waited += 5
+    machine.now += 5.5
+    machine.precedence.look()
+    machine.runs(1, 0.0)
+    assert machine.taken == []
+
+
+CROWD = """
+import os, sys, time
+os.sched_setaffinity(0, {int(sys.argv[1])})
+end = time.monotonic() + 20
+while time.monotonic() < end:
+    pass
+"""
+
+
+@pytest.mark.skipif(not os.path.exists(precedence.SCHEDSTAT), reason="this kernel does not count waits")
+def test_the_kernel_counts_the_waits_of_the_thread_that_asks() -> None:
+    processor = min(os.sched_getaffinity(0))
+    crowd = [subprocess.Popen([sys.executable, "-c", CROWD, str(processor)]) for _ in range(2)]
+    found: list[float] = []
+
+    def computes() -> None:
+        os.sched_setaffinity(0, {processor})
+        before, end = precedence.waited(), time.monotonic() + 0.5
+        while time.monotonic() < end:
+            pass
+        found.append(precedence.waited() - before)
+
+    try:
+        thread = threading.Thread(target=computes)
+        thread.start()
+        thread.join()
+    finally:
+        for other in crowd:
+            other.kill()
+            other.wait()
+    assert 0.05 < found[0] < 5
+
+
+def test_a_kernel_that_does_not_count_leaves_it_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precedence, "SCHEDSTAT", "/proc/no-such-file")
+    assert precedence.waited() == 0.0
