@@ -137,6 +137,9 @@ _NO_NAMES: Final = frozenset((b".", b".."))
 _new = tuple.__new__
 _CHUNK: Final = Struct(">QQII16s")
 _PATCH: Final = Struct(">BI")
+PATCH_HEADER: Final = _PATCH.size
+"""Bytes of a patches record besides its data."""
+
 _LOCATION: Final = Struct(">16sBII")
 _KEY: Final = Struct(">32sI")
 _XATTR: Final = Struct(">BI")

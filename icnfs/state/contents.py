@@ -109,18 +109,17 @@ class Contents(Layers):
         """A hot chunk for one that is not hot; a chunk that comes to be is counted."""
         ino = node.ino
         record = None if fresh else self._record(ino, index)
-        patches = [] if fresh else self._patches(ino, index, record)
-        if record is None and not patches:
-            node.count += 1
-            hot = HotChunk(ino, index, bytearray())
+        beneath = self._at_hand(record)
+        if beneath is None:
+            assert record is not None
+            hot = HotChunk(ino, index, None, self._patch_weight(ino, index, record.version))
         else:
+            patches = [] if fresh else self._patches(ino, index, record)
+            if record is None and not patches:
+                node.count += 1
+            whole = apply(beneath, [(p.kind, p.offset, p.data) for p in patches])
             weight = sum(len(p.data) + OP_COST for p in patches)
-            beneath = self._at_hand(record)
-            if beneath is None:
-                hot = HotChunk(ino, index, None, weight)
-            else:
-                whole = apply(beneath, [(p.kind, p.offset, p.data) for p in patches])
-                hot = HotChunk(ino, index, bytearray(whole), weight)
+            hot = HotChunk(ino, index, bytearray(whole), weight)
         self._hot[ino, index] = hot
         return hot
 

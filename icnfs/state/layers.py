@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 import trio
 
@@ -16,7 +16,7 @@ from icnfs.errors import DamagedError, FormatError
 from icnfs.format.records import U64, ChunkRecord, Location, Patch, Table
 from icnfs.limits import ACCEPTED_MAX, CHUNK_SIZE
 from icnfs.state.batch import Cut
-from icnfs.state.hot import HotChunk, apply
+from icnfs.state.hot import OP_COST, HotChunk, apply
 from icnfs.state.inode import Inode
 from icnfs.state.jobs import CacheJob
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from icnfs.state.store import Store
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 WARM_MAX: Final = 128
 """Sealed chunks kept from the providers until `data` has them: at most 16 MiB."""
@@ -40,9 +42,6 @@ KEYS_MAX: Final = 8192
 
 COMMITTED_MAX: Final = 1024
 """Chunks of which is remembered what the snapshot holds, some 400 bytes each."""
-
-Committed = tuple[ChunkRecord | None, list[Patch]]
-"""A chunk in the snapshot: sealed, and the patches upon it."""
 
 
 class ColdSource(Protocol):
@@ -86,7 +85,8 @@ class Layers:
         self._fetching: dict[int, trio.Event] = {}
         self._tombs: dict[int, list[Cut]] = {}
         self._keys: dict[int, bytes] = {}
-        self._committed: dict[tuple[int, int], Committed] = {}
+        self._committed: dict[tuple[int, int], ChunkRecord | None] = {}
+        self._unpatched: set[tuple[int, int]] = set()
         self._snapshot: object = None
         for ino, first, bound in store.reader.tombstones():
             self._tombs.setdefault(ino, []).append(Cut(ino, first, bound))
@@ -264,11 +264,11 @@ class Layers:
         return not tombs or not any(index >= cut.first and version <= cut.bound for cut in tombs)
 
     def _record(self, ino: int, index: int) -> ChunkRecord | None:
-        record = self._store.overlay.chunks.get((ino, index)) or self._beneath(ino, index)[0]
+        record = self._store.overlay.chunks.get((ino, index)) or self._sealed_beneath(ino, index)
         return record if record is not None and self._alive(ino, index, record.version) else None
 
     def _patches(self, ino: int, index: int, record: ChunkRecord | None) -> list[Patch]:
-        patches = self._beneath(ino, index)[1]
+        patches = self._beneath(ino, index, self._store.reader.patches)
         above = self._store.overlay.patches.get((ino, index))
         if above:
             patches = patches + above
@@ -277,19 +277,38 @@ class Layers:
         sealed = 0 if record is None else record.version
         return [p for p in patches if p.version > sealed and self._alive(ino, index, p.version)]
 
-    def _beneath(self, ino: int, index: int) -> Committed:
-        """What the snapshot holds; remembered while it lasts, save patches, which may be large."""
-        reader, known = self._store.reader, self._committed
-        if reader.meta is not self._snapshot or len(known) >= COMMITTED_MAX:
-            known.clear()
-            self._snapshot = reader.meta
+    def _patch_weight(self, ino: int, index: int, sealed: int) -> int:
+        """Bytes that the patches upon version `sealed` of a chunk take; those in the snapshot are not opened."""
+        sizes = self._beneath(ino, index, self._store.reader.patch_sizes)
+        sizes += [(p.version, len(p.data)) for p in self._store.overlay.patches.get((ino, index), ())]
+        return sum(size + OP_COST for version, size in sizes if version > sealed and self._alive(ino, index, version))
+
+    def _sealed_beneath(self, ino: int, index: int) -> ChunkRecord | None:
+        """The sealed chunk that the snapshot holds; remembered while that lasts."""
+        known = self._known()
         place = ino, index
-        beneath = known.get(place)
-        if beneath is None:
-            beneath = reader.chunk(ino, index), reader.patches(ino, index)
-            if not beneath[1]:
-                known[place] = beneath
-        return beneath
+        if place not in known:
+            known[place] = self._store.reader.chunk(ino, index)
+        return known[place]
+
+    def _beneath(self, ino: int, index: int, read: Callable[[int, int], list[T]]) -> list[T]:
+        """What `read` tells of the patches in the snapshot; that there are none is remembered."""
+        self._known()
+        if (ino, index) in self._unpatched:
+            return []
+        found = read(ino, index)
+        if not found:
+            self._unpatched.add((ino, index))
+        return found
+
+    def _known(self) -> dict[tuple[int, int], ChunkRecord | None]:
+        """What is remembered of the snapshot, of few chunks."""
+        known = self._committed
+        if self._store.reader.meta is not self._snapshot or max(len(known), len(self._unpatched)) >= COMMITTED_MAX:
+            known.clear()
+            self._unpatched.clear()
+            self._snapshot = self._store.reader.meta
+        return known
 
     def _exists(self, ino: int, index: int) -> bool:
         record = self._record(ino, index)

@@ -12,11 +12,12 @@ from typing import Final
 
 import lmdb
 
-from icnfs.crypto.sealing import RecordSealer
+from icnfs.crypto.sealing import RECORD_OVERHEAD, RecordSealer
 from icnfs.errors import NoVolumeError
 from icnfs.format import segment as segments
 from icnfs.format.records import (
     PAIR,
+    PATCH_HEADER,
     RANKS,
     TRIPLE,
     U64,
@@ -168,14 +169,30 @@ class Reader:
 
     def patches(self, ino: int, index: int) -> list[Patch]:
         """The committed patches of one chunk, oldest first."""
-        prefix = PAIR.pack(ino, index)
-        cursor = self._cursor(Table.PATCHES)
-        if not cursor.set_range(prefix) or bytes(cursor.key()[:16]) != prefix:
-            return []
+        unseal, number = self._sealer.open, U64.unpack_from
         return [
-            unpack_patch(U64.unpack_from(key, 16)[0], self._sealer.open(Table.PATCHES, key, sealed))
-            for key, sealed in self.rows(Table.PATCHES, prefix, prefix)
+            unpack_patch(number(key, 16)[0], unseal(Table.PATCHES, key, sealed))
+            for key, sealed in self._patch_rows(ino, index)
         ]
+
+    def patch_sizes(self, ino: int, index: int) -> list[tuple[int, int]]:
+        """(version, bytes of data) of the committed patches of one chunk, oldest first; none is opened."""
+        number, overhead = U64.unpack_from, RECORD_OVERHEAD + PATCH_HEADER
+        return [(number(key, 16)[0], len(sealed) - overhead) for key, sealed in self._patch_rows(ino, index)]
+
+    def _patch_rows(self, ino: int, index: int) -> list[tuple[bytes, bytes | memoryview]]:
+        prefix = PAIR.pack(ino, index)
+        found: list[tuple[bytes, bytes | memoryview]] = []
+        cursor = self._cursor(Table.PATCHES)
+        more = cursor.set_range(prefix)
+        while more:
+            key, sealed = cursor.item()
+            key = bytes(key)
+            if not key.startswith(prefix):
+                break
+            found.append((key, sealed))
+            more = cursor.next()
+        return found
 
     def patched(self, after: tuple[int, int], most: int) -> list[tuple[int, int]]:
         """(inode, index) of the chunks with committed patches, in order: the first `most` that come after `after`."""

@@ -11,10 +11,11 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from icnfs.crypto.sealing import RecordSealer
 from icnfs.errors import DamagedError, ProviderAwayError
-from icnfs.format.records import U64, Location
+from icnfs.format.records import U64, Location, Table
 from icnfs.limits import CHUNK_SIZE, PATCH_LIMIT
-from icnfs.state.hot import HotChunk, apply, merge
+from icnfs.state.hot import OP_COST, HotChunk, apply, merge
 from icnfs.state.store import Store
 from tests.state.local import Local, deadline, until
 
@@ -175,6 +176,38 @@ def test_a_small_synced_change_does_not_seal_a_chunk(local: Local) -> None:
         await store.flush()
         assert store.data_usage()[0] == before
         assert list(store.contents.patched()) == [(ino, 0)]
+
+    local.run(body, upkeep=False)
+
+
+def test_a_write_opens_no_patch_and_knows_what_they_weigh(local: Local, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[int] = []
+    unseal = RecordSealer.open
+
+    def watched(self: RecordSealer, table: int, key: bytes, sealed: bytes) -> bytes:
+        opened.append(table)
+        return unseal(self, table, key, sealed)
+
+    async def body(store: Store) -> None:
+        ino = new_file(store)
+        content = bytearray(os.urandom(CHUNK_SIZE))
+        write(store, ino, 0, bytes(content))
+        await store.flush()
+        sizes = [1, 700, 4096]
+        for at, size in enumerate(sizes):
+            content[at * 5000 : at * 5000 + size] = b"p" * size
+            write(store, ino, at * 5000, b"p" * size)
+            if at < 2:
+                await store.flush()
+            else:
+                store.close_batch()  # the newest lies in the overlay still
+        monkeypatch.setattr(RecordSealer, "open", watched)
+        write(store, ino, 90_000, b"more")
+        assert Table.PATCHES not in opened
+        assert store.contents._hot[ino, 0].patch_bytes == sum(sizes) + len(sizes) * OP_COST
+        content[90_000:90_004] = b"more"
+        assert await read(store, ino) == bytes(content)
+        assert Table.PATCHES in opened
 
     local.run(body, upkeep=False)
 
