@@ -6,8 +6,9 @@ Invariants:
 2. A head is put only once every segment it names has at least k shares stored, and only after a survey that found no
    rival.
 3. Local state learns of the locations only once the head is durable: until then every chunk stays dirty.
-4. Nothing uploaded is ever changed or deleted.  What a failed attempt uploaded is kept for the next one, for a
-   version's sealed chunk never changes.
+4. Nothing uploaded is ever changed.  Whole segments of chunks that a failed attempt uploaded are kept for the next one,
+   for a version's sealed chunk never changes; all else that it stored is withdrawn, as are they once nothing needs
+   them, unless a head that names it may have been put.
 
 A small pack of chunks and the run go up at the same time (its roots are computed here, so the run can name it before it
 is stored): with the head, two round trips.
@@ -26,7 +27,7 @@ from typing import Final
 
 import trio
 
-from icnfs.errors import IcnfsError, TooFewProvidersError
+from icnfs.errors import FencedError, IcnfsError, TooFewProvidersError
 from icnfs.format import run as run_format
 from icnfs.format import segment as segment_format
 from icnfs.format.head import Head, RunInfo
@@ -48,6 +49,7 @@ from icnfs.volume.network import Network
 from icnfs.volume.repair import Repair
 from icnfs.volume.stow import Stow
 from icnfs.volume.together import together
+from icnfs.volume.withdraw import withdraw
 
 log = logging.getLogger(__name__)
 
@@ -67,8 +69,11 @@ class Uploads:
     segments: dict[bytes, SegmentInfo] = field(default_factory=dict)
     recorded: dict[bytes, SegmentInfo] = field(default_factory=dict)
     """Those that an attempt recorded before it broke off, of which nobody was told yet."""
+    unnamed: dict[bytes, set[tuple[str, str]]] = field(default_factory=dict)
+    """Of `segments`, those that no head that was sent names: (provider, object) of what was sent."""
 
     def clear(self) -> None:
+        self.unnamed.clear()
         self.packs.clear()
         self.segments.clear()
         self.recorded.clear()
@@ -104,10 +109,13 @@ class Attempt:
         self._repair = repair
         self._progress = progress
         self._rotation = rotation
-        self._stow = Stow(network, repair, rotation)
+        self._stow = Stow(network, repair, rotation, self._tried)
         self._run_id, self._second_run_id = secrets.token_bytes(ID_SIZE), secrets.token_bytes(ID_SIZE)
         self._wanted: set[int] | None = None
         """Versions that the cut needs; None where nothing else was ever stored."""
+        self._sent: dict[bytes, set[tuple[str, str]]] = {}
+        """By segment, (provider, object) of the shares that were sent, whatever came of it."""
+        self._head_sent = False
 
     async def run(
         self, cut: PublishCut, base_runs: Sequence[RunInfo], keyring: bytes, spare: trio.Nursery
@@ -117,7 +125,19 @@ class Attempt:
         Raises `FencedError`; `TooFewProvidersError` where too few shares or heads could be stored, and then nothing is
         lost and nothing has changed; `LocalDiskError`.
         """
-        planned = await trio.to_thread.run_sync(self._plan, cut)
+        try:
+            return await self._run(cut, base_runs, keyring, spare)
+        except FencedError:
+            raise
+        except IcnfsError:
+            await self._withdraw()
+            raise
+
+    async def _run(
+        self, cut: PublishCut, base_runs: Sequence[RunInfo], keyring: bytes, spare: trio.Nursery
+    ) -> tuple[Head, list[SegmentInfo]]:
+        planned, needless = await trio.to_thread.run_sync(self._plan, cut)
+        await withdraw(self._network, needless)
         needed = [pack.id for pack in planned]
         own = await self._fence.begin((*needed, *self._uploads.segments, self._run_id, self._second_run_id))
         if len(planned) == 1 and self._network.k * planned[0].share_len <= packs.SMALL:
@@ -133,6 +153,8 @@ class Attempt:
         if base_runs:
             self._fence.require_base(survey)
         head = self._head(cut, runs.join(base_runs, run), keyring, own)
+        self._head_sent = True
+        self._uploads.unnamed.clear()
         await self._put_head(head, spare)
         documents = {fences.HEAD: fences.encode_base(head)}
         keep = runs.remembered(head.runs)
@@ -212,21 +234,41 @@ class Attempt:
 
     # --- chunks -------------------------------------------------------------------------------------------------------
 
-    def _plan(self, cut: PublishCut) -> list[packs.Pack]:
-        """In a thread: packs for what is dirty at the cut and not stored yet; forget stored ones no longer needed."""
+    def _plan(self, cut: PublishCut) -> tuple[list[packs.Pack], set[tuple[str, str]]]:
+        """In a thread: packs for what is dirty at the cut and not stored yet, and what may go.
+
+        Stored ones that are no longer needed are forgotten; they may go where no head was sent that names them.
+        """
         kept = self._uploads
+        needless: set[tuple[str, str]] = set()
         if kept.packs:
             self._wanted = wanted = {version for version, _ in cut.unlocated()}
             kept.packs = {id: pack for id, pack in kept.packs.items() if not wanted.isdisjoint(pack.versions)}
             for id, info in list(kept.segments.items()):
                 if id not in kept.packs:
                     del kept.segments[id]
+                    needless |= kept.unnamed.pop(id, set())
                     if cut.reader.raw(Table.SEGMENTS, id) is not None:
                         kept.recorded[id] = info
         stored = {version for pack in kept.packs.values() for version in pack.versions}
         planned = packs.plan((chunk for chunk in cut.unlocated() if chunk[0] not in stored), self._network.k)
         self._progress.total += sum(pack.size for pack in planned)
-        return planned
+        return planned, needless
+
+    def _tried(self, segment: bytes, provider: str, name: str) -> None:
+        self._sent.setdefault(segment, set()).add((provider, name))
+
+    async def _withdraw(self) -> None:
+        """After a failure what was sent goes, but whole segments of chunks: the next attempt is to name them."""
+        if self._head_sent:
+            return
+        gone: set[tuple[str, str]] = set()
+        for id, sent in self._sent.items():
+            if id in self._uploads.segments:
+                self._uploads.unnamed[id] = sent
+            else:
+                gone |= sent
+        await withdraw(self._network, gone)
 
     async def _put_packs(self, planned: Iterable[packs.Pack], cut: PublishCut) -> None:
         filling = trio.Lock()

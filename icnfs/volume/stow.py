@@ -1,7 +1,7 @@
 """Storing a segment: its n shares at n providers, and elsewhere where one of them does not take its share.
 
-Promises: what it returns says of every share whether it is stored, and at least k are.  It deletes nothing: what a
-failed attempt stored is its caller's to name, or to leave as orphans.
+Promises: what it returns says of every share whether it is stored, and at least k are.  It deletes nothing: what it may
+have stored, it tells before, and that is its caller's to name or to withdraw.
 """
 
 from __future__ import annotations
@@ -22,12 +22,21 @@ UPLOAD_SECONDS: Final = 300.0
 
 
 class Stow:
-    """Stores segments; `rotation` gives another number each time, by which shares go round the providers."""
+    """Stores segments."""
 
-    def __init__(self, network: Network, repair: Repair, rotation: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        network: Network,
+        repair: Repair,
+        rotation: Callable[[], int],
+        tried: Callable[[bytes, str, str], None] = lambda segment, provider, name: None,
+    ) -> None:
+        """`rotation` gives another number each time, by which shares go round the providers; `tried` is told of every
+        share before it is sent: its segment, provider and object."""
         self._network = network
         self._repair = repair
         self._rotation = rotation
+        self._tried = tried
 
     def choose(self, id: bytes, size: int, share_len: int) -> SegmentInfo:
         """A segment of which nothing is stored yet, and who is meant to hold it.
@@ -83,13 +92,16 @@ class Stow:
     async def _send(self, info: SegmentInfo, wanted: Sequence[int], fd: int, enough: int) -> PutResult:
         """Have `wanted` shares of a segment stored where it says; `enough` of them are worth waiting for."""
         chosen = tuple(share.provider for share in info.shares)
+        names = self._network.share_names(info.id, chosen)
+        for index in wanted:
+            self._tried(info.id, chosen[index], names[index])
         return await self._network.transfer.put_segment(
             info.id,
             info.k,
             info.n,
             info.share_len,
             info.size,
-            self._network.share_names(info.id, chosen),
+            names,
             chosen,
             fd,
             None if len(wanted) == info.n else wanted,

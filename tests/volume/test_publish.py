@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import random
+from typing import NoReturn
 
 import pytest
 import trio
 
 from icnfs.errors import DegradedError, TooFewProvidersError
 from icnfs.format.records import Table
+from icnfs.state.loader import ROOT_INO
 from icnfs.volume import attempt, runs
+from icnfs.volume.attempt import Attempt
 from icnfs.volume.publish import LOOK_SECONDS
 from icnfs.volume.volume import SyncProgress, Volume
-from tests.volume.world import NAMES, World, get_file, list_files, put_file
+from tests.volume.world import NAMES, World, files_of, get_file, list_files, put_file
 
 
 async def read_all(volume: Volume) -> dict[bytes, bytes]:
@@ -107,6 +110,72 @@ def test_with_too_few_providers_nothing_is_lost_and_what_was_stored_is_not_sent_
     there = world.machine("there")
     there.recover(key)
     assert there.run(read_all) == {b"f": data}
+
+
+def shares(world: World) -> dict[str, list[str]]:
+    return world.objects("shares/")
+
+
+def test_what_no_head_will_name_does_not_stay_at_the_providers(world: World) -> None:
+    here = world.machine()
+    key = here.init().recovery_key
+    data = os.urandom(3_000_000)
+
+    async def body(volume: Volume) -> None:
+        await put_file(volume, b"before", os.urandom(200_000))
+        await volume.publisher.publish()
+        before = shares(world)
+        for name in ("ada", "bee", "cat"):
+            provider = world.providers[name]
+            provider.capacity = sum(map(len, provider.objects.values())) + 100_000
+        await put_file(volume, b"f", data)
+        for _ in range(3):
+            assert "full" in await publish_fails(volume) or volume.publisher.failure is not None
+            assert shares(world) == before
+        for provider in world.providers.values():
+            provider.capacity = 1 << 40
+        await volume.sync()
+
+    here.run(body)
+    there = world.machine("there")
+    there.recover(key)
+    assert there.run(read_all)[b"f"] == data
+
+
+def test_stored_segments_that_nobody_needs_any_more_go_unless_a_head_was_sent(world: World) -> None:
+    here = world.machine()
+    here.init()
+
+    async def body(volume: Volume) -> None:
+        await put_file(volume, b"before", os.urandom(200_000))
+        await volume.publisher.publish()
+        before = shares(world)
+
+        async def fails(*_: object) -> NoReturn:
+            raise TooFewProvidersError("for this test")
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Attempt, "_put_run", fails)
+            await put_file(volume, b"f", os.urandom(3_000_000))
+            await publish_fails(volume)
+        kept = shares(world)
+        assert kept != before, "the next attempt is to name them"
+        files_of(volume).unlink(ROOT_INO, b"f")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Attempt, "_put_run", fails)
+            await publish_fails(volume)
+        assert shares(world) == before
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Attempt, "_put_head", fails)
+            await put_file(volume, b"g", os.urandom(3_000_000))
+            await publish_fails(volume)
+        told = shares(world)
+        assert told != before
+        files_of(volume).unlink(ROOT_INO, b"g")
+        await volume.publisher.publish()
+        assert all(set(told[name]) <= set(now) for name, now in shares(world).items()), "a head may name them"
+
+    here.run(body)
 
 
 def test_nothing_is_clean_before_a_durable_head_names_it(world: World) -> None:
