@@ -46,7 +46,7 @@ def waited() -> float:
 
 
 class Precedence:
-    """Of the loop's thread; `look` is to be called from it, often while it is busy."""
+    """Of the loop's thread; make it and call `look` there, often while it is busy."""
 
     def __init__(
         self,
@@ -55,6 +55,8 @@ class Precedence:
         clock: Callable[[], float] = monotonic,
     ) -> None:
         self._waited, self._take, self._clock = waited, take, clock
+        self._given = os.getpriority(os.PRIO_PROCESS, 0)
+        """The niceness that whoever started it wants."""
         self._since = -math.inf
         self._until = -math.inf
         self._before = 0.0
@@ -73,7 +75,7 @@ class Precedence:
         if self._ahead:
             if now >= self._until:
                 self._ahead = False
-                self._take(0)
+                self._take(self._given)
         elif share >= CROWDED:
             again = now < self._until + 2 * PERIOD
             self._hold = min(2 * self._hold, HOLD_MAX) if again else HOLD

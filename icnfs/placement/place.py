@@ -33,6 +33,7 @@ from icnfs.providers.facts import ProviderFacts
 
 DEFAULT_POLICY: Final = Policy()
 DEFAULT_WEIGHTS: Final = Weights()
+_TAKE_NONE: Final = "take none now: they are away, full or refuse; bring them back, or make room there"
 NOTHING_MEASURED: Final[Mapping[str, Measure]] = MappingProxyType({})
 
 
@@ -104,7 +105,7 @@ def refill(
             raise ConfigError(full(wanted, caps, kept, free, providers, policy))
         missing = sorted(facts.name for facts in free if facts.name in away)
         raise TooFewProvidersError(
-            f"{_shares(wanted)} must be placed, and {', '.join(missing)} are away, who could take some; bring them back"
+            f"{_shares(wanted)} must be placed, and {', '.join(missing)}, who may hold some, {_TAKE_NONE}"
         )
     new = iter(field.by_reading(chosen))
     return tuple(next(new) if holder is None else holder for holder in holders)
@@ -117,9 +118,7 @@ def _shares(count: int) -> str:
 def _check_present(k: int, chosen: Collection[ProviderFacts], away: Collection[str]) -> None:
     missing = sorted(facts.name for facts in chosen if facts.name in away)
     if len(chosen) - len(missing) < k:
-        raise TooFewProvidersError(
-            f"{k} shares must be stored to be readable, and {', '.join(missing)} are away; bring them back"
-        )
+        raise TooFewProvidersError(f"{k} shares must be stored to be readable, and {', '.join(missing)} {_TAKE_NONE}")
 
 
 @dataclass(slots=True)

@@ -320,7 +320,7 @@ class Volume:
         why = {name: f" ({trouble})" for name in amiss if (trouble := self.network.trouble(name))}
         names = ", ".join(f"{name} {what}{why.get(name, '')}" for name, what in sorted(amiss.items())) or "try again"
         return DegradedError(
-            f"degraded: published, but fewer than {self.network.safe} owners hold all of it: {names}; bring them back"
+            f"degraded: published, but not whole at {self.network.safe} owners: {names}; bring them back or make room"
         )
 
     async def _report(self, progress: Callable[[SyncProgress], None]) -> None:

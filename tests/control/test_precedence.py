@@ -56,6 +56,14 @@ def test_it_steps_back_after_a_while_and_stays_back_where_nobody_is_in_the_way()
     assert HOLD <= back - ahead <= HOLD + 2 * PERIOD
 
 
+def test_it_steps_back_to_the_niceness_that_it_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "getpriority", lambda which, who: 5)
+    machine = Machine()
+    machine.runs(0.5, 0.9)
+    machine.runs(5, 0.0)
+    assert [niceness for _, niceness in machine.taken] == [process.AHEAD, 5]
+
+
 def test_where_the_crowd_stays_it_tries_ever_more_seldom() -> None:
     machine = Machine()
     machine.runs(600, 0.8)

@@ -119,7 +119,7 @@ def test_provider_that_is_away_keeps_its_place_where_no_other_can_take_it() -> N
 
 
 def test_fewer_than_k_present_is_refused_by_name() -> None:
-    with pytest.raises(TooFewProvidersError, match="a, b, c are away"):
+    with pytest.raises(TooFewProvidersError, match="a, b, c take none now"):
         place(6, 4, SIX, safe=6, away={"a", "b", "c"})
 
 
