@@ -9,10 +9,12 @@ from __future__ import annotations
 import os
 import socket
 import struct
+from errno import EIO
 from pathlib import Path
 from typing import Final, Protocol
 
 from icnfs.config.paths import private_directory
+from icnfs.errors import LocalDiskError
 
 SUFFIX: Final = ".sock"
 _PEER: Final = struct.Struct("3i")
@@ -22,9 +24,19 @@ def listen(directory: Path, volume: str) -> socket.socket:
     """A listening socket for `volume`, in place of what a dead mount left there.
 
     The caller holds the volume's lock: no living mount of it can own the old socket.  Raises ConfigError where
-    `directory` is not this user's alone.
+    `directory` is not this user's alone, LocalDiskError where nothing can be made in it.
     """
-    private_directory(directory)
+    try:
+        return _listen(private_directory(directory), volume)
+    except OSError as error:
+        where = directory / (volume + SUFFIX)
+        remedy = "make room there, or name another folder by ICNFS_RUNTIME_DIR"
+        raise LocalDiskError(
+            f"{where}: the control socket cannot be made: {error.strerror}; {remedy}", error.errno or EIO
+        ) from None
+
+
+def _listen(directory: Path, volume: str) -> socket.socket:
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     name = volume + SUFFIX

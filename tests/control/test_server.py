@@ -16,7 +16,7 @@ import trio.testing
 from icnfs.control import endpoint, server
 from icnfs.control import protocol as p
 from icnfs.control.client import Mount, wait_ended
-from icnfs.errors import ConfigError, DegradedError, Exit, FormatError, NotMountedError, SnapshotError
+from icnfs.errors import ConfigError, DegradedError, Exit, FormatError, LocalDiskError, NotMountedError, SnapshotError
 
 
 class Operations:
@@ -170,6 +170,15 @@ def test_a_runtime_directory_of_somebody_else_is_refused(tmp_path: Path) -> None
     os.chown(tmp_path / "run", 12345, 12345)
     with pytest.raises(ConfigError, match="not a directory of this user"):
         endpoint.listen(tmp_path / "run", "demo")
+
+
+def test_a_folder_in_which_nothing_can_be_made_is_one_clear_error(tmp_path: Path) -> None:
+    """Not the system's own error in a group of them, which the command would call a fault of icnfs."""
+    (tmp_path / "run.").write_bytes(b"")
+    with pytest.raises(LocalDiskError, match=r"control socket cannot be made: .*ICNFS_RUNTIME_DIR"):
+        endpoint.listen(tmp_path / "run." / "below", "demo")
+    with pytest.raises(LocalDiskError, match="demo"):
+        endpoint.listen(tmp_path / "run", "demo" * 100)
 
 
 def test_a_symlinked_runtime_directory_is_refused(tmp_path: Path) -> None:
