@@ -51,6 +51,10 @@ def _slow_switch() -> None:
     process.SWITCH_INTERVAL = 0.005  # type: ignore[misc]
 
 
+def _always_ahead() -> None:
+    process.take_place(process.AHEAD)
+
+
 def _asking_before_writes() -> None:
     negotiate.ADDED = negotiate.EXPLICIT_INVAL_DATA  # type: ignore[misc]
 
@@ -124,6 +128,7 @@ LEVERS: Final[dict[str, Undo]] = {
     "FLUSH declined": _flush_answered,
     "writeback cache off": _writeback,
     "512 in background, 2 MiB ahead": _kernel_limits,
+    "ahead only of a crowd": _always_ahead,
     "journal": _no_journal,
     "journal by the loop": _journal_by_the_thread,
 }
