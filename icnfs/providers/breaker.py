@@ -63,7 +63,7 @@ T = TypeVar("T")
 class Switch:
     """One provider's state, its `refusals` of writes, and the last error that was not followed by a success.
 
-    Pure: it is told what happens.  While it is up, a refused write shows until a write succeeds, whatever is read.
+    Pure: it is told what happens.  While it is up, a refused write shows until one succeeds, whatever else does.
     """
 
     def __init__(self) -> None:
@@ -80,14 +80,14 @@ class Switch:
     def is_down(self) -> bool:
         return self.state in ("down", "probing")
 
-    def answered(self, *, wrote: bool = False) -> None:
-        """It did what it was asked; `wrote`: it changed what is stored."""
+    def answered(self, *, stored: bool = False) -> None:
+        """It did what it was asked; `stored`: it took bytes."""
         self.state, self._error = "up", ""
-        if wrote:
+        if stored:
             self._refusal = ""
 
-    def failed(self, error: IcnfsError, *, wrote: bool = False) -> None:
-        """It did not.  A missing object is no fault of the provider's as a whole."""
+    def failed(self, error: IcnfsError, *, storing: bool = False) -> None:
+        """It did not; `storing`: it was to take bytes.  A missing object is no fault of the provider's as a whole."""
         text = str(getattr(error, "detail", error))[:_TEXT_MAX]
         if isinstance(error, ProviderAwayError):
             self.state, self._error = "down", text
@@ -96,7 +96,7 @@ class Switch:
         else:
             if not self.is_down or isinstance(error, ProviderFullError):
                 self.state = "up"
-            if wrote:
+            if storing:
                 self._refusal = text
             else:
                 self._error = text
@@ -206,7 +206,7 @@ class Breaker(Wrapper):
                 if tried:
                     self.switch.refusals.done()
             self._heard = trio.current_time()
-            self.switch.answered(wrote=act.changes)
+            self.switch.answered(stored=bool(act.up))
             if act.up:
                 self.switch.refusals.stored(act.up)
             return answer
@@ -214,7 +214,7 @@ class Breaker(Wrapper):
 
     def _failed(self, error: ProviderError, act: Act) -> None:
         was_down = self.switch.is_down
-        self.switch.failed(error, wrote=act.changes)
+        self.switch.failed(error, storing=bool(act.up))
         if isinstance(error, ProviderAwayError):
             if not was_down:
                 self._due, self._failures = trio.current_time(), 0

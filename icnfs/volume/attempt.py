@@ -7,8 +7,8 @@ Invariants:
    rival.
 3. Local state learns of the locations only once the head is durable: until then every chunk stays dirty.
 4. Nothing uploaded is ever changed.  Whole segments of chunks that a failed attempt uploaded are kept for the next one,
-   for a version's sealed chunk never changes; all else that it stored is withdrawn, as are they once nothing needs
-   them, unless a head that names it may have been put.
+   for a version's sealed chunk never changes; all else that no head which was sent names is withdrawn, as are they once
+   nothing needs them (see `withdraw`).
 
 A small pack of chunks and the run go up at the same time (its roots are computed here, so the run can name it before it
 is stored): with the head, two round trips.
@@ -20,14 +20,14 @@ import hashlib
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
 import trio
 
-from icnfs.errors import FencedError, IcnfsError, TooFewProvidersError
+from icnfs.errors import IcnfsError, TooFewProvidersError
 from icnfs.format import run as run_format
 from icnfs.format import segment as segment_format
 from icnfs.format.head import Head, RunInfo
@@ -115,6 +115,8 @@ class Attempt:
         """Versions that the cut needs; None where nothing else was ever stored."""
         self._sent: dict[bytes, set[tuple[str, str]]] = {}
         """By segment, (provider, object) of the shares that were sent, whatever came of it."""
+        self._needless: set[tuple[str, str]] = set()
+        """Of these, and of what earlier attempts sent, what no head that was sent names, and none will."""
         self._head_sent = False
 
     async def run(
@@ -127,17 +129,17 @@ class Attempt:
         """
         try:
             return await self._run(cut, base_runs, keyring, spare)
-        except FencedError:
-            raise
         except IcnfsError:
-            await self._withdraw()
+            self._keep_whole()
             raise
+        finally:
+            if self._needless:
+                spare.start_soon(withdraw, self._network, self._look_out, self._needless)
 
     async def _run(
         self, cut: PublishCut, base_runs: Sequence[RunInfo], keyring: bytes, spare: trio.Nursery
     ) -> tuple[Head, list[SegmentInfo]]:
-        planned, needless = await trio.to_thread.run_sync(self._plan, cut)
-        await withdraw(self._network, needless)
+        planned = await trio.to_thread.run_sync(self._plan, cut)
         needed = [pack.id for pack in planned]
         own = await self._fence.begin((*needed, *self._uploads.segments, self._run_id, self._second_run_id))
         if len(planned) == 1 and self._network.k * planned[0].share_len <= packs.SMALL:
@@ -165,6 +167,7 @@ class Attempt:
             )
         self._fence.published(head)
         added = [*self._uploads.recorded.values(), *self._uploads.segments.values()]
+        self._forgo(self._uploads.segments.keys() | {part.id for part in head.segments()})
         self._uploads.clear()
         return head, added
 
@@ -234,41 +237,41 @@ class Attempt:
 
     # --- chunks -------------------------------------------------------------------------------------------------------
 
-    def _plan(self, cut: PublishCut) -> tuple[list[packs.Pack], set[tuple[str, str]]]:
-        """In a thread: packs for what is dirty at the cut and not stored yet, and what may go.
-
-        Stored ones that are no longer needed are forgotten; they may go where no head was sent that names them.
-        """
+    def _plan(self, cut: PublishCut) -> list[packs.Pack]:
+        """In a thread: packs for what is dirty at the cut and not stored yet; forget stored ones no longer needed."""
         kept = self._uploads
-        needless: set[tuple[str, str]] = set()
         if kept.packs:
             self._wanted = wanted = {version for version, _ in cut.unlocated()}
             kept.packs = {id: pack for id, pack in kept.packs.items() if not wanted.isdisjoint(pack.versions)}
             for id, info in list(kept.segments.items()):
                 if id not in kept.packs:
                     del kept.segments[id]
-                    needless |= kept.unnamed.pop(id, set())
+                    self._needless |= kept.unnamed.pop(id, set())
                     if cut.reader.raw(Table.SEGMENTS, id) is not None:
                         kept.recorded[id] = info
         stored = {version for pack in kept.packs.values() for version in pack.versions}
         planned = packs.plan((chunk for chunk in cut.unlocated() if chunk[0] not in stored), self._network.k)
         self._progress.total += sum(pack.size for pack in planned)
-        return planned, needless
+        return planned
 
     def _tried(self, segment: bytes, provider: str, name: str) -> None:
         self._sent.setdefault(segment, set()).add((provider, name))
 
-    async def _withdraw(self) -> None:
-        """After a failure what was sent goes, but whole segments of chunks: the next attempt is to name them."""
-        if self._head_sent:
-            return
-        gone: set[tuple[str, str]] = set()
+    def _forgo(self, named: Collection[bytes]) -> None:
+        """What was sent of segments that are not `named` is needed no more."""
         for id, sent in self._sent.items():
-            if id in self._uploads.segments:
-                self._uploads.unnamed[id] = sent
-            else:
-                gone |= sent
-        await withdraw(self._network, gone)
+            if id not in named:
+                self._needless |= sent
+
+    def _keep_whole(self) -> None:
+        """After a failure: the next attempt is to name whole segments of chunks.  Once a head was sent, all is kept."""
+        if not self._head_sent:
+            whole = self._uploads.segments
+            self._forgo(whole.keys())
+            self._uploads.unnamed.update((id, sent) for id, sent in self._sent.items() if id in whole)
+
+    async def _look_out(self) -> None:
+        await self._fence.pass_by(await self._heads.survey(self._fence.number))
 
     async def _put_packs(self, planned: Iterable[packs.Pack], cut: PublishCut) -> None:
         filling = trio.Lock()

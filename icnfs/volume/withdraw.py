@@ -1,15 +1,16 @@
 """What an attempt to publish stored, and no head that was ever sent names, goes at once.
 
-Ids are random for each attempt, so nothing else can name it, and no grace is due to what nobody was told of.  Left to
-the search for orphans, what each try beside full providers stores would fill up those that are not.
+Ids are random for each attempt, so no grace is due to what nobody was told of.  Left to the search for orphans, what
+each try beside full providers stores would fill up those that are not.  All the same the heads are looked at first: a
+virtual machine that was resumed twice from one snapshot of its memory has drawn the same ids twice.
 
-Best effort, within WITHDRAW_SECONDS: what a provider does not delete now is an orphan, and that search finds it.
+Best effort, in the background: what a provider does not delete now is an orphan, and that search finds it.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import Final
 
@@ -21,20 +22,36 @@ from icnfs.volume.together import together
 
 log = logging.getLogger(__name__)
 
-WITHDRAW_SECONDS: Final = 10.0
-DELETES_AT_ONCE: Final = 8
+WITHDRAW_SECONDS: Final = 60.0
+DELETE_SECONDS: Final = 20.0
+DELETES_AT_ONCE: Final = 2
+"""At each provider: what is stored there meanwhile comes first."""
 
 
-async def withdraw(network: Network, objects: Iterable[tuple[str, str]]) -> None:
-    """Delete `objects`, (provider, name) each, where their providers answer."""
+async def withdraw(
+    network: Network, look_out: Callable[[], Awaitable[None]], objects: Iterable[tuple[str, str]]
+) -> None:
+    """Delete `objects`, (provider, name) each, where their providers answer, unless `look_out` raises an `IcnfsError`:
+    somebody may have taken over."""
     lost = network.lost()
-    wanted = [(provider, name) for provider, name in objects if provider in network.facts and provider not in lost]
+    wanted: dict[str, list[str]] = {}
+    for provider, name in sorted(objects):
+        if provider in network.facts and provider not in lost:
+            wanted.setdefault(provider, []).append(name)
 
     async def delete(provider: str, name: str) -> None:
         try:
-            await network.transfer.delete_object(provider, name, deadline=WITHDRAW_SECONDS)
+            await network.transfer.delete_object(provider, name, deadline=DELETE_SECONDS)
         except IcnfsError as error:
             log.debug("what no head names is left for now: %s", error)
 
+    async def empty(provider: str, names: list[str]) -> None:
+        await together((partial(delete, provider, name) for name in names), DELETES_AT_ONCE)
+
     with trio.move_on_after(WITHDRAW_SECONDS):
-        await together((partial(delete, *each) for each in wanted), DELETES_AT_ONCE)
+        try:
+            await look_out()
+        except IcnfsError as error:
+            log.debug("what no head names is left: %s", error)
+            return
+        await together(partial(empty, *each) for each in wanted.items())

@@ -101,12 +101,12 @@ def test_only_silence_means_down(error: IcnfsError, state: str, told: str) -> No
 
 def test_a_refused_write_shows_until_a_write_succeeds() -> None:
     switch = Switch()
-    switch.failed(ProviderRefusedError("p", "read-only"), wrote=True)
+    switch.failed(ProviderRefusedError("p", "read-only"), storing=True)
     switch.answered()
     assert (switch.state, switch.error) == ("up", "read-only")
     switch.lost(ProviderRefusedError("p", "expired"))
     assert switch.error == "expired", "why it is down"
-    switch.answered(wrote=True)
+    switch.answered(stored=True)
     assert switch.error == ""
 
 

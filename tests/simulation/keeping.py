@@ -3,8 +3,7 @@
 Checked of every share and every copy of a head (the promises of `icnfs.volume.collect`):
 
 1. The last durable head does not name it, nor does one that was the last within the grace.
-2. Whoever deletes has listed the heads just before, when nobody had taken over; not for shares of what no head that was
-   ever sent names.
+2. Whoever deletes has listed the heads just before, when nobody had taken over.
 3. What it has open does not name it.
 
 Time is real time: it goes on while machines are suspended.  A clock that was set forward makes a grace shorter.
@@ -69,21 +68,12 @@ class Keeping:
     lasts: list[Last] = field(default_factory=list)
     shares: dict[tuple[str, str], tuple[bytes, int]] = field(default_factory=dict)
     """(segment, index) of every share that was ever sent, by provider and name."""
-    named: set[bytes] = field(default_factory=set)
-    """Segments that a head may name which was sent, to whomever."""
     deleted: int = 0
 
     def sent(self, id: bytes, places: Iterable[tuple[int, str, str]]) -> None:
         """Shares of a segment are about to be stored: (index, provider, name) of each."""
         for index, provider, name in places:
             self.shares[provider, name] = id, index
-
-    def head_is_sent(self, segments: list[SegmentInfo] | None) -> None:
-        """It names these; None: perhaps whatever was sent by now."""
-        if segments is None:
-            self.named.update(id for id, _ in self.shares.values())
-        else:
-            self.named.update(segment.id for segment in segments)
 
     def head_is_durable(self, published: Published, segments: list[SegmentInfo], network: Network) -> None:
         """From now on this head is the last one, unless a later one is."""
@@ -112,11 +102,7 @@ class Keeping:
         self.deleted += 1
         if leaving:
             return self._named_while_leaving(provider, name) or self._named_here(provider, name, find)
-        why = self._named(provider, name) or self._named_here(provider, name, find)
-        return why or ("" if self._never_named(provider, name) else self._unseen(writer))
-
-    def _never_named(self, provider: str, name: str) -> bool:
-        return (provider, name) in self.shares and self.shares[provider, name][0] not in self.named
+        return self._named(provider, name) or self._named_here(provider, name, find) or self._unseen(writer)
 
     def _named(self, provider: str, name: str) -> str:
         for last in reversed(self.lasts):

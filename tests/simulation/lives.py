@@ -418,7 +418,6 @@ async def create_volume(world: World) -> Machine:
     world.recovery = Secrets(recovery=parse_recovery_key(created.recovery_key))
     _, master = await unlock_local(first.folder, world.secrets)
     world.truth.learn(master)
-    world.keeping.head_is_sent(None)  # that of init was not seen
     for name, site in world.sites.items():
         for object_name, raw in sorted(site.objects.items()):
             head = world.truth.open_head(name, object_name, raw)

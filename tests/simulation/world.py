@@ -272,7 +272,6 @@ class World:
         before = [one.line for one in self.heads.values() if one.head.number == head.previous]
         published.line = frozenset({published.key}).union(life.machine.line, *before)
         life.machine.line = published.line
-        self.keeping.head_is_sent(self.truth.segments(head))
         self.note(f"  {life.name} puts head {head.number} cut {head.cut}")
         life.check_unfenced(head)
 
