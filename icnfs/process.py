@@ -15,7 +15,7 @@ import struct
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from icnfs.limits import MIB
 
@@ -41,6 +41,8 @@ whoever holds a lock of the file system then waits for its turn."""
 
 ARENAS: Final = 2
 """Heaps that threads share, each of which keeps so much: glibc makes up to eight for each processor."""
+
+_AUTOGROUP: Final = Path("/proc/self/autogroup")
 
 _SCHED_SETATTR: Final = {"x86_64": 314, "aarch64": 274, "riscv64": 274}
 """Number of the system call, which glibc 2.36 has no function for."""
@@ -68,18 +70,43 @@ def tune() -> None:
         mallopt(_M_ARENA_MAX, ARENAS)
 
 
-def take_place(niceness: int) -> None:
-    """Run this thread at `niceness`, and its session, where that is its process's own; as far as this user may.
+class Place(NamedTuple):
+    """The niceness of a process, and of its session (None: it has none of its own, or the kernel knows no such thing).
 
-    Threads that are started later inherit it.  Where the kernel shares processors out by session (sched(7), "The
-    autogroup feature"), a niceness alone counts within the session only.
+    Where the kernel shares processors out by session (sched(7), "The autogroup feature"), a niceness counts within the
+    session only.
     """
-    with suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, 0, niceness)
-    session = os.getsid(0)
-    if session == os.getpid() or not Path(f"/proc/{session}").exists():
+
+    process: int
+    session: int | None
+
+
+def place() -> Place:
+    """What this process has now; the thread that asks stands for all."""
+    session = None
+    if _leads_session():
+        with suppress(OSError, ValueError, IndexError):
+            session = int(_AUTOGROUP.read_text(encoding="ascii").split()[-1])
+    return Place(os.getpriority(os.PRIO_PROCESS, 0), session)
+
+
+def take_place(wanted: Place) -> None:
+    """Give all threads of this process, and its own session, that niceness, as far as this user may.
+
+    Threads and processes that are started later inherit it.
+    """
+    for thread in os.listdir("/proc/self/task"):
         with suppress(OSError):
-            Path("/proc/self/autogroup").write_text(f"{niceness}\n", encoding="ascii")
+            os.setpriority(os.PRIO_PROCESS, int(thread), wanted.process)
+    if wanted.session is not None and _leads_session():
+        with suppress(OSError):
+            _AUTOGROUP.write_text(f"{wanted.session}\n", encoding="ascii")
+
+
+def _leads_session() -> bool:
+    """Whether the session is this process's own: it began it, or whoever did has ended."""
+    session = os.getsid(0)
+    return session == os.getpid() or not Path(f"/proc/{session}").exists()
 
 
 def take_slice(slice_ns: int) -> None:

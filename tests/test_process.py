@@ -22,14 +22,22 @@ def slice_now():
 
 os.setsid()
 shipped = slice_now()
-process.take_place(5)
+ended = threading.Event()
+other = threading.Thread(target=ended.wait)
+other.start()
+process.take_place(process.Place(5, 5))
+place = process.place()
+assert place.process == os.getpriority(os.PRIO_PROCESS, other.native_id) == 5, place
+assert place.session == (5 if os.path.exists("/proc/self/autogroup") else None), place
+ended.set()
+other.join()
 process.take_slice(process.SHORT)
 found = [slice_now()]
 thread = threading.Thread(target=lambda: found.append(slice_now()))
 thread.start()
 thread.join()
 os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-process.take_place(10)
+process.take_place(process.Place(10, 10))
 process.take_slice(0)
 print(*found, slice_now() == shipped, os.getpriority(os.PRIO_PROCESS, 0), os.sched_getscheduler(0))
 """

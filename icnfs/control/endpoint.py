@@ -30,9 +30,9 @@ def listen(directory: Path, volume: str) -> socket.socket:
         return _listen(private_directory(directory), volume)
     except OSError as error:
         where = directory / (volume + SUFFIX)
-        remedy = "make room there, or name another folder by ICNFS_RUNTIME_DIR"
+        remedy = "name a folder by ICNFS_RUNTIME_DIR that this user may write to and that has room"
         raise LocalDiskError(
-            f"{where}: the control socket cannot be made: {error.strerror}; {remedy}", error.errno or EIO
+            f"{where}: the control socket cannot be made: {error}; {remedy}", error.errno or EIO
         ) from None
 
 

@@ -17,7 +17,8 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Final
 
-from icnfs.process import AHEAD, take_place
+from icnfs import process
+from icnfs.process import AHEAD, Place
 
 PERIOD: Final = 0.1
 """Seconds that one look judges."""
@@ -33,8 +34,8 @@ HOLD_MAX: Final = 30.0
 SCHEDSTAT: Final = "/proc/thread-self/schedstat"
 
 
-def waited() -> float:
-    """Seconds that this thread has been runnable and did not run; 0 where the kernel does not count them."""
+def waited() -> float | None:
+    """Seconds that this thread has been runnable and did not run; None where that cannot be had."""
     try:
         fd = os.open(SCHEDSTAT, os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -42,43 +43,45 @@ def waited() -> float:
         finally:
             os.close(fd)
     except (OSError, IndexError, ValueError):
-        return 0.0
+        return None
 
 
 class Precedence:
-    """Of the loop's thread; make it and call `look` there, often while it is busy."""
+    """Of the process whose loop's thread makes it and calls `look`, often while it is busy."""
 
     def __init__(
         self,
-        waited: Callable[[], float] = waited,
-        take: Callable[[int], None] = take_place,
+        waited: Callable[[], float | None] = waited,
+        place: Callable[[], Place] = process.place,
+        take: Callable[[Place], None] = process.take_place,
         clock: Callable[[], float] = monotonic,
     ) -> None:
-        self._waited, self._take, self._clock = waited, take, clock
-        self._given = os.getpriority(os.PRIO_PROCESS, 0)
-        """The niceness that whoever started it wants."""
+        self._waited, self._place, self._take, self._clock = waited, place, take, clock
         self._since = -math.inf
         self._until = -math.inf
         self._before = 0.0
         self._hold = HOLD
-        self._ahead = False
+        self._given: Place | None = None
+        """While it is ahead, the place that it had before."""
 
     def look(self) -> None:
-        """Judge the last period, when it is over; one that began before a rest tells nothing."""
+        """Judge the time since the last look that did, a period at least; in a rest nothing waits."""
         now = self._clock()
         lasted = now - self._since
         if lasted < PERIOD:
             return
         total = self._waited()
-        share = (total - self._before) / lasted if lasted < 2 * PERIOD else 0.0
+        if total is None:
+            return
+        share = (total - self._before) / lasted
         self._since, self._before = now, total
-        if self._ahead:
+        if self._given is not None:
             if now >= self._until:
-                self._ahead = False
                 self._take(self._given)
+                self._given = None
         elif share >= CROWDED:
             again = now < self._until + 2 * PERIOD
             self._hold = min(2 * self._hold, HOLD_MAX) if again else HOLD
             self._until = now + self._hold
-            self._ahead = True
-            self._take(AHEAD)
+            self._given = self._place()
+            self._take(Place(AHEAD, AHEAD))

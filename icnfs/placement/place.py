@@ -33,7 +33,7 @@ from icnfs.providers.facts import ProviderFacts
 
 DEFAULT_POLICY: Final = Policy()
 DEFAULT_WEIGHTS: Final = Weights()
-_TAKE_NONE: Final = "take none now: they are away, full or refuse; bring them back, or make room there"
+_TAKE_NONE: Final = "take none now (`icnfs status` says why); bring them back, or make room there"
 NOTHING_MEASURED: Final[Mapping[str, Measure]] = MappingProxyType({})
 
 

@@ -278,7 +278,10 @@ class Layers:
         return [p for p in patches if p.version > sealed and self._alive(ino, index, p.version)]
 
     def _patch_weight(self, ino: int, index: int, sealed: int) -> int:
-        """Bytes that the patches upon version `sealed` of a chunk take; those in the snapshot are not opened."""
+        """Bytes that the patches upon version `sealed` of a chunk take.
+
+        Those in the snapshot are not opened: their damage shows to whoever reads.
+        """
         sizes = self._beneath(ino, index, self._store.reader.patch_sizes)
         sizes += [(p.version, len(p.data)) for p in self._store.overlay.patches.get((ino, index), ())]
         return sum(size + OP_COST for version, size in sizes if version > sealed and self._alive(ino, index, version))

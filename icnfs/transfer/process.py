@@ -27,7 +27,7 @@ from icnfs.crypto.hardening import drop_secrets_from_environment, forbid_core_du
 from icnfs.errors import ConfigError, FormatError, IcnfsError
 from icnfs.format import segment as segment_format
 from icnfs.limits import IN_PLACE_MAX, INLINE_MAX
-from icnfs.process import BEHIND, take_place, take_slice, tune
+from icnfs.process import BEHIND, Place, take_place, take_slice, tune
 from icnfs.providers.base import Provider
 from icnfs.providers.guard import Rates
 from icnfs.providers.line import Line
@@ -390,7 +390,7 @@ def _harden() -> None:
 
 def _stand_back() -> None:
     """The front's requests come first, and all that people run."""
-    take_place(BEHIND)
+    take_place(Place(BEHIND, BEHIND))
     take_slice(0)
     with suppress(OSError):  # a sandbox may forbid it
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))

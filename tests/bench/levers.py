@@ -52,7 +52,7 @@ def _slow_switch() -> None:
 
 
 def _always_ahead() -> None:
-    process.take_place(process.AHEAD)
+    process.take_place(process.Place(process.AHEAD, process.AHEAD))
 
 
 def _asking_before_writes() -> None:

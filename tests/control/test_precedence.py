@@ -14,22 +14,27 @@ import pytest
 from icnfs import process
 from icnfs.control import precedence
 from icnfs.control.precedence import CROWDED, HOLD, HOLD_MAX, PERIOD, Precedence
+from icnfs.process import Place
+
+ORDINARY = Place(0, 0)
 
 
 class Machine:
     """A clock, and a thread that waits for `share` of each period."""
 
-    def __init__(self) -> None:
+    def __init__(self, given: Place = ORDINARY) -> None:
         self.now = 100.0
         self.waited = 0.0
         self.niceness = 0
         self.taken: list[tuple[float, int]] = []
-        self.precedence = Precedence(lambda: self.waited, self._take, lambda: self.now)
+        self.has = given
+        self.precedence = Precedence(lambda: self.waited, lambda: self.has, self._take, lambda: self.now)
         self.precedence.look()
 
-    def _take(self, niceness: int) -> None:
-        self.niceness = niceness
-        self.taken.append((self.now, niceness))
+    def _take(self, place: Place) -> None:
+        self.has = place
+        self.niceness = place.process
+        self.taken.append((self.now, place.process))
 
     def runs(self, seconds: float, share: float, step: float = 0.01) -> None:
         end = self.now + seconds
@@ -56,12 +61,12 @@ def test_it_steps_back_after_a_while_and_stays_back_where_nobody_is_in_the_way()
     assert HOLD <= back - ahead <= HOLD + 2 * PERIOD
 
 
-def test_it_steps_back_to_the_niceness_that_it_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "getpriority", lambda which, who: 5)
-    machine = Machine()
+def test_it_steps_back_to_the_place_that_it_was_given() -> None:
+    machine = Machine(Place(5, None))
     machine.runs(0.5, 0.9)
+    assert machine.has == Place(process.AHEAD, process.AHEAD)
     machine.runs(5, 0.0)
-    assert [niceness for _, niceness in machine.taken] == [process.AHEAD, 5]
+    assert machine.has == Place(5, None)
 
 
 def test_where_the_crowd_stays_it_tries_ever_more_seldom() -> None:
@@ -86,13 +91,14 @@ def test_a_crowd_that_comes_anew_later_is_met_as_the_first_was() -> None:
     assert back - ahead <= HOLD + 2 * PERIOD
 
 
-def test_what_was_waited_before_a_rest_tells_nothing() -> None:
+def test_a_rest_is_no_crowd_and_a_loop_that_hardly_runs_is_in_one() -> None:
     machine = Machine()
-    machine.waited += 5
+    machine.waited += 0.09
     machine.now += 5.5
     machine.precedence.look()
-    machine.runs(1, 0.0)
     assert machine.taken == []
+    machine.runs(1.0, 0.9, step=0.4)
+    assert machine.niceness == process.AHEAD
 
 
 CROWD = """
@@ -112,10 +118,10 @@ def test_the_kernel_counts_the_waits_of_the_thread_that_asks() -> None:
 
     def computes() -> None:
         os.sched_setaffinity(0, {processor})
-        before, end = precedence.waited(), time.monotonic() + 0.5
+        before, end = precedence.waited() or 0.0, time.monotonic() + 0.5
         while time.monotonic() < end:
             pass
-        found.append(precedence.waited() - before)
+        found.append((precedence.waited() or 0.0) - before)
 
     try:
         thread = threading.Thread(target=computes)
@@ -130,4 +136,7 @@ def test_the_kernel_counts_the_waits_of_the_thread_that_asks() -> None:
 
 def test_a_kernel_that_does_not_count_leaves_it_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precedence, "SCHEDSTAT", "/proc/no-such-file")
-    assert precedence.waited() == 0.0
+    assert precedence.waited() is None
+    taken: list[Place] = []
+    Precedence(take=taken.append).look()
+    assert taken == []
