@@ -4,9 +4,10 @@ Whoever asks waits for the mount, so on processors that others fill it had bette
 worse: Linux keeps a task near the one that woke it, the more so the more weight that one has (`wake_affine` in
 kernel/sched/fair.c), so whoever asked was put on the very processor that answered, and the other one fell idle.
 
-Measured on 2 processors, us for a write of 4 KiB between two programs that take turns: 38 to 44 at niceness -10, 18 to
-20 at -5, 13 to 17 at 0; renames beside a publish 4,900 to 5,200 a second at -10, 9,300 to 16,600 at 0.  With four
-programs that compute, SQLite did 92 to 101 transactions a second at 0, 94 to 117 at -3 and -5, 233 to 520 at -10.
+Measured on 2 processors, us for a write of 4 KiB between two programs that take turns, after a rest: 37 to 49 at
+niceness -10, 13 to 23 as it is; renames beside a publish 4,900 to 7,200 a second at -10, 4,500 to 12,500 as it is, more
+than half of them above 8,000.  With four programs that compute, SQLite did 92 to 101 transactions a second at 0, 94 to
+117 at -3 and -5, 233 to 520 at -10, and does 219 to 430 as it is.
 """
 
 from __future__ import annotations

@@ -69,7 +69,11 @@ def _shipped_loop() -> None:
     def installed(_self: loop.DeviceLoop) -> Iterator[None]:
         yield
 
+    def allow(_self: loop.DeviceLoop, _seconds: float) -> None:
+        """It knows no worker whose patience that could be."""
+
     loop.DeviceLoop.installed = installed  # type: ignore[method-assign]
+    loop.DeviceLoop.allow = allow  # type: ignore[method-assign]
 
 
 def _no_spins() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.harness import in_mount_table, is_mounted
-from tests.bench import compare, floor, peers, stalls
+from tests.bench import compare, floor, levers, peers, stalls
 from tests.bench.cold import forget, resident
 from tests.bench.figures import REMOVAL, STEPS, Place, Scale
 from tests.bench.run import COLD, measure
@@ -122,6 +122,17 @@ def test_a_peer_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) 
     assert said == ["juicefs is not installed: left out"]
     with pytest.raises(SystemExit, match="nosuch"):
         peers.available(["nosuch"], said.append)
+
+
+@pytest.mark.mount
+@pytest.mark.skipif(os.geteuid() != 0, reason="what is cold takes root")
+def test_every_lever_can_be_undone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(levers, "FILES", 20)
+    monkeypatch.setattr(levers, "BIG", 2 << 20)
+    for lever in ("", *levers.LEVERS):
+        rates = levers.measure(tmp_path, lever)
+        assert min(rates.values()) > 0, lever
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.mount
