@@ -219,7 +219,9 @@ class Attempt:
     ) -> tuple[Added, RunInfo, Survey]:
         survey: list[Survey] = []
         run: list[RunInfo] = []
-        segments = dict(self._uploads.segments)
+        uploaded = self._uploads.segments
+        uploaded.update({id: self._repair.arrived(segment) for id, segment in uploaded.items()})
+        segments = dict(uploaded)
         stored = dict(self._uploads.packs)
         if pack is not None and foretold is not None:
             segments[pack.id] = foretold

@@ -238,6 +238,12 @@ class Repair:
         """What came to `provider` is lost again."""
         self._come = {key: name for key, name in self._come.items() if name != provider}
 
+    def arrived(self, segment: SegmentInfo) -> SegmentInfo:
+        """A segment that is not noted yet, with those of its late shares that have come by now."""
+        come = {index: self._come.pop((segment.id, index), "") for index in segment.missing()}
+        there = {index: name for index, name in come.items() if name == segment.shares[index].provider}
+        return _with(segment, there) if there else segment
+
     def arrivals(self) -> list[Gain]:
         """Segments of which shares that were on their way have come."""
         gains: dict[bytes, Gain] = {}

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import trio
 import trio.testing
 
 from icnfs.errors import NameTakenError, ProviderAwayError
-from icnfs.limits import KIB
+from icnfs.limits import KIB, LEAF_SIZE, SEGMENT_SIZE
 from icnfs.providers.faults import FaultPlan
 from icnfs.transfer import late as lateness
 from icnfs.transfer.engine import Engine
-from icnfs.transfer.late import PATIENCE_SECONDS
+from icnfs.transfer.late import PATIENCE_SECONDS, Late, Storing
 from icnfs.transfer.lately import LateShares
 from icnfs.transfer.messages import Order, ShareEvent, Stored
 from icnfs.transfer.upload import PutResult
@@ -110,6 +112,45 @@ def test_many_segments_go_at_the_pace_of_the_fast_and_late_ones_are_bounded(monk
 
     run(main)
     assert most == 3 * SHARE
+
+
+def test_a_provider_that_pauses_for_a_second_among_full_segments_is_given_up_by_none() -> None:
+    """Segments as publishes make them, the next as soon as one of four is answered; each share takes 0.6 s."""
+    share_len = SEGMENT_SIZE // K + LEAF_SIZE
+    told: list[ShareEvent] = []
+    answered: list[Storing] = []
+
+    async def put(provider: int, number: int) -> None:
+        await trio.sleep(1.6 if provider == 0 and 8 <= number < 12 else 0.6)
+
+    def event(index: int, what: str, detail: str) -> ShareEvent:
+        return ShareEvent(f"p{index}", f"name-{index}", b"i" * 16, index, what, detail)
+
+    async def segment(late: Late, number: int, slots: trio.Semaphore) -> None:
+        storing = Storing(
+            late,
+            {index: partial(put, index, number) for index in range(N)},
+            event,
+            {index: f"p{index}" for index in range(N)},
+            {index: share_len * (K if index < K else 1) for index in range(N)},
+            trio.current_time() + 300,
+        )
+        await storing.answer(K + 1)
+        answered.append(storing)
+        slots.release()
+
+    async def main() -> None:
+        slots = trio.Semaphore(4)
+        async with trio.open_nursery() as nursery:
+            late = Late(nursery, told.append)
+            for number in range(24):
+                await slots.acquire()
+                nursery.start_soon(segment, late, number, slots)
+        assert late.held() == 0
+
+    run(main)
+    assert len(answered) == 24 and not any(storing.errors for storing in answered)
+    assert len(told) == 2 == sum(len(storing.late) for storing in answered)
 
 
 def test_a_provider_with_many_late_shares_is_used_where_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,14 @@ from icnfs.placement import Policy
 from icnfs.providers.base import Data
 from icnfs.providers.facts import ProviderFacts
 from icnfs.providers.memory import MemoryProvider
+from icnfs.state.cut import PublishCut
 from icnfs.transfer.messages import ShareEvent
 from icnfs.volume import repair, stow
+from icnfs.volume.attempt import Attempt
 from icnfs.volume.keyring import Secrets
 from icnfs.volume.leaving import LeaveProgress
 from icnfs.volume.network import SHARES_PREFIX
+from icnfs.volume.pack import Pack
 from icnfs.volume.recover import recover
 from icnfs.volume.volume import Volume, open_volume
 from tests.volume.world import NAMES, Machine, World, describe, get_file, put_file
@@ -275,6 +278,39 @@ def test_a_late_share_may_be_told_of_before_it_is_expected(world: World) -> None
         assert volume._segment(segment.id) == segment
 
     here.run(main)
+
+
+def test_a_late_share_that_comes_before_the_records_are_written_costs_no_other_head(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = world.machine()
+    here.init()
+    slow, put_packs = world.providers["cat"], Attempt._put_packs
+    put, go_on, late = slow.put, trio.Event(), 0
+
+    async def put_late(name: str, data: Data) -> None:
+        if len(data) > len(DATA) // 4:
+            await go_on.wait()
+        await put(name, data)
+
+    async def main(volume: Volume) -> None:
+        async def put_packs_and_wait(attempt: Attempt, planned: Iterable[Pack], cut: PublishCut) -> None:
+            nonlocal late
+            await put_packs(attempt, planned, cut)
+            late = len(volume.repair._late)
+            go_on.set()
+            while not volume.repair._come:
+                await trio.sleep(0.001)
+
+        monkeypatch.setattr(Attempt, "_put_packs", put_packs_and_wait)
+        await put_file(volume, b"f", DATA)
+        await volume.publisher.publish()
+        assert not volume.repair.lacking and not volume.repair._come and not volume.publisher.owes_head
+        assert all(segment.stored() == segment.n for segment in segments(volume))
+
+    slow.put = put_late  # type: ignore[method-assign]
+    here.run(main)
+    assert late == 1
 
 
 def replace_stored(segment: SegmentInfo, index: int, stored: bool) -> SegmentInfo:
