@@ -49,7 +49,6 @@ from icnfs.volume.network import Network
 from icnfs.volume.repair import Repair
 from icnfs.volume.stow import Stow
 from icnfs.volume.together import together
-from icnfs.volume.withdraw import withdraw
 
 log = logging.getLogger(__name__)
 
@@ -115,8 +114,9 @@ class Attempt:
         """Versions that the cut needs; None where nothing else was ever stored."""
         self._sent: dict[bytes, set[tuple[str, str]]] = {}
         """By segment, (provider, object) of the shares that were sent, whatever came of it."""
-        self._needless: set[tuple[str, str]] = set()
-        """Of these, and of what earlier attempts sent, what no head that was sent names, and none will."""
+        self.needless: set[tuple[str, str]] = set()
+        """Of these, and of what earlier attempts sent, what no head that was sent names, and none will: to be withdrawn
+        once `run` has returned or failed."""
         self._head_sent = False
 
     async def run(
@@ -132,9 +132,6 @@ class Attempt:
         except IcnfsError:
             self._keep_whole()
             raise
-        finally:
-            if self._needless:
-                spare.start_soon(withdraw, self._network, self._look_out, self._needless)
 
     async def _run(
         self, cut: PublishCut, base_runs: Sequence[RunInfo], keyring: bytes, spare: trio.Nursery
@@ -243,16 +240,17 @@ class Attempt:
         """In a thread: packs for what is dirty at the cut and not stored yet; forget stored ones no longer needed."""
         kept = self._uploads
         if kept.packs:
-            self._wanted = wanted = {version for version, _ in cut.unlocated()}
+            stored = {version for pack in kept.packs.values() for version in pack.versions}
+            self._wanted = wanted = {version for version, _ in cut.unlocated(stored)}
             kept.packs = {id: pack for id, pack in kept.packs.items() if not wanted.isdisjoint(pack.versions)}
             for id, info in list(kept.segments.items()):
                 if id not in kept.packs:
                     del kept.segments[id]
-                    self._needless |= kept.unnamed.pop(id, set())
+                    self.needless |= kept.unnamed.pop(id, set())
                     if cut.reader.raw(Table.SEGMENTS, id) is not None:
                         kept.recorded[id] = info
         stored = {version for pack in kept.packs.values() for version in pack.versions}
-        planned = packs.plan((chunk for chunk in cut.unlocated() if chunk[0] not in stored), self._network.k)
+        planned = packs.plan((chunk for chunk in cut.unlocated(stored) if chunk[0] not in stored), self._network.k)
         self._progress.total += sum(pack.size for pack in planned)
         return planned
 
@@ -263,7 +261,7 @@ class Attempt:
         """What was sent of segments that are not `named` is needed no more."""
         for id, sent in self._sent.items():
             if id not in named:
-                self._needless |= sent
+                self.needless |= sent
 
     def _keep_whole(self) -> None:
         """After a failure: the next attempt is to name whole segments of chunks.  Once a head was sent, all is kept."""
@@ -271,9 +269,6 @@ class Attempt:
             whole = self._uploads.segments
             self._forgo(whole.keys())
             self._uploads.unnamed.update((id, sent) for id, sent in self._sent.items() if id in whole)
-
-    async def _look_out(self) -> None:
-        await self._fence.pass_by(await self._heads.survey(self._fence.number))
 
     async def _put_packs(self, planned: Iterable[packs.Pack], cut: PublishCut) -> None:
         filling = trio.Lock()

@@ -40,6 +40,7 @@ from icnfs.volume.keyring import Keyring
 from icnfs.volume.network import Network
 from icnfs.volume.places import Places
 from icnfs.volume.repair import Repair
+from icnfs.volume.withdraw import withdraw
 
 log = logging.getLogger(__name__)
 
@@ -259,7 +260,11 @@ class Publisher:
                 self.progress,
                 self.rotate,
             )
-            head, added = await attempt.run(cut, self._runs, self._keyring.encode(), self._spare)
+            try:
+                head, added = await attempt.run(cut, self._runs, self._keyring.encode(), self._spare)
+            finally:
+                if attempt.needless:
+                    self._spare.start_soon(withdraw, self._network, self.look_out, attempt.needless)
         finally:
             cut.close()
         self._idle_batch = cut.batch

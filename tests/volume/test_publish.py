@@ -16,6 +16,7 @@ from icnfs.volume import attempt, runs
 from icnfs.volume.attempt import Attempt
 from icnfs.volume.publish import LOOK_SECONDS
 from icnfs.volume.volume import SyncProgress, Volume
+from icnfs.volume.withdraw import withdraw
 from tests.volume.world import NAMES, World, files_of, get_file, list_files, put_file
 
 
@@ -116,10 +117,10 @@ def shares(world: World) -> dict[str, list[str]]:
     return world.objects("shares/")
 
 
-async def holds(world: World, wanted: dict[str, list[str]]) -> None:
-    """Wait until these are the shares that there are."""
+async def withdrawn(volume: Volume) -> None:
+    """Wait until nothing is being withdrawn."""
     with trio.fail_after(20):
-        while shares(world) != wanted:
+        while any(task.name == f"{withdraw.__module__}.withdraw" for task in volume.publisher._spare.child_tasks):
             await trio.sleep(0.01)
 
 
@@ -138,7 +139,8 @@ def test_what_no_head_will_name_does_not_stay_at_the_providers(world: World) -> 
         await put_file(volume, b"f", data)
         for _ in range(3):
             assert "no room for" in await publish_fails(volume)
-            await holds(world, before)
+            await withdrawn(volume)
+            assert shares(world) == before
         for provider in world.providers.values():
             provider.capacity = 1 << 40
         await volume.sync()
@@ -171,7 +173,8 @@ def test_stored_segments_that_nobody_needs_any_more_go_unless_a_head_was_sent(wo
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Attempt, "_put_run", fails)
             await publish_fails(volume)
-        await holds(world, before)
+        await withdrawn(volume)
+        assert shares(world) == before
         await put_file(volume, b"g", os.urandom(3_000_000))
         for step in ("_put_run", "_put_head"):
             with pytest.MonkeyPatch.context() as patch:
@@ -181,10 +184,34 @@ def test_stored_segments_that_nobody_needs_any_more_go_unless_a_head_was_sent(wo
         assert told != before
         files_of(volume).unlink(ROOT_INO, b"g")
         await volume.publisher.publish()
-        await trio.sleep(1.0)
+        await withdrawn(volume)
         assert all(set(told[name]) <= set(now) for name, now in shares(world).items()), "a head may name them"
 
     here.run(body)
+
+
+def test_what_was_stored_before_it_was_lost_here_is_named_all_the_same(world: World) -> None:
+    here = world.machine()
+    key = here.init().recovery_key
+    data = os.urandom(1_000_000)
+
+    async def fails(*_: object) -> NoReturn:
+        raise TooFewProvidersError("for this test")
+
+    async def body(volume: Volume) -> None:
+        await put_file(volume, b"f", data)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Attempt, "_put_run", fails)
+            await publish_fails(volume)
+        env = volume.store.env
+        with env.data.begin(write=True, db=env.data_db) as txn:
+            txn.drop(env.data_db, delete=False)
+        await volume.publisher.publish()
+
+    here.run(body)
+    there = world.machine("there")
+    there.recover(key)
+    assert there.run(read_all) == {b"f": data}
 
 
 def test_a_machine_that_was_overtaken_withdraws_nothing(world: World) -> None:
@@ -207,8 +234,9 @@ def test_a_machine_that_was_overtaken_withdraws_nothing(world: World) -> None:
             files_of(volume).unlink(ROOT_INO, b"f")
             patch.setattr(Attempt, "_put_run", fails)
             await publish_fails(volume)
-        await trio.sleep(1.0)
+        await withdrawn(volume)
         assert all(set(kept[name]) <= set(now) for name, now in shares(world).items())
+        assert volume.store.fenced is not None, "it has seen who took over, and takes no more writes"
 
     async def fails(*_: object) -> NoReturn:
         raise TooFewProvidersError("for this test")
