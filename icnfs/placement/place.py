@@ -8,7 +8,9 @@ Promises, in this order:
 4. As many distinct owners as can be.
 5. The least total score (`icnfs.placement.score`), and the first shares, which hold the data, lie where reading is
    cheapest and fastest.
-6. Over successive rotations, all providers that are as good as each other take each role equally often.
+6. Over successive rotations, all providers that are as good as each other take each role equally often; and the data
+   of each segment begins with the provider after the one where that of the last ended, so that whoever reads a few
+   segments ahead draws on all alike.
 
 The best choice is found for sure among `search.EXACT` providers or fewer; among more, 3 to 5 are as good as the search
 got.  What can be placed with rotation 0, nobody away and nothing measured is placed always, for that search is tried
@@ -19,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from math import gcd
 from operator import attrgetter
 from types import MappingProxyType
 from typing import Final, TypeVar
@@ -59,7 +62,7 @@ def place(
     if not 2 <= k < safe <= n:
         raise ConfigError(f"code {k}-of-{n}, safe {safe}: they must keep 2 <= K < safe <= N")
     usable = [facts for facts in providers if policy.objection(facts) is None]
-    field = _Field(usable, *totals(usable, weights, measures), rotation, away)
+    field = _Field(usable, *totals(usable, weights, measures), rotation, away, stride=k)
     caps = policy.caps(k)
     chosen = cheapest(Task(n, caps, owners=safe, bonus=field.bonus), field.candidates)
     if chosen is None and (rotation or away or measures):
@@ -121,6 +124,10 @@ def _check_present(k: int, chosen: Collection[ProviderFacts], away: Collection[s
         raise TooFewProvidersError(f"{k} shares must be stored to be readable, and {', '.join(missing)} {_TAKE_NONE}")
 
 
+_name = attrgetter("name")
+_T = TypeVar("_T")
+
+
 @dataclass(slots=True)
 class _Field:
     """Who may be chosen, with the costs that make the search's least cost the least of promises 3 to 5."""
@@ -130,6 +137,7 @@ class _Field:
     reading: Sequence[int]
     rotation: int = 0
     away: Collection[str] = frozenset()
+    stride: int = 1
 
     @property
     def bonus(self) -> int:
@@ -147,29 +155,27 @@ class _Field:
                 for facts, cost in zip(self.providers, self.holding, strict=True)
             ]
         found = [Candidate(facts, cost) for facts, cost in zip(self.providers, costs, strict=True)]
-        return _in_turn(found, costs, self.rotation)
+        return self._in_turn(found, costs)
 
     def by_reading(self, chosen: Collection[ProviderFacts]) -> tuple[str, ...]:
         """The names of `chosen`, those first from which reading is best, equal ones in turn."""
         names = set(map(_name, chosen))
-        return tuple(
-            facts.name for facts in _in_turn(self.providers, self.reading, self.rotation) if facts.name in names
-        )
+        return tuple(facts.name for facts in self._in_turn(self.providers, self.reading) if facts.name in names)
 
+    def _in_turn(self, items: Sequence[_T], scores: Sequence[int]) -> list[_T]:
+        """By score, and each run of equal ones turned by `stride` places for each rotation.
 
-_name = attrgetter("name")
-_T = TypeVar("_T")
-
-
-def _in_turn(items: Sequence[_T], scores: Sequence[int], rotation: int) -> list[_T]:
-    """By score, and each run of equal ones turned by `rotation` places."""
-    groups: dict[int, list[_T]] = {}
-    for item, score in zip(items, scores, strict=True):
-        groups.setdefault(score, []).append(item)
-    ordered: list[_T] = []
-    for score in sorted(groups):
-        group = groups[score]
-        turn = rotation % len(group)
-        ordered += group[turn:]
-        ordered += group[:turn]
-    return ordered
+        So many turns as it has items take it through all places, each once, whatever their number and the stride.
+        """
+        groups: dict[int, list[_T]] = {}
+        for item, score in zip(items, scores, strict=True):
+            groups.setdefault(score, []).append(item)
+        ordered: list[_T] = []
+        for score in sorted(groups):
+            group = groups[score]
+            shared = gcd(self.stride, len(group))
+            rounds, steps = divmod(self.rotation, len(group) // shared)
+            turn = (steps * self.stride + rounds % shared) % len(group)
+            ordered += group[turn:]
+            ordered += group[:turn]
+        return ordered
