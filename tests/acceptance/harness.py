@@ -191,7 +191,11 @@ class Volume:
             place.mkdir(parents=True, exist_ok=True)
 
     def mount(self, options: str = EVERYTHING, *argv: str | Path, seconds: float = 60) -> None:
-        """Mounts in a process of ours (`-f`), so that its id is known and its log is kept; `argv` may name a secret."""
+        """Mounts in a process of ours (`-f`), so that its id is known and its log is kept; `argv` may name a secret.
+
+        Returns once it says that it is mounted: requests are answered a little before, and the kernel then still reads
+        128 KiB at a time.
+        """
         with open(self.log, "ab") as log:
             self.front = subprocess.Popen(
                 [str(ICNFS), "mount", "-f", "-o", options, *map(str, argv), self.name, str(self.mountpoint)],
@@ -206,7 +210,7 @@ class Volume:
         def ready() -> bool:
             if front.poll() is not None:
                 raise Failed(f"icnfs mount ended with {front.returncode}\n{self.log_tail()}")
-            return is_mounted(self.mountpoint)
+            return f"pid={front.pid}\n" in self.log_tail() and is_mounted(self.mountpoint)
 
         wait_for(ready, seconds, f"a mount at {self.mountpoint}\n{self.log_tail()}")
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from itertools import pairwise
+from math import gcd
 
 import pytest
 from hypothesis import given, settings
@@ -100,10 +102,22 @@ def test_choice_keeps_every_rule_and_is_found_whenever_one_exists(
 @given(st.integers(3, 9), st.integers(-100, 100), st.data())
 def test_roles_rotate_evenly(m: int, start: int, data: st.DataObject) -> None:
     n = data.draw(st.integers(3, m))
+    k = data.draw(st.integers(2, n - 1))
     network = [facts(f"p{i}") for i in range(m)]
-    placed = [place(n, 2, network, safe=3, rotation=start + i) for i in range(m)]
+    placed = [place(n, k, network, safe=k + 1, rotation=start + i) for i in range(m)]
     for role in range(n):
         assert sorted(names[role] for names in placed) == sorted(one.name for one in network)
+
+
+@pytest.mark.parametrize(("m", "n", "k"), [(6, 6, 4), (9, 9, 6), (10, 6, 4), (7, 6, 4), (5, 5, 3), (12, 12, 8)])
+def test_data_of_a_few_segments_in_a_row_lies_with_all_alike(m: int, n: int, k: int) -> None:
+    network = [facts(f"p{i:02}") for i in range(m)]
+    cycle = m // gcd(k, m)
+    for start in (0, cycle, 5 * cycle):
+        data = [place(n, k, network, safe=k + 1, rotation=start + i)[:k] for i in range(cycle)]
+        assert set(Counter(name for names in data for name in names).values()) == {k * cycle // m}
+        for first, second in pairwise(data):
+            assert len({*first, *second}) == min(2 * k, m)
 
 
 @given(st.integers(), st.sets(st.sampled_from("abcdefg"), max_size=3))

@@ -249,6 +249,52 @@ def test_cancelled_read_stops_a_body_that_drips(keys: Path) -> None:
         trio.run(main, server)
 
 
+def test_a_read_that_is_cancelled_while_its_answer_comes_leaves_its_connection(
+    keys: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http, "ENDING_SECONDS", 60.0)
+    peers = 0
+    begun, go_on = threading.Event(), threading.Event()
+    head = reply(206, b"", ETAG, "Content-Range: bytes 0-3/4", length=4).replace(b"Connection: close\r\n", b"")
+
+    def serve(listener: socket.socket) -> None:
+        nonlocal peers
+        with contextlib.suppress(OSError):
+            while True:
+                peer, _ = listener.accept()
+                peers += 1
+                threading.Thread(target=answer, args=(peer,), daemon=True).start()
+
+    def answer(peer: socket.socket) -> None:
+        with peer:
+            while peer.recv(65536):
+                peer.sendall(head + b"da")
+                begun.set()
+                go_on.wait(30)
+                peer.sendall(b"ta")
+
+    async def main(provider: S3Provider) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(CALLS["get"], provider)
+            await trio.to_thread.run_sync(begun.wait, 30)
+            while not any(call.ending for call in provider._http._calls):
+                await trio.sleep(0.001)
+            nursery.cancel_scope.cancel()
+        assert provider._http._limiter.borrowed_tokens == 1
+        go_on.set()
+        with trio.fail_after(10):
+            while provider._http._limiter.borrowed_tokens:
+                await trio.sleep(0.01)
+        assert await CALLS["get"](provider) == b"data"
+        await provider.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=serve, args=(listener,), daemon=True).start()
+        trio.run(main, provider_of(f"http://127.0.0.1:{listener.getsockname()[1]}", keys))
+        listener.shutdown(socket.SHUT_RDWR)
+    assert peers == 1
+
+
 def test_server_that_stalls_ends_by_itself(keys: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "STALL_SECONDS", 0.2)
     meets(lambda _: None, keys, "get", ProviderAwayError, "does not answer")
