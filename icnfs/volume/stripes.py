@@ -30,7 +30,7 @@ STRIPES_MAX: Final = 128 * MIB
 one is late the others fill up to here: with half of it all lines stood still for a tenth of a second now and then."""
 
 LEAVES: Final = 9
-"""Leaves of each share in one stripe: six such requests fit on a line at once (`transfer.turns`), so that it is full
+"""Leaves of each share in one stripe: five such requests fit on a line at once (`transfer.turns`), so that it is full
 while one ends and the next begins; with 4-of-6, 2.25 MiB come together."""
 
 MARGIN: Final = MIB
