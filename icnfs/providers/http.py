@@ -37,7 +37,7 @@ IDLE_SECONDS: Final = 60.0
 """A connection that was not used for longer is not used again: most servers have closed it by then, and what lies
 between may have forgotten it.  One that was closed is noticed at once and costs nothing."""
 
-CONNECTIONS: Final = 24
+CONNECTIONS: Final = 40
 """At one provider: more than the requests that may be in flight there, so that none waits for those just cancelled."""
 
 ENDING_SECONDS: Final = 0.25
@@ -214,7 +214,7 @@ class HttpClient:
             try:
                 return self._exchange(kept, call, question, most)
             except (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError):  # closed while it lay idle
-                if call.is_cut:
+                if call.is_cut or call.ending:
                     raise
         return self._exchange(_Connection(self.origin, self._tls()), call, question, most)
 
@@ -241,7 +241,7 @@ class HttpClient:
                 self._calls.discard(call)
             call.hold(None)
             connection.call = _Call()
-            if not (keep and self._keep(connection)):
+            if call.is_cut or not (keep and self._keep(connection)):
                 connection.close()
 
     def _pieces(self, body: Sequence[bytes | memoryview]) -> Iterator[memoryview]:

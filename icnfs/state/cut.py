@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from heapq import merge
 from itertools import islice
@@ -124,11 +124,10 @@ class PublishCut:
         """How many rows `all_rows` gives."""
         return sum(self.reader.count(table) for table in PUBLISHED)
 
-    def unlocated(self, stored: Container[int] = ()) -> Iterator[tuple[int, int]]:
+    def unlocated(self) -> Iterator[tuple[int, int]]:
         """(version, sealed bytes) of every chunk of the cut that no location names yet, in order of their files, once.
 
-        One that is damaged, or missing here and not one of those `stored` at providers, is left out, with a warning:
-        its file is published without it.
+        One that is damaged or missing here is left out, with a warning: its file is published without it.
         """
         shared: set[int] = set()
         for row in self._dirty_keys(self._store.published_generation, Table.CHUNKS):
@@ -145,7 +144,7 @@ class PublishCut:
             if self.reader.raw(Table.LOCATIONS, U64.pack(record.version)) is None:
                 if self.reader.raw(Table.SHARED, U64.pack(record.version)) is not None:
                     shared.add(record.version)
-                if record.version in stored or self.reader.has_chunk(record.version):
+                if self.reader.has_chunk(record.version):
                     yield record.version, record.length
                 else:
                     log.warning("version %d of a chunk is not published: it is not here", record.version)

@@ -2,10 +2,9 @@
 
 A segment is answered once enough of its shares are stored and the rest has had its patience.  What is then still under
 way is *late*: it goes on by itself, and whoever listens hears of its end.  Late shares keep memory, so they are
-bounded, by provider and in all.  What does not fit is waited for while its provider may only have paused, and given up
-once that is slow.  A provider that has late shares is not waited for otherwise, and a slow one that has as many as it
-may is given another only where there would not be enough without it: so one slow provider costs the others nothing, but
-for the first moments, and takes what it can.
+bounded, by provider and in all; what does not fit is given up.  A provider that has late shares is not waited for, and
+one that has as many as it may is given another only where there would not be enough without it: so one slow provider
+costs the others nothing, and takes what it can.
 """
 
 from __future__ import annotations
@@ -20,16 +19,14 @@ from icnfs.errors import ProviderAwayError, ProviderError
 from icnfs.limits import MIB
 from icnfs.transfer.messages import ShareEvent
 
-LATE_MAX: Final = 54 * MIB
-LATE_PER_PROVIDER: Final = 36 * MIB
+LATE_MAX: Final = 108 * MIB
+LATE_PER_PROVIDER: Final = 72 * MIB
 """Bytes that late shares may keep in memory, in all and for one provider: a data share keeps its segment's payload.
 
-Three segments and two, of 16 MiB and what their data shares are filled up with.
+Six segments and four, of 16 MiB and what their data shares are filled up with.  Four come while a line of 25 MB/s gets
+back what one full queue dropped; with room for one, three shares were given up in five publishes of 1 GiB over six such
+lines, and stored again with another head; with room for four none.
 """
-
-PAUSE_SECONDS: Final = 2.0
-"""A provider is slow once it has had late shares for so long.  One that lost a queue's packets needs up to a second to
-get them back, and a share that was given up has to be stored again afterwards, with another head."""
 
 PATIENCE_SECONDS: Final = 0.25
 PATIENCE_PART: Final = 0.5
@@ -43,7 +40,6 @@ class Late:
         self.nursery = nursery
         self.notify = notify
         self._held: defaultdict[str, int] = defaultdict(int)
-        self._since: dict[str, float] = {}
 
     def held(self, provider: str | None = None) -> int:
         """Bytes that late shares keep in memory: those of one provider, or all."""
@@ -52,22 +48,17 @@ class Late:
     def fits(self, provider: str, size: int) -> bool:
         return self.held(provider) + size <= LATE_PER_PROVIDER and self.held() + size <= LATE_MAX
 
-    def slow_at(self, provider: str) -> float:
-        """When the provider is slow if it still has late shares then (a trio time)."""
-        return self._since.get(provider, trio.current_time()) + PAUSE_SECONDS
-
     def is_full(self, provider: str, size: int) -> bool:
-        """Whether the provider is slow, and may not have this share too."""
-        return trio.current_time() >= self.slow_at(provider) and not self.fits(provider, size)
+        """Whether the provider has late shares already, and may not have this one too."""
+        return self.held(provider) > 0 and not self.fits(provider, size)
 
     def keep(self, provider: str, size: int) -> None:
-        self._since.setdefault(provider, trio.current_time())
         self._held[provider] += size
 
     def drop(self, provider: str, size: int) -> None:
         self._held[provider] -= size
         if not self._held[provider]:
-            del self._held[provider], self._since[provider]
+            del self._held[provider]
 
 
 class Storing:
@@ -110,8 +101,6 @@ class Storing:
             took = trio.current_time() - begun
             with trio.move_on_after(max(PATIENCE_SECONDS, PATIENCE_PART * took)):
                 await self._until(lambda: not any(map(self._is_hopeful, self._open)))
-            with trio.move_on_after(PAUSE_SECONDS):
-                await self._room()
         except BaseException:
             for scope in self._scopes.values():
                 scope.cancel()
@@ -122,23 +111,13 @@ class Storing:
     def _is_hopeful(self, index: int) -> bool:
         return index not in self._behind and not self._late.held(self._providers[index])
 
-    async def _room(self) -> None:
-        """Wait while a share of a provider that is not slow yet has no room to be late."""
-        while paused := [index for index in self._open if self._has_no_room(index)]:
-            before = set(self._open)
-            with trio.move_on_at(min(self._late.slow_at(self._providers[index]) for index in paused)):
-                await self._until(lambda: self._open != before)  # noqa: B023
-
-    def _has_no_room(self, index: int) -> bool:
-        provider, size = self._providers[index], self._sizes[index]
-        fits = index in self._behind or self._late.fits(provider, size)
-        return not fits and trio.current_time() < self._late.slow_at(provider)
-
     def _leave(self, index: int) -> None:
         """A share that is not waited for any longer is late from now on, or given up."""
         provider, size = self._providers[index], self._sizes[index]
-        if index not in self._behind and self._late.fits(provider, size):
+        if self._late.fits(provider, size):
             self._late.keep(provider, size)
+            if index in self._behind:
+                self._needed.set()
             self.late.add(index)
             return
         self._scopes[index].cancel()

@@ -47,7 +47,7 @@ from icnfs.volume.fence import Fence
 from icnfs.volume.heads import Heads, Survey
 from icnfs.volume.network import Network
 from icnfs.volume.repair import Repair
-from icnfs.volume.stow import Stow
+from icnfs.volume.stow import Rotation, Stow
 from icnfs.volume.together import together
 
 log = logging.getLogger(__name__)
@@ -98,7 +98,7 @@ class Attempt:
         uploads: Uploads,
         repair: Repair,
         progress: Progress,
-        rotation: Callable[[], int],
+        rotation: Rotation,
     ) -> None:
         self._store = store
         self._network = network
@@ -240,8 +240,7 @@ class Attempt:
         """In a thread: packs for what is dirty at the cut and not stored yet; forget stored ones no longer needed."""
         kept = self._uploads
         if kept.packs:
-            stored = {version for pack in kept.packs.values() for version in pack.versions}
-            self._wanted = wanted = {version for version, _ in cut.unlocated(stored)}
+            self._wanted = wanted = {version for version, _ in cut.unlocated()}
             kept.packs = {id: pack for id, pack in kept.packs.items() if not wanted.isdisjoint(pack.versions)}
             for id, info in list(kept.segments.items()):
                 if id not in kept.packs:
@@ -250,7 +249,7 @@ class Attempt:
                     if cut.reader.raw(Table.SEGMENTS, id) is not None:
                         kept.recorded[id] = info
         stored = {version for pack in kept.packs.values() for version in pack.versions}
-        planned = packs.plan((chunk for chunk in cut.unlocated(stored) if chunk[0] not in stored), self._network.k)
+        planned = packs.plan((chunk for chunk in cut.unlocated() if chunk[0] not in stored), self._network.k)
         self._progress.total += sum(pack.size for pack in planned)
         return planned
 
@@ -283,7 +282,8 @@ class Attempt:
 
     async def _put_pack(self, pack: packs.Pack, fd: int, foretold: SegmentInfo | None = None) -> None:
         if foretold is None:
-            meant = self._stow.choose(pack.id, self._network.k * pack.share_len, pack.share_len)
+            size = self._network.k * pack.share_len
+            meant = self._stow.choose(pack.id, size, pack.share_len, self._rotation.chunks)
             info = await self._stow.put(meant, fd)
         else:
             info = await self._stow.put_foretold(foretold, fd)
@@ -300,7 +300,7 @@ class Attempt:
             return fd, packs.roots(fd, k, n, pack.share_len)
 
         fd, roots = await trio.to_thread.run_sync(work)
-        chosen, away = self._network.place(self._rotation()), self._network.away()
+        chosen, away = self._network.place(next(self._rotation.chunks)), self._network.away()
         shares = tuple(ShareInfo(name, root, name not in away) for name, root in zip(chosen, roots, strict=True))
         return fd, SegmentInfo(pack.id, k, n, pack.share_len, k * pack.share_len, shares)
 
@@ -326,7 +326,8 @@ class Attempt:
     async def _put_part(self, index: int, fd: int, size: int) -> SegmentInfo:
         share_len = run_share_len(size, self._network.k)
         self._progress.total += size
-        info = await self._stow.put(self._stow.choose(part_id(self._run_id, index), size, share_len), fd)
+        meant = self._stow.choose(part_id(self._run_id, index), size, share_len, self._rotation.records)
+        info = await self._stow.put(meant, fd)
         self._progress.done += size
         return info
 

@@ -10,7 +10,6 @@ somebody asks.  A fenced volume is never published again from here.
 from __future__ import annotations
 
 import logging
-import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -40,6 +39,7 @@ from icnfs.volume.keyring import Keyring
 from icnfs.volume.network import Network
 from icnfs.volume.places import Places
 from icnfs.volume.repair import Repair
+from icnfs.volume.stow import Rotation
 from icnfs.volume.withdraw import withdraw
 
 log = logging.getLogger(__name__)
@@ -102,7 +102,7 @@ class Publisher:
         """Whether the mount is busy; whoever serves requests says so.  Asked at each look."""
         self.standstill = trio.Lock()
         """Held while something is published or noted; whoever holds it finds nothing under way."""
-        self._rotations = secrets.randbelow(1 << 16)
+        self.rotation = Rotation()
         base = fence.base
         self._runs: tuple[RunInfo, ...] = base.runs if base is not None else ()
         self._news = False
@@ -258,7 +258,7 @@ class Publisher:
                 self._uploads,
                 self._repair,
                 self.progress,
-                self.rotate,
+                self.rotation,
             )
             try:
                 head, added = await attempt.run(cut, self._runs, self._keyring.encode(), self._spare)
@@ -300,11 +300,6 @@ class Publisher:
     def _drop_parts(self, ids: Iterable[bytes]) -> None:
         """No head names these parts of runs any more; those that a snapshot keeps have records."""
         self._repair.drop([id for id in ids if self._store.segment(id) is None])
-
-    def rotate(self) -> int:
-        """Another number each time, by which shares go round the providers."""
-        self._rotations += 1
-        return self._rotations
 
     async def _fold(self) -> None:
         """Fold what patches there are, as far as that goes quickly and there is room."""

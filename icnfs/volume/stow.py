@@ -6,7 +6,9 @@ have stored, it tells before, and that is its caller's to name or to withdraw.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import count
 from typing import Final
 
 import msgspec
@@ -21,6 +23,16 @@ UPLOAD_SECONDS: Final = 300.0
 """Bound of one segment's upload: 24 MiB at 0.7 Mbit/s for each of six providers; more where the TOML sets a rate."""
 
 
+class Rotation:
+    """The turns by which shares go round the providers.
+
+    Each kind has its own: of every second turn of one, some providers would get more than others.
+    """
+
+    def __init__(self) -> None:
+        self.chunks, self.records, self.spares = (count(secrets.randbelow(1 << 16)) for _ in range(3))
+
+
 class Stow:
     """Stores segments."""
 
@@ -28,23 +40,22 @@ class Stow:
         self,
         network: Network,
         repair: Repair,
-        rotation: Callable[[], int],
+        rotation: Rotation,
         tried: Callable[[bytes, str, str], None] = lambda segment, provider, name: None,
     ) -> None:
-        """`rotation` gives another number each time, by which shares go round the providers; `tried` is told of every
-        share before it is sent: its segment, provider and object."""
+        """`tried` is told of every share before it is sent: its segment, provider and object."""
         self._network = network
         self._repair = repair
         self._rotation = rotation
         self._tried = tried
 
-    def choose(self, id: bytes, size: int, share_len: int) -> SegmentInfo:
-        """A segment of which nothing is stored yet, and who is meant to hold it.
+    def choose(self, id: bytes, size: int, share_len: int, turns: Iterator[int]) -> SegmentInfo:
+        """A segment of which nothing is stored yet, and who is meant to hold it by the next of `turns`.
 
         Raises `TooFewProvidersError` or `ConfigError` where the policy leaves no choice.
         """
         network = self._network
-        shares = tuple(ShareInfo(name, b"", False) for name in network.place(self._rotation()))
+        shares = tuple(ShareInfo(name, b"", False) for name in network.place(next(turns)))
         return SegmentInfo(id, network.k, network.n, share_len, size, shares)
 
     async def put(self, meant: SegmentInfo, fd: int, *, all_shares: bool = False) -> SegmentInfo:
@@ -80,9 +91,11 @@ class Stow:
             failed.update(info.shares[index].provider for index in result.errors)
             errors.update((info.shares[index].provider, error) for index, error in result.errors.items())
             missing = [index for index in info.missing() if index not in late]
-            places, _ = network.spare(info, missing, self._rotation(), failed)
-            info = _moved(info, places)
-            wanted = sorted(places)
+            wanted = []
+            if missing:
+                places, _ = network.spare(info, missing, next(self._rotation.spares), failed)
+                info = _moved(info, places)
+                wanted = sorted(places)
         self._repair.expect(info.id, late)
         if info.stored() < network.k:
             why = "; ".join(sorted({str(error) for error in errors.values()})) or "they are down"

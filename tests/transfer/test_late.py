@@ -114,14 +114,14 @@ def test_many_segments_go_at_the_pace_of_the_fast_and_late_ones_are_bounded(monk
     assert most == 3 * SHARE
 
 
-def test_a_provider_that_pauses_for_a_second_among_full_segments_is_given_up_by_none() -> None:
+def test_a_provider_that_pauses_among_full_segments_is_given_up_by_none() -> None:
     """Segments as publishes make them, the next as soon as one of four is answered; each share takes 0.6 s."""
     share_len = SEGMENT_SIZE // K + LEAF_SIZE
     told: list[ShareEvent] = []
     answered: list[Storing] = []
 
     async def put(provider: int, number: int) -> None:
-        await trio.sleep(1.6 if provider == 0 and 8 <= number < 12 else 0.6)
+        await trio.sleep(1.1 if provider == 0 and 8 <= number < 12 else 0.6)
 
     def event(index: int, what: str, detail: str) -> ShareEvent:
         return ShareEvent(f"p{index}", f"name-{index}", b"i" * 16, index, what, detail)
@@ -150,7 +150,7 @@ def test_a_provider_that_pauses_for_a_second_among_full_segments_is_given_up_by_
 
     run(main)
     assert len(answered) == 24 and not any(storing.errors for storing in answered)
-    assert len(told) == 2 == sum(len(storing.late) for storing in answered)
+    assert len(told) == sum(len(storing.late) for storing in answered) >= 4
 
 
 def test_a_provider_with_many_late_shares_is_used_where_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:

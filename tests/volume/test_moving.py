@@ -42,7 +42,9 @@ def wide(tmp_path: Path) -> World:
 
 
 async def write(volume: Volume) -> None:
+    """In two segments, of which one at least has a share with each of seven providers."""
     await put_file(volume, b"f", DATA)
+    await volume.publisher.publish()
     await put_file(volume, b"small", SMALL)
     await volume.sync()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from collections import Counter
 from typing import NoReturn
 
 import pytest
@@ -190,30 +191,6 @@ def test_stored_segments_that_nobody_needs_any_more_go_unless_a_head_was_sent(wo
     here.run(body)
 
 
-def test_what_was_stored_before_it_was_lost_here_is_named_all_the_same(world: World) -> None:
-    here = world.machine()
-    key = here.init().recovery_key
-    data = os.urandom(1_000_000)
-
-    async def fails(*_: object) -> NoReturn:
-        raise TooFewProvidersError("for this test")
-
-    async def body(volume: Volume) -> None:
-        await put_file(volume, b"f", data)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Attempt, "_put_run", fails)
-            await publish_fails(volume)
-        env = volume.store.env
-        with env.data.begin(write=True, db=env.data_db) as txn:
-            txn.drop(env.data_db, delete=False)
-        await volume.publisher.publish()
-
-    here.run(body)
-    there = world.machine("there")
-    there.recover(key)
-    assert there.run(read_all) == {b"f": data}
-
-
 def test_a_machine_that_was_overtaken_withdraws_nothing(world: World) -> None:
     """As one resumed from a snapshot of its memory might: what it stored before, the other one's head names."""
     here = world.machine()
@@ -265,6 +242,32 @@ def test_nothing_is_clean_before_a_durable_head_names_it(world: World) -> None:
         await volume.publisher.publish()
         assert seen == [dirty]
         assert volume.store.dirty_bytes == 0
+
+    here.run(body)
+
+
+@pytest.mark.parametrize("size", [5_000, 600_000])
+def test_publishes_draw_on_all_providers_alike(world: World, size: int) -> None:
+    """Records and chunks in turn: neither takes every second turn of the other."""
+    here = world.machine()
+    here.init()
+
+    async def body(volume: Volume) -> None:
+        await volume.publisher.publish()
+        data, records = Counter[str](), Counter[str]()
+        for number in range(12):
+            before = set(volume.publisher.parts())
+            await put_file(volume, f"f{number}".encode(), os.urandom(size))
+            await volume.publisher.publish()
+            for id in volume.publisher.parts() - before:
+                part = volume.publisher.part(id)
+                assert part is not None
+                records.update(share.provider for share in part.shares[: part.k])
+        for id in volume.repair.ids():
+            if (segment := volume.store.segment(id)) is not None:
+                data.update(share.provider for share in segment.shares[: segment.k])
+        assert data == dict.fromkeys(NAMES, 12 * volume.network.k // len(NAMES))
+        assert records == data
 
     here.run(body)
 
