@@ -9,8 +9,8 @@ Promises, in this order:
 5. The least total score (`icnfs.placement.score`), and the first shares, which hold the data, lie where reading is
    cheapest and fastest.
 6. Over successive rotations, all providers that are as good as each other take each role equally often; and the data
-   of each segment begins with the provider after the one where that of the last ended, so that whoever reads a few
-   segments ahead draws on all alike.
+   of each segment begins with the provider after the one where that of the last ended, but for one more once all were
+   gone round, so that whoever reads a few segments ahead draws on all alike.
 
 The best choice is found for sure among `search.EXACT` providers or fewer; among more, 3 to 5 are as good as the search
 got.  What can be placed with rotation 0, nobody away and nothing measured is placed always, for that search is tried

@@ -3,8 +3,8 @@
 A segment is answered once enough of its shares are stored and the rest has had its patience.  What is then still under
 way is *late*: it goes on by itself, and whoever listens hears of its end.  Late shares keep memory, so they are
 bounded, by provider and in all; what does not fit is given up.  A provider that has late shares is not waited for, and
-one that has as many as it may is given another only where there would not be enough without it: so one slow provider
-costs the others nothing, and takes what it can.
+one that has as many as it may is given another only where there would not be enough without it, or when it has room
+again as the segment is answered: so one slow provider costs the others nothing, and takes what it can.
 """
 
 from __future__ import annotations
