@@ -2,7 +2,8 @@
 
 Ids are random for each attempt, so no grace is due to what nobody was told of.  Left to the search for orphans, what
 each try beside full providers stores would fill up those that are not.  All the same the heads are looked at first: a
-virtual machine that was resumed twice from one snapshot of its memory has drawn the same ids twice.
+virtual machine that was resumed twice from one snapshot of its memory has drawn the same ids twice.  What was seen then
+holds for SEEN_SECONDS, by the clock, for a machine may sleep in between.
 
 Best effort, in the background: what a provider does not delete now is an orphan, and that search finds it.
 """
@@ -10,6 +11,7 @@ Best effort, in the background: what a provider does not delete now is an orphan
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import Final
@@ -23,6 +25,7 @@ from icnfs.volume.together import together
 log = logging.getLogger(__name__)
 
 WITHDRAW_SECONDS: Final = 60.0
+SEEN_SECONDS: Final = 120.0
 DELETE_SECONDS: Final = 20.0
 DELETES_AT_ONCE: Final = 2
 """At each provider: what is stored there meanwhile comes first."""
@@ -33,13 +36,15 @@ async def withdraw(
 ) -> None:
     """Delete `objects`, (provider, name) each, where their providers answer, unless `look_out` raises an `IcnfsError`:
     somebody may have taken over."""
-    lost = network.lost()
+    begun, lost = time.time(), network.lost()
     wanted: dict[str, list[str]] = {}
     for provider, name in sorted(objects):
         if provider in network.facts and provider not in lost:
             wanted.setdefault(provider, []).append(name)
 
     async def delete(provider: str, name: str) -> None:
+        if not 0.0 <= time.time() - begun <= SEEN_SECONDS:
+            return
         try:
             await network.transfer.delete_object(provider, name, deadline=DELETE_SECONDS)
         except IcnfsError as error:

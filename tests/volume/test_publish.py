@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 from collections import Counter
+from types import SimpleNamespace
 from typing import NoReturn
 
 import pytest
@@ -187,6 +188,27 @@ def test_stored_segments_that_nobody_needs_any_more_go_unless_a_head_was_sent(wo
         await volume.publisher.publish()
         await withdrawn(volume)
         assert all(set(told[name]) <= set(now) for name, now in shares(world).items()), "a head may name them"
+
+    here.run(body)
+
+
+def test_a_machine_that_slept_since_it_looked_at_the_heads_withdraws_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = world.machine()
+    here.init()
+    slept = iter([0.0])
+    monkeypatch.setattr("icnfs.volume.withdraw.time", SimpleNamespace(time=lambda: next(slept, 7200.0)))
+
+    async def body(volume: Volume) -> None:
+        for provider in list(world.providers.values())[:3]:
+            provider.capacity = sum(map(len, provider.objects.values())) + 100_000
+        before = shares(world)
+        await put_file(volume, b"f", os.urandom(3_000_000))
+        await publish_fails(volume)
+        stored = shares(world)
+        await withdrawn(volume)
+        assert shares(world) == stored != before
 
     here.run(body)
 
