@@ -155,7 +155,6 @@ class Compactor:
         self._repair = repair
         self._find = find
         self._stow = Stow(network, repair, publisher.rotation)
-        self._turns = publisher.rotation.chunks
         self.read = 0
         """Bytes of shares read by this mount, without what lies between them and the ends of leaves."""
         self.stored = 0
@@ -220,7 +219,7 @@ class Compactor:
 
     async def _store_pack(self, pack: Pack, pending: Mapping[int, tuple[Location, bytes]]) -> None:
         k = self._network.k
-        meant = self._stow.choose(pack.id, k * pack.share_len, pack.share_len, self._turns)
+        meant = self._stow.choose(pack.id, k * pack.share_len, pack.share_len, self._publisher.rotation.chunks)
         key = await self._condemn(meant)
         emptied = self._publisher.emptied
         fd = await trio.to_thread.run_sync(packs.fill, pack, k, lambda version: pending[version][1])

@@ -8,10 +8,11 @@ import logging
 import os
 import socket
 import ssl
+import struct
 import threading
 import time
 import tracemalloc
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,30 @@ CALLS: Calls = {
 
 HTML = b"<html><body>Please log in</body></html>"
 ETAG = 'ETag: "e"'
+
+
+FOUR_KEPT = reply(206, b"", ETAG, "Content-Range: bytes 0-3/4", length=4).replace(b"Connection: close\r\n", b"")
+"""Begins an answer of four bytes, after which the connection is kept."""
+
+
+@contextlib.contextmanager
+def listening(serve: Callable[[socket.socket], None]) -> Iterator[tuple[int, list[int]]]:
+    """The port of a server that does `serve` with each connection, in a thread; and the ports that connected."""
+    taken: list[int] = []
+
+    def accept() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                peer, (_, number) = listener.accept()
+                taken.append(number)
+                threading.Thread(target=serve, args=(peer,), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=accept, daemon=True).start()
+        try:
+            yield listener.getsockname()[1], taken
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
 
 
 def error(code: str) -> bytes:
@@ -253,22 +278,12 @@ def test_a_read_that_is_cancelled_while_its_answer_comes_leaves_its_connection(
     keys: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(http, "ENDING_SECONDS", 60.0)
-    peers = 0
     begun, go_on = threading.Event(), threading.Event()
-    head = reply(206, b"", ETAG, "Content-Range: bytes 0-3/4", length=4).replace(b"Connection: close\r\n", b"")
-
-    def serve(listener: socket.socket) -> None:
-        nonlocal peers
-        with contextlib.suppress(OSError):
-            while True:
-                peer, _ = listener.accept()
-                peers += 1
-                threading.Thread(target=answer, args=(peer,), daemon=True).start()
 
     def answer(peer: socket.socket) -> None:
         with peer:
             while peer.recv(65536):
-                peer.sendall(head + b"da")
+                peer.sendall(FOUR_KEPT + b"da")
                 begun.set()
                 go_on.wait(30)
                 peer.sendall(b"ta")
@@ -288,11 +303,35 @@ def test_a_read_that_is_cancelled_while_its_answer_comes_leaves_its_connection(
         assert await CALLS["get"](provider) == b"data"
         await provider.close()
 
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        threading.Thread(target=serve, args=(listener,), daemon=True).start()
-        trio.run(main, provider_of(f"http://127.0.0.1:{listener.getsockname()[1]}", keys))
-        listener.shutdown(socket.SHUT_RDWR)
-    assert peers == 1
+    with listening(answer) as (port, peers):
+        trio.run(main, provider_of(f"http://127.0.0.1:{port}", keys))
+    assert len(peers) == 1
+
+
+def test_a_read_whose_answer_breaks_off_on_a_kept_connection_is_not_sent_again(keys: Path) -> None:
+    asked = 0
+
+    def answer(peer: socket.socket) -> None:
+        nonlocal asked
+        with peer:
+            while peer.recv(65536):
+                asked += 1
+                if asked == 2:
+                    peer.sendall(FOUR_KEPT + b"da")
+                    time.sleep(0.1)  # a reset at once would take what was sent with it
+                    peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    return
+                peer.sendall(FOUR_KEPT + b"data")
+
+    async def main(provider: S3Provider) -> None:
+        assert await CALLS["get"](provider) == b"data"
+        with pytest.raises(ProviderAwayError):
+            await CALLS["get"](provider)
+        await provider.close()
+
+    with listening(answer) as (port, peers):
+        trio.run(main, provider_of(f"http://127.0.0.1:{port}", keys))
+    assert (asked, len(peers)) == (2, 1)
 
 
 def test_server_that_stalls_ends_by_itself(keys: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -464,16 +503,9 @@ def test_a_watched_connection_is_kept_and_what_is_read_after_an_idle_time_uses_i
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
     (tmp_path / "bucket").mkdir()
-    taken = 0
 
-    def serve(listener: socket.socket) -> None:
-        nonlocal taken
-        with contextlib.suppress(OSError):
-            while True:
-                peer, _ = listener.accept()
-                taken += 1
-                secured = context.wrap_socket(peer, server_side=True)
-                threading.Thread(target=plain_s3._Connection(secured, tmp_path).serve, daemon=True).start()
+    def serve(peer: socket.socket) -> None:
+        plain_s3._Connection(context.wrap_socket(peer, server_side=True), tmp_path).serve()
 
     async def main(provider: S3Provider) -> None:
         watched = breaker.Breaker(provider, breaker.Switch())
@@ -486,11 +518,9 @@ def test_a_watched_connection_is_kept_and_what_is_read_after_an_idle_time_uses_i
             nursery.cancel_scope.cancel()
         await provider.close()
 
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        threading.Thread(target=serve, args=(listener,), daemon=True).start()
-        trio.run(main, provider_of(f"https://127.0.0.1:{listener.getsockname()[1]}", keys, f"&ca={ca}"))
-        listener.shutdown(socket.SHUT_RDWR)
-    assert taken <= 2  # the put beside the first probe may have needed another
+    with listening(serve) as (port, taken):
+        trio.run(main, provider_of(f"https://127.0.0.1:{port}", keys, f"&ca={ca}"))
+    assert len(taken) <= 2  # the put beside the first probe may have needed another
 
 
 def test_file_of_authorities_that_is_missing_is_named(tmp_path: Path, keys: Path) -> None:
