@@ -172,7 +172,9 @@ class Heads:
             except NameTakenError as error:
                 stored.errors[provider] = error
                 with suppress(ProviderError):
-                    self.rival = await self._believe(provider, name, deadline) or self.rival
+                    found = await self._believe(provider, name, deadline)
+                    if found not in (None, head):  # whoever shows just what was put knows of nobody else
+                        self.rival = found
             except IcnfsError as error:
                 stored.errors[provider] = error
             finally:

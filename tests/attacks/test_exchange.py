@@ -12,6 +12,7 @@ import pytest
 from icnfs.errors import IcnfsError
 from icnfs.format import head as head_format
 from icnfs.limits import MIB
+from icnfs.providers.base import Data
 from icnfs.volume.volume import Volume
 from tests.volume.world import World, flip, get_file, list_files, put_file
 
@@ -132,3 +133,39 @@ def test_all_shares_of_three_providers_exchanged_is_an_error_of_the_files_alone(
         assert await get_file(volume, b"new") == b"works on"
 
     there.run(look)
+
+
+def test_a_provider_that_denies_the_head_it_took_stops_nobody(tmp_path: Path) -> None:
+    """ "There is another", it says, shows rubbish when it is compared, and then the very head that was put."""
+    world, key, number = filled(tmp_path / "ours")
+    liar = world.providers["fox"]
+    put_new, get = liar.put_new, liar.get
+    asked: dict[str, int] = {}
+
+    async def deny(name: str, data: Data) -> bool:
+        taken = await put_new(name, data)
+        if name.startswith(head_format.PREFIX):
+            asked[name] = 0
+            return False
+        return taken
+
+    async def show(name: str, offset: int = 0, length: int | None = None) -> bytes:
+        if name in asked:
+            asked[name] += 1
+            if asked[name] == 1:
+                return b"another's"
+        return await get(name, offset, length)
+
+    liar.put_new, liar.get = deny, show  # type: ignore[method-assign]
+
+    async def publish(volume: Volume) -> None:
+        for name in (b"one", b"two", b"three"):  # what a head met is looked at before the next
+            await put_file(volume, name, b"x")
+            await volume.publisher.publish()
+        assert max(asked.values()) > 1, "it was not compared, or not looked at"
+        assert volume.store.fenced is None
+        assert volume.fence.number > number
+
+    there = world.machine("there")
+    there.recover(key)
+    there.run(publish)
