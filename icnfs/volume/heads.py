@@ -11,6 +11,7 @@ This module knows nothing of local state; `fence` decides what a head means for 
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -102,26 +103,34 @@ class Heads:
     async def newest(
         self,
         survey: Survey,
-        deadline: float = 60.0,
+        seconds: float = 60.0,
         *,
         skip: Callable[[str, HeadName], bool] = lambda _provider, _name: False,
         accept: Callable[[Head], bool] = lambda _head: True,
     ) -> Head | None:
         """The newest head of `survey` that is real and accepted; None when there is none.
 
-        `skip` saves fetching what need not be looked at; who does not hand out what it lists is noted in the survey.
-        Raises `NewerFormatError` where a head met on the way was written by a later release.
+        `skip` saves fetching what need not be looked at; who does not hand out what it lists, in so many `seconds` for
+        all of it, is noted in the survey.  Raises `NewerFormatError` where a head met on the way was written by a later
+        release.
         """
+        left: defaultdict[str, float] = defaultdict(lambda: seconds)
         for _, copies in survey.newest():
             for provider, name in copies:
                 if skip(provider, name):
                     continue
+                if left[provider] <= 0:
+                    survey.unread.add(provider)
+                    continue
+                begun = trio.current_time()
                 try:
-                    head = await self._believe(provider, name, deadline)
+                    head = await self._believe(provider, name, left[provider])
                 except ProviderError as error:
                     log.warning("head %s cannot be read: %s", name, error)
                     survey.unread.add(provider)
                     continue
+                finally:
+                    left[provider] -= trio.current_time() - begun
                 if head is not None and accept(head):
                     return head
         return None

@@ -40,5 +40,37 @@ def test_reading_waits_for_a_silent_provider_once_and_not_with_every_chunk(
     assert there.run(read) < 2 * len(loris) * HEDGE_SECONDS + 2
 
 
+def test_heads_made_up_and_handed_out_slowly_take_their_provider_s_time_and_no_more(world: World) -> None:
+    here = world.machine()
+    here.init()
+    liar = world.providers["fox"]
+    real_list, real_get, asked = liar.list, liar.get, []
+    invented = sorted(f"heads/{1 << 62 | i:016x}-{5:016x}-{os.urandom(16).hex()}" for i in range(16))
+
+    async def show(prefix: str, after: str = "") -> list[str]:
+        return [*await real_list(prefix, after), *(invented if prefix == "heads/" else ())]
+
+    async def drip(name: str, offset: int = 0, length: int | None = None) -> bytes:
+        if name not in invented:
+            return await real_get(name, offset, length)
+        asked.append(name)
+        await trio.sleep(0.2)
+        return b"no head"
+
+    async def look(volume: Volume) -> None:
+        await put_file(volume, b"f", DATA)
+        await volume.sync()
+        assert volume.fence.base is not None
+        liar.list, liar.get = show, drip  # type: ignore[method-assign]
+        survey = await volume.heads.survey()
+        assert len(survey.listed["fox"]) > 16
+        found = await volume.heads.newest(survey, 0.5)
+        assert found is not None and found.number == volume.fence.number
+        assert 1 <= len(asked) <= 3
+        assert survey.unread == {"fox"}, "it has as good as not answered"
+
+    here.run(look)
+
+
 async def hang(*, changes: bool = False) -> None:
     await trio.sleep_forever()
