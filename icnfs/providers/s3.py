@@ -38,6 +38,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 from urllib.parse import quote
 
+import trio
+
 from icnfs.errors import ObjectMissingError, ProviderError, ProviderLiesError, ProviderRefusedError, SecretError
 from icnfs.limits import KIB, LIST_PAGE, MIB, OBJECT_MAX
 from icnfs.providers.base import (
@@ -64,8 +66,11 @@ log = logging.getLogger(__name__)
 ERROR_MAX: Final = 64 * KIB
 """Bytes read of a body that is not the object: an error's has some hundreds."""
 
-LISTING_MAX: Final = 8 * MIB
+LISTING_MAX: Final = 4 * MIB
 """Bytes of one page of a listing: a thousand keys of the longest kind need 2 MiB."""
+
+PARSED_AT_ONCE: Final = 64 * KIB
+"""Characters of a listing that are parsed while no other thread runs."""
 
 STRAY_PAGES: Final = 100
 """Pages read for one of ours: past it the bucket is full of objects that are not icnfs's."""
@@ -215,7 +220,7 @@ class S3Provider(Provider):
             raise self._error("listing", answer)
         if is_html(answer.headers):
             raise html_error(self.name, "listing")
-        keys, more = self._parsed(answer)
+        keys, more = await trio.to_thread.run_sync(self._parsed, answer)
         beginning = self._prefix + prefix
         for key in keys:
             if not key.startswith(beginning) or key <= last:
@@ -226,12 +231,16 @@ class S3Provider(Provider):
         return keys, more
 
     def _parsed(self, answer: Answer) -> tuple[Names, bool]:
+        """In a thread: the keys of a page, and whether there are more."""
         broken = ProviderLiesError(self.name, "listing: what it answered is no listing of S3's; correct the endpoint")
         try:
             text = answer.body.decode("utf-8-sig")  # no other encoding, in which a DOCTYPE would look otherwise
             if not answer.whole or "<!DOCTYPE" in text or "<!ENTITY" in text:
                 raise broken
-            root = ET.fromstring(text)
+            parser = ET.XMLParser()
+            for at in range(0, len(text), PARSED_AT_ONCE):
+                parser.feed(text[at : at + PARSED_AT_ONCE])
+            root = parser.close()
         except (ET.ParseError, ValueError, LookupError):  # LookupError: an encoding that nobody knows
             raise broken from None
         space = root.tag.removesuffix("ListBucketResult")

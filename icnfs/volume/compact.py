@@ -221,13 +221,13 @@ class Compactor:
         k = self._network.k
         meant = self._stow.choose(pack.id, k * pack.share_len, pack.share_len, self._publisher.rotation.chunks)
         key = await self._condemn(meant)
-        emptied = self._publisher.emptied
+        emptied = self._publisher.emptied.times.copy()
         fd = await trio.to_thread.run_sync(packs.fill, pack, k, lambda version: pending[version][1])
         with bulk.closing(fd):
             info = await self._stow.put(meant, fd, all_shares=True)
         self.stored += info.n * info.share_len
         async with self._publisher.standstill:
-            if emptied != self._publisher.emptied or not self._network.is_safe_now(info):
+            if self._publisher.emptied.since(emptied) or not self._network.is_safe_now(info):
                 await self._condemn(info)
                 log.info("compaction waits: a new segment is not safe")
                 return

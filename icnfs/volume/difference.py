@@ -115,8 +115,12 @@ class Differences:
         """Every name below the root that differs or may; the root itself, as b"/", first."""
         yield _Seen(True, True, b"/", ROOT_INO)
         waiting = [_Pair(ROOT_INO, ROOT_INO, b"", b"")]
+        walked: set[tuple[int | None, int | None]] = set()
         while waiting:
             pair = waiting.pop()
+            if (pair.before, pair.after) in walked:  # a directory that records put into itself
+                continue
+            walked.add((pair.before, pair.after))
             try:
                 for old, new in self._entries(pair):
                     yield from self._see(pair, old, new, waiting)

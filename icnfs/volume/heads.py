@@ -75,24 +75,28 @@ class Heads:
         """A head that bore the name of one of ours before it was put: a copy of this machine, with its claim, is at
         work."""
 
-    async def survey(self, after: tuple[int, int] = (0, 0), deadline: float = 30.0) -> Survey:
-        """Ask every provider for its heads numbered `after` or later; takes at most `deadline` seconds.
+    async def survey(self, after: tuple[int, int] | None = None, deadline: float = 30.0) -> Survey:
+        """Ask every provider for its heads numbered `after` or later, or for all; takes at most `deadline` seconds.
 
-        (0, 0) asks for all there are.  A publish asks after its base, so what it costs does not grow with their number.
+        A publish asks after its base, and for LIST_PAGE names at most, so what it costs does not grow with their
+        number: any that are there and not its own stop it.
         """
         begun = trio.current_time()
-        last = head_format.name_before(*after)
+        least = after or (0, 0)
+        last = head_format.name_before(*least)
         listed: dict[str, tuple[HeadName, ...]] = {}
         away: dict[str, IcnfsError] = {}
 
         async def ask(provider: str) -> None:
             try:
-                names = await self._network.transfer.list_objects(provider, PREFIX, last, deadline=deadline)
+                names = await self._network.transfer.list_objects(
+                    provider, PREFIX, last, page=after is not None, deadline=deadline
+                )
             except IcnfsError as error:
                 away[provider] = error
                 return
             parsed = (head_format.parse_name(name) for name in names)
-            listed[provider] = tuple(sorted(n for n in parsed if n is not None and (n.epoch, n.sequence) >= after))
+            listed[provider] = tuple(sorted(n for n in parsed if n is not None and (n.epoch, n.sequence) >= least))
 
         async with trio.open_nursery() as nursery:
             for provider in self._network.providers:

@@ -162,8 +162,12 @@ async def paths_of(reader: Reader, wanted: Collection[int]) -> dict[int, str]:
     """A path, from the root of the tree, of each inode of `wanted` that has one that can be read."""
     found: dict[int, str] = {}
     waiting = [(ROOT_INO, b"")]
+    walked: set[int] = set()
     while waiting and len(found) < len(wanted):
         parent, path = waiting.pop()
+        if parent in walked:  # a directory that records put into itself
+            continue
+        walked.add(parent)
         try:
             for count, entry in enumerate(reader.entries(parent, 0)):
                 if count % STEP == 0:

@@ -309,6 +309,8 @@ class Orphans:
         """See how large they are, and which of those with a share's name are shares."""
 
         async def peek(provider: str, there: _Found, name: str) -> None:
+            if provider in skipped:
+                return
             try:
                 size, head = await self._network.transfer.peek(
                     provider, name, share_format.FIXED_SIZE, deadline=LIST_SECONDS
@@ -318,8 +320,6 @@ class Orphans:
                 there.foreign.pop(name, None)
                 return
             except IcnfsError as error:
-                there.orphans.pop(name, None)
-                there.foreign.pop(name, None)
                 skipped[provider] = str(error)
                 return
             if name in there.orphans and not _is_share(size, head):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -33,6 +34,7 @@ from icnfs.state.store import Store
 from icnfs.volume import condemned
 from icnfs.volume.attempt import Attempt, Progress, Uploads
 from icnfs.volume.condemned import Condemned
+from icnfs.volume.emptied import Emptied, but_for, may_lack, without
 from icnfs.volume.fence import Fence
 from icnfs.volume.heads import Heads
 from icnfs.volume.keyring import Keyring
@@ -109,8 +111,7 @@ class Publisher:
         """Whether the next head is wanted although no record changed: for mended runs, or a place without any head."""
         self.owes_head = False
         """Whether shares lie elsewhere than the last head says: a recovery from it would look for them in vain."""
-        self.emptied = 0
-        """How often a provider's place was found empty: what it was given before that is gone."""
+        self.emptied = Emptied()
         self._dirty_before = 0
         """Of the last look: what was written since may be the beginning of more."""
         self._idle_batch = -1
@@ -354,9 +355,13 @@ class Publisher:
             return
         await self._fence.pass_by(await self._heads.survey(self._fence.number))
         for provider in self._network.vacant:
-            await self._note_lost(provider)
+            if self.emptied.noted.get(provider) != self._network.emptied.get(provider, 0):
+                await self._note_lost(provider)
+            if not self.emptied.may_take(provider):
+                continue
             try:
                 await self._places.take(provider)
+                self.emptied.taken(provider)
             except ProviderError as error:
                 log.info("an empty place is left for later: %s", error)
             self._news = True
@@ -364,34 +369,40 @@ class Publisher:
 
     async def _note_lost(self, provider: str) -> None:
         """What `provider` was given is gone and to be stored again: noted durably before its place is taken."""
-        self.emptied += 1
+        count = self._network.emptied.get(provider, 0)
+        self.emptied.times[provider] += 1
         self._repair.forget_arrivals(provider)
-        await self._mend([_without(part, provider) for part in self._parts() if _may_lack(part, provider)])
+        await self._mend([without(part, provider) for part in self._parts() if may_lack(part, provider)])
         for kept in (self._uploads.segments, self._uploads.recorded):
-            kept.update({id: _without(held, provider) for id, held in kept.items() if _may_lack(held, provider)})
+            kept.update({id: without(held, provider) for id, held in kept.items() if may_lack(held, provider)})
         cut = await cuts.begin_cut(self._store)
         try:
-            held = (segment for segment in segments_at(cut) if _may_lack(segment, provider))
+            held = (segment for segment in segments_at(cut) if may_lack(segment, provider))
             while some := await trio.to_thread.run_sync(lambda: list(islice(held, LOST_STEP))):
-                await self._mend([_without(segment, provider) for segment in some])
+                await self._mend([without(segment, provider) for segment in some])
         finally:
             cut.close()
+        self.emptied.noted[provider] = count
+        self._news = True
 
     # --- repair -------------------------------------------------------------------------------------------------------
 
-    async def mend(self, changes: Mapping[bytes, Change], emptied: int | None = None) -> list[SegmentInfo]:
+    async def mend(self, changes: Mapping[bytes, Change], emptied: Counter[str] | None = None) -> list[SegmentInfo]:
         """Note what `changes` make of the present descriptions of segments, in records or in the next head; those.
 
-        It is published when that is due.  With `emptied`, as it was before shares were stored: nothing is noted where a
-        place was found empty since, for they may have been stored there before.
+        It is published when that is due.  With `emptied.times`, as it was before shares were stored: none is noted at a
+        place that was found empty since, for it may have been stored there before.
         """
+        if not changes:
+            return []
         async with self.standstill:
-            if emptied is not None and emptied != self.emptied:
-                return []
+            gone = self.emptied.since(emptied) if emptied is not None else ()
             parts: list[SegmentInfo] = []
             for id, change in changes.items():
                 now = self._store.segment(id) or self.part(id)
                 changed = change(now) if now is not None else None
+                if now is not None and changed is not None and gone:
+                    changed = but_for(gone, now, changed)
                 if changed is not None and changed != now:
                     parts.append(changed)
             if parts:
@@ -475,20 +486,3 @@ def segments_at(cut: PublishCut) -> Iterator[SegmentInfo]:
             continue
         if segment is not None:
             yield segment
-
-
-def _may_lack(segment: SegmentInfo, provider: str) -> bool:
-    """Whether `provider` is said to hold shares without which there are enough.
-
-    What was stored there after it lost the rest is there: where too few others are, that may be what rebuilds all.
-    """
-    held = sum(share.provider == provider and share.stored for share in segment.shares)
-    return held > 0 and segment.stored() - held >= segment.k
-
-
-def _without(segment: SegmentInfo, provider: str) -> SegmentInfo:
-    """The segment, where `provider` holds nothing."""
-    shares = tuple(
-        msgspec.structs.replace(share, stored=share.stored and share.provider != provider) for share in segment.shares
-    )
-    return msgspec.structs.replace(segment, shares=shares)

@@ -20,6 +20,7 @@ import shutil
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Final
 
@@ -54,6 +55,7 @@ from icnfs.volume.places import VISIT_SECONDS, Places
 
 log = logging.getLogger(__name__)
 
+SLOTS_SECONDS: Final = 60.0
 SLOTS_MAX: Final = 128
 """Slots looked at per provider: two for every key that a volume can have."""
 
@@ -137,20 +139,25 @@ async def recover(
 async def slots_of(config: VolumeConfig, transfer: Transfer) -> list[tuple[str, Slot]]:
     """The key slots that providers hold, each with its provider: at least one.
 
+    First the first of each provider, then their second, and so on: who makes up many has one of them tried before the
+    real ones.  A provider has SLOTS_SECONDS for all of its own.
+
     Raises `TooFewProvidersError` where too few answer, `NewerFormatError` and `DamagedError` where none of what they
     hold is a slot, and `NoVolumeError`.
     """
-    slots: list[tuple[str, Slot]] = []
+    found: dict[str, list[tuple[str, Slot]]] = {provider: [] for provider in config.providers}
     false: dict[str, FormatError] = {}
     away: dict[str, IcnfsError] = {}
 
     async def ask(provider: str) -> None:
+        until = trio.current_time() + SLOTS_SECONDS
         try:
             names = await transfer.list_objects(provider, keyrings.PREFIX, deadline=VISIT_SECONDS)
             for name in names[:SLOTS_MAX]:
-                raw = await transfer.get_object(provider, name, deadline=VISIT_SECONDS)
+                left = max(0.0, until - trio.current_time())
+                raw = await transfer.get_object(provider, name, deadline=min(VISIT_SECONDS, left))
                 try:
-                    slots.append((provider, decode_slot(raw[: SLOT_MAX + 1])))
+                    found[provider].append((provider, decode_slot(raw[: SLOT_MAX + 1])))
                 except FormatError as error:
                     false[provider] = error
         except IcnfsError as error:
@@ -159,6 +166,7 @@ async def slots_of(config: VolumeConfig, transfer: Transfer) -> list[tuple[str, 
     async with trio.open_nursery() as nursery:
         for provider in config.providers:
             nursery.start_soon(ask, provider)
+    slots = [slot for turn in zip_longest(*found.values()) for slot in turn if slot is not None]
     if not slots:
         if len(config.providers) - len(away) < config.k:
             raise _too_few(config.k, config.providers, away)

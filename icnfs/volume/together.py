@@ -16,10 +16,11 @@ from icnfs.errors import IcnfsError
 async def together(jobs: Iterable[Callable[[], Awaitable[object]]], most: int | None = None) -> None:
     """Run all `jobs`, at most `most` at once; once one has failed, those not yet begun are left out."""
     failures: list[IcnfsError] = []
-    limiter = trio.CapacityLimiter(most if most is not None else 10_000)
+    listed = tuple(jobs)
+    waiting = iter(listed)
 
-    async def run(job: Callable[[], Awaitable[object]]) -> None:
-        async with limiter:
+    async def work() -> None:
+        for job in waiting:
             if failures:
                 return
             try:
@@ -28,7 +29,7 @@ async def together(jobs: Iterable[Callable[[], Awaitable[object]]], most: int | 
                 failures.append(error)
 
     async with trio.open_nursery() as nursery:
-        for job in jobs:
-            nursery.start_soon(run, job)
+        for _ in range(min(len(listed), most or len(listed))):
+            nursery.start_soon(work)
     if failures:
         raise failures[0]

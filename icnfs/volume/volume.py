@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, fields, replace
@@ -212,17 +213,15 @@ class Volume:
     async def care_once(self) -> bool:
         """One round of repair; whether it changed anything."""
         async with self._caring:
-            emptied = self.publisher.emptied
+            emptied = self.publisher.emptied.times.copy()
             arrived = await self._noted(self.repair.arrivals(), emptied)
             restored = await self._noted(await self.repair.round(), emptied)
             self.findings.restored(restored)
             self.orphans.restored(restored)
             return bool(arrived or restored)
 
-    async def _noted(self, gains: list[Gain], emptied: int) -> list[SegmentInfo]:
+    async def _noted(self, gains: list[Gain], emptied: Counter[str]) -> list[SegmentInfo]:
         """Note what segments gained, whatever became of their other shares meanwhile; those."""
-        if not gains:
-            return []
         return await self.publisher.mend({gain.after.id: gain.carried for gain in gains}, emptied)
 
     # --- publishing on demand -----------------------------------------------------------------------------------------

@@ -24,6 +24,8 @@ from icnfs.state.apply import Writer
 from icnfs.state.inode import Inode
 from icnfs.state.loader import ROOT_INO
 from icnfs.vfs.vfs import Vfs
+from icnfs.volume.difference import Differences
+from icnfs.volume.losses import paths_of
 from icnfs.volume.volume import Volume
 from tests.volume.world import Machine, World, files_of, get_file, put_file
 
@@ -155,6 +157,11 @@ def test_directories_in_a_circle_hang_nobody(world: World) -> None:
         with pytest.raises(FormatError, match="more than one name"):
             await vfs.clone(a.ino, ROOT_INO, b"copy")
         assert await get_file(volume, b"innocent") == b"bystander"
+        reader = volume.store.reader
+        names = sorted(seen.path for seen in Differences(reader, reader)._walk())
+        assert names == [b"/", b"/a", b"/a/b", b"/a/b/up", b"/innocent", b"/moved"]
+        nowhere = 1 << 60
+        assert await paths_of(reader, {nowhere}) == {}
 
     recovered(world, prepare, tamper).run(walk)
 

@@ -219,6 +219,29 @@ def test_listing_that_never_ends_ends(keys: Path) -> None:
     meets(strange, keys, "list", ProviderLiesError, "a prefix of its own", most=100)
 
 
+def in_chunks(body: bytes, size: int, *headers: str) -> bytes:
+    """An answer in chunks of `size` bytes."""
+    head = "\r\n".join(("HTTP/1.1 200 OK", "Transfer-Encoding: chunked", "Connection: close", *headers)).encode()
+    pieces = (body[at : at + size] for at in range(0, len(body), size))
+    return head + b"\r\n\r\n" + b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\n\r\n"
+
+
+@pytest.mark.parametrize("size", [1, 700, 100_000])
+def test_answer_in_chunks_is_read_whole(size: int, keys: Path) -> None:
+    whole = listing(*(f"p/a/{number:03}" for number in range(10))) if size == 1 else b"d" * 300_000
+    call = CALLS["list" if size == 1 else "whole"]
+    with hostile(lambda _: in_chunks(whole, size, ETAG)) as server:
+        got = ask(provider_of(server.url, keys), call)
+    assert got == ([f"a/{number:03}" for number in range(10)] if size == 1 else whole)
+
+
+def test_answer_in_the_tiniest_chunks_is_given_up(keys: Path) -> None:
+    """Each takes memory and time of its own: 64 MiB of them would take gigabytes."""
+    answer = in_chunks(bytes(200_000), 2, ETAG)
+    for call in ("whole", "list"):
+        meets(lambda _: answer, keys, call, ProviderLiesError, "not HTTP")
+
+
 def test_what_is_not_ours_is_not_listed(keys: Path) -> None:
     body = listing("p/a/.hidden", "p/a/B", "p/a/a b", "p/a/b", "p/a/c/")
     with hostile(lambda _: reply(200, body)) as server:

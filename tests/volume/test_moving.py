@@ -580,6 +580,67 @@ def test_a_share_that_was_restored_to_a_place_before_it_was_emptied_is_not_belie
     here.run(main)
 
 
+def test_what_others_gained_is_noted_though_a_place_was_emptied_meanwhile(world: World) -> None:
+    """One that shows itself empty again and again must not keep the rest from being mended."""
+    here = world.machine()
+    here.init()
+
+    async def main(volume: Volume) -> None:
+        await write(volume)
+        segment = max(segments(volume), key=lambda s: s.share_len)
+        liar = segment.shares[2].provider
+        lacking = replace_stored(replace_stored(segment, 2, False), 3, False)
+        await describe(volume, lacking)
+        restore = volume.repair._restore
+
+        async def empty(segment: SegmentInfo, to: dict[int, str]) -> SegmentInfo:
+            restored = await restore(segment, to)
+            world.providers[liar].objects.clear()
+            volume.network.doubt(liar)
+            await volume.publisher.settle()
+            return restored
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(volume.repair, "_restore", empty)
+            assert await volume.care_once()
+        assert volume._segment(segment.id) == replace_stored(segment, 2, False)
+
+    here.run(main)
+
+
+def test_a_place_that_is_emptied_again_and_again_is_taken_ever_later(world: World) -> None:
+    here = world.machine()
+    here.init()
+    fox = world.providers["fox"]
+
+    async def emptied(volume: Volume) -> bool:
+        """Whether it is in use again at once."""
+        fox.objects.clear()
+        volume.network.doubt("fox")
+        await volume.publisher.settle()
+        return "volume" in fox.objects
+
+    async def main(volume: Volume) -> None:
+        await write(volume)
+        now = trio.current_time()
+        volume.publisher.emptied.now = lambda: now
+        assert [await emptied(volume) for _ in range(3)] == [True, True, False]
+        assert all(s.provider != "fox" or not s.stored for each in segments(volume) for s in each.shares)
+        for wait in (60, 120, 240):
+            now += wait - 1
+            await volume.publisher.settle()
+            assert not fox.objects
+            now += 1
+            await volume.publisher.settle()
+            assert "volume" in fox.objects
+            assert not await emptied(volume)
+        now += 480
+        await volume.sync()
+        assert all(s.stored for each in segments(volume) for s in each.shares)
+
+    here.run(main)
+
+
 def test_what_was_stored_at_a_place_after_it_was_emptied_is_not_given_up_where_it_is_needed(world: World) -> None:
     here = world.machine()
     key = here.init().recovery_key

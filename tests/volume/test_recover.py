@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import trio
@@ -168,6 +169,40 @@ def test_damaged_heads_slots_and_shares_at_two_providers_change_nothing(world: W
     found = there.recover(key)
     assert (found.epoch, found.sequence) == number
     assert there.run(read_all) == CONTENTS
+
+
+def test_made_up_slots_are_tried_after_one_of_each_provider_and_take_no_more_than_their_time(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, key, number = filled(world)
+    liar = world.providers["bee"]
+    real = {name: data for name, data in liar.objects.items() if name.startswith("slots/")}
+    for count in range(40):
+        liar.objects[f"slots/{count:032x}"] = next(iter(real.values()))
+    seen: list[str] = []
+    slots_of, get = recovering.slots_of, liar.get
+    asked = 0
+
+    async def spy(*args: Any) -> Any:
+        found = await slots_of(*args)
+        seen[:] = [provider for provider, _ in found]
+        return found
+
+    async def slowly(name: str, offset: int = 0, length: int | None = None) -> bytes:
+        nonlocal asked
+        if name.startswith("slots/"):
+            asked += 1
+            await trio.sleep(0.1)
+        return await get(name, offset, length)
+
+    monkeypatch.setattr(recovering, "slots_of", spy)
+    assert world.machine("there").recover(key).sequence == number[1]
+    assert sorted(seen[:6]) == sorted(NAMES)
+    assert seen.count("bee") > 40
+    liar.get = slowly  # type: ignore[method-assign]
+    monkeypatch.setattr(recovering, "SLOTS_SECONDS", 0.5)
+    world.machine("elsewhere").recover(key)
+    assert 1 <= asked <= 6
 
 
 @pytest.mark.parametrize("prefix", ["heads/", "slots/", "shares/"])
