@@ -18,6 +18,10 @@ from icnfs.limits import SEALS_PER_KEY
 SALT_SIZE: Final = 32
 SALT_ID_MAX: Final = 2**32 - 1
 
+APART: Final = 2**31
+"""Numbers from here on are for states beside the volume's own, which go on learning the volume's salts; no volume is
+mounted so often that it comes to them."""
+
 
 class Salts:
     """Salts by number (1 to 2**32 - 1).  Safe to share between threads."""
@@ -42,9 +46,12 @@ class Salts:
             raise DamagedError(f"sealed bytes name sealing salt {salt_id}, which the volume does not have")
         return salt
 
-    def draw(self) -> tuple[int, bytes]:
-        """The next free number and fresh random bytes for it; the caller persists both, then adds them."""
-        return self.newest + 1, secrets.token_bytes(SALT_SIZE)
+    def draw(self, *, apart: bool = False) -> tuple[int, bytes]:
+        """The next free number and fresh random bytes for it; the caller persists both, then adds them.
+
+        Once one was drawn `apart`, for a state that publishes nothing, its numbers are none that the volume gives out.
+        """
+        return max(self.newest + 1, APART if apart else 1), secrets.token_bytes(SALT_SIZE)
 
     @property
     def newest(self) -> int:

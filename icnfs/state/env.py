@@ -92,7 +92,10 @@ class Environments:
             return True
         if self.free_bytes() < RESERVE + SLACK:
             return False
-        fd = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+        try:
+            fd = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+        except OSError:  # there may be room, and no inode
+            return False
         try:
             os.posix_fallocate(fd, 0, RESERVE)
         except OSError:

@@ -113,11 +113,13 @@ class Loader:
         batch: int,
         settings: dict[str, bytes],
         root: Inode | None = None,
+        apart: bool = False,
     ) -> None:
         """Complete the state and close it.
 
         `generation` is the last that the loaded runs cover (0: none), `batch` the cut they stand for; numbers that
         `counters` reserves are never handed out again.  `root` is a root directory to put where nothing was loaded.
+        A state `apart` is not the volume's own: it publishes nothing (see `Salts.draw`).
         """
         with self._env.data.begin() as data:
             salts = Salts()
@@ -126,7 +128,7 @@ class Loader:
             load_salts(writer.reader, records, salts)
             if root is None:
                 self._check(writer.reader, counters)
-            salt_id, salt = salts.draw()
+            salt_id, salt = salts.draw(apart=apart)
             salts.add(salt_id, salt)
             salts.current = salt_id
             put_salt(writer, records, salt_id, salt, generation + 1)

@@ -41,7 +41,7 @@ PARTS_AHEAD: Final = 2
 PLACES: Final = frozenset((Table.LOCATIONS, Table.SEGMENTS, Table.SALTS, Table.SNAPSHOTS))
 """Tables that are the volume's, and no tree's."""
 
-NEW_PLACES: Final = (frozenset((Table.SEGMENTS, Table.SALTS)), frozenset((Table.LOCATIONS,)))
+NEW_PLACES: Final = (Table.SALTS, Table.SEGMENTS, Table.LOCATIONS)
 """What changes of the places that an open snapshot reads from, each after what it leans on."""
 
 PUT_STEP: Final = 4096
@@ -78,7 +78,7 @@ async def load_past(network: Network, half: Path, head: Head, name: str, progres
         _load_runs(network, loader, past.runs, parts, TREE)
         counters = Counters(*past.counters[:2], *head.counters[2:])
         settings = {fences.HEAD: fences.encode_base(past)}
-        loader.finish(network.master, counters, past.generation, past.cut, settings)
+        loader.finish(network.master, counters, past.generation, past.cut, settings, apart=True)
         found.append(snapshot)
 
     await _build(network, half, head, fill, progress)
@@ -90,22 +90,22 @@ async def load_places(network: Network, store: Store, head: Head, since: int) ->
 
     Raises what reading runs does; then some of it may be there, and it can be done again.
     """
-    for tables in NEW_PLACES:
+    for table in NEW_PLACES:
         for run in head.runs:
             if run.upto > since:
-                await _load_new(network, store, run, tables)
+                await _load_new(network, store, run, table)
         load_salts(store.reader, store.records, store.salts)
 
 
-async def _load_new(network: Network, store: Store, run: RunInfo, tables: Collection[int]) -> None:
+async def _load_new(network: Network, store: Store, run: RunInfo, table: Table) -> None:
     reader = RunReader(network.open_run, run.id)
 
-    def rows_in(payload: bytes) -> list[tuple[int, bytes, bytes]]:
-        return [(t, key, value) for t, key, value in reader.feed(payload) if t in tables and value is not None]
+    def rows_in(payload: bytes) -> list[tuple[bytes, bytes]]:
+        return [(key, value) for t, key, value in reader.feed(payload) if t == table and value is not None]
 
-    def put(rows: Sequence[tuple[int, bytes, bytes]], writer: Writer, generation: int) -> None:
-        for table, key, value in rows:
-            writer.put_sealed(Table(table), key, value, generation)
+    def put(rows: Sequence[tuple[bytes, bytes]], writer: Writer, generation: int) -> None:
+        for key, value in rows:
+            writer.put_sealed(table, key, value, generation)
 
     for part in run.segments():
         payload = await network.transfer.get_segment(part, network.names_of(part), deadline=PART_SECONDS)
@@ -125,7 +125,7 @@ async def load_tree(network: Network, half: Path, past: Head, salts: Mapping[byt
         for key, sealed in salts.items():
             loader.put(Table.SALTS, key, sealed)
         _load_runs(network, loader, past.runs, parts, TREE)
-        loader.finish(network.master, Counters(*past.counters), past.generation, past.cut, {})
+        loader.finish(network.master, Counters(*past.counters), past.generation, past.cut, {}, apart=True)
 
     await _build(network, half, past, fill, progress)
 

@@ -188,7 +188,8 @@ class Network:
 
     def owners(self, providers: Iterable[str]) -> int:
         """Distinct owners among `providers`; one that the TOML no longer names counts for nothing."""
-        return len({self.facts[name].owner for name in providers if name in self.facts})
+        facts = self.facts  # they may change, and the committer's thread asks, too
+        return len({facts[name].owner for name in providers if name in facts})
 
     def silent(self, answering: Collection[str]) -> int:
         """Owners of whom not every provider is among `answering`: what one of them holds may lie just there.

@@ -403,3 +403,15 @@ def test_an_inode_that_is_edited_as_soon_as_it_is_read_stays_in_memory(
         assert store.inode(ino).size == 5
 
     local.run(body)
+
+
+def test_a_reserve_that_cannot_be_made_is_none(tmp_path: Path) -> None:
+    """There may be room and no inode, or no descriptor: who asks for it goes on without."""
+    local = Local(tmp_path / "state")
+
+    async def body(store: Store) -> None:
+        (store.env.root / "reserve").unlink()
+        (store.env.root / "reserve").mkdir()
+        assert not store.env.take_reserve()
+
+    local.run(body)

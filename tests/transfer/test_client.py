@@ -49,6 +49,17 @@ PAYLOAD = random.Random(7).randbytes(K * SHARE)
 DEADLINES = Deadlines(read=30, write=30, object=30, hedge=0.5)
 
 
+def test_states_can_be_asked_for_while_providers_change() -> None:
+    """The committer's thread asks, and the loop's follows others between one look and the next."""
+    client = TransferClient([ProviderSpec("p0", "memory://"), ProviderSpec("p1", "memory://")], Deadlines())
+    before, states = client._bad, client._states
+    client._know({"p0"})
+    client._states = states
+    assert set(client.states()) == {"p0", "p1"}
+    client._bad, client._states = before, {"p2": states["p0"]}
+    assert client.states()["p2"].bad_shares == 0
+
+
 def test_a_segment_crosses_is_stored_and_read_back_in_every_way(tmp_path: Path) -> None:
     async def main() -> None:
         async with _client(tmp_path) as client:

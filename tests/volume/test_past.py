@@ -10,7 +10,7 @@ import trio
 
 from icnfs.errors import MountedError, SnapshotError
 from icnfs.volume.past import open_past
-from icnfs.volume.volume import Volume
+from icnfs.volume.volume import Volume, open_volume
 from tests.volume.test_collect import collected, content
 from tests.volume.test_compact import NAME, located, old_versions, overwrite, sparse
 from tests.volume.test_snapshots import make
@@ -150,3 +150,35 @@ def test_what_moves_while_it_is_open_is_still_read(
         await look(here, "then", beside)
 
     here.run(main)
+
+
+def test_it_follows_a_volume_that_is_mounted_anew(world: World, here: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The new mount's salt has a number of its own: what is noted under it is read."""
+    monkeypatch.setattr("icnfs.volume.past.FOLLOW_SECONDS", 0.2)
+    here.init()
+
+    async def first(volume: Volume) -> list[bytes]:
+        contents = await sparse(volume)
+        await make(volume, "then")
+        return contents
+
+    contents = here.run(first)
+    then = {NAME: b"".join(contents)}
+
+    async def beside(past: Volume) -> None:
+        old = {version: located(past)[version].segment for version in old_versions(past)}
+        async with open_volume(here.config(), here.state_dir, here.secrets, start=world.start) as volume:
+            await overwrite(volume, contents, list(range(len(contents))))
+            await volume.sync()
+            for _ in range(3):
+                await collected(volume)
+            while any(located(past)[version].segment == segment for version, segment in old.items()):
+                await trio.sleep(0.1)
+            assert await everything(past) == then
+            ours, theirs = dict(past.store.salts), dict(volume.store.salts)
+            assert ours.items() > theirs.items(), "all of the volume's, and its own"
+
+    async def main() -> None:
+        await look(here, "then", beside)
+
+    trio.run(main)
