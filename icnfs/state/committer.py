@@ -373,6 +373,8 @@ class Committer:
                 self._post(lambda: self._on_failure(None))
             if self.lacks_reserve:
                 self.lacks_reserve = not self._env.take_reserve()
+            if in_data and tries:  # what failed to be written may have been the last commit's meta page
+                self._insist(self._sync)
             return
 
     def _give_up_reserve(self) -> bool:
@@ -407,15 +409,13 @@ class Committer:
 
     def _put_data(self, sealed: list[SealJob], cached: list[CacheJob]) -> None:
         try:
-            self._write_data(sealed, self._alive(cached))
+            self._write_data(sealed, cached and self._alive(cached))
         except lmdb.Error:
             if not cached:
                 raise
             self._write_data(sealed, [])  # what was only to be cached can be fetched again
 
     def _alive(self, cached: list[CacheJob]) -> list[CacheJob]:
-        if not cached:
-            return cached
         with self._env.meta.begin(db=self._env.meta_dbs[Table.GARBAGE]) as meta:
             return [job for job in cached if meta.get(U64.pack(job.version)) is None]
 

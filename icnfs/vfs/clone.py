@@ -56,6 +56,8 @@ class Cloning(Tree):
         with self._store.keeping():
             cut = await begin_cut(self._store)
             try:
+                if cut.reader.inode(source) is None:  # its last name went meanwhile
+                    raise FsError(errno.ESTALE)
                 return await self.copy_from(cut.reader, source, parent, name, uid, progress)
             finally:
                 cut.close()

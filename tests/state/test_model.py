@@ -26,6 +26,7 @@ from icnfs.limits import CHUNK_SIZE
 from icnfs.state.apply import unpack_counters
 from icnfs.state.copying import Copy
 from icnfs.state.cut import begin_cut, finish_publish, seal_location, seal_segment
+from icnfs.state.journal import Journal
 from icnfs.state.reader import Reader
 from icnfs.state.store import Store
 from icnfs.state.upkeep import Budget
@@ -259,7 +260,7 @@ class Machine:
         with pytest.MonkeyPatch.context() as patch, trio.CancelScope() as scope:
             patch.setattr(self.vfs, "_appear", appears)
             await self.vfs.clone(source.ino, parent.ino, name, 0, lambda done: done < entries or scope.cancel())
-        self.flushed = await self.store.flush()  # what only the journal has, a crash of the model does not count
+        self.flushed = await self.store.flush()
 
     def cloned(self, file: File, ino: int, known: dict[File, File]) -> File:
         """The model's file once more, as the store has it under `ino`."""
@@ -334,16 +335,20 @@ class Machine:
     # --- ends ---------------------------------------------------------------------------------------------------------
 
     def crash(self) -> None:
-        """Copy the files as they are; nothing commits meanwhile."""
+        """Copy the files as they are; nothing commits meanwhile, and the journal may grow."""
         self.copies += 1
         old, new = self.local.root, self.local.root.with_name(f"state-{self.copies}")
         env = self.store.env
         with env.meta.begin(write=True) as meta, env.data.begin(write=True) as data:
             plain = Reader(env, self.store.records, meta, data).setting("counters")
             assert plain is not None
-            self.survived = unpack_counters(plain)[1]
             shutil.copytree(old, new, ignore=shutil.ignore_patterns("reserve", "lock.mdb"))
         self.local.root = new
+        self.survived = unpack_counters(plain)[1]
+        journal = Journal(new, self.store.records)
+        for entry in journal.read(self.survived, self.store.salts.newest):
+            self.survived = entry.batch.number
+        journal.close()
         assert self.survived >= self.flushed
         self.tree = copy.deepcopy(self.after[max(n for n in self.after if n <= self.survived)])
 

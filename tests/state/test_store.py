@@ -6,6 +6,7 @@ import stat
 import time
 from pathlib import Path
 
+import lmdb
 import pytest
 import trio
 from hypothesis import given, settings
@@ -16,6 +17,7 @@ from icnfs.errors import DamagedError, FsError, LocalDiskError, MountedError, No
 from icnfs.format.records import RANKS, Entry, Table
 from icnfs.limits import CHUNK_SIZE
 from icnfs.state import loader
+from icnfs.state.jobs import CacheJob, SealJob
 from icnfs.state.loader import ROOT_INO, Loader
 from icnfs.state.names import Beneath
 from icnfs.state.store import INO_STEP, Store
@@ -240,6 +242,37 @@ def test_a_sync_that_failed_is_not_believed_the_second_time(local: Local, monkey
         assert transactions[1] > transactions[0]
 
     transactions: list[int] = []
+    local.run(body, upkeep=False)
+
+
+def test_after_a_commit_that_failed_the_next_is_made_durable_before_another(
+    local: Local, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The flush of a commit is the one that makes the last commit's meta page durable: the kernel may have forgotten
+    it, and the commit after the next writes over pages that the state before both still needs."""
+
+    async def body(store: Store) -> None:
+        monkeypatch.setattr("icnfs.state.committer.RETRY_SECONDS", 0.01)
+        monkeypatch.setattr("icnfs.state.committer.RELIEF_SECONDS", 0.01)
+        monkeypatch.setattr(store.env, "give_up_reserve", lambda: False)
+        real, sync, failures = store.committer._write_data, store.env.sync_data, [True]
+
+        def write(sealed: list[SealJob], cached: list[CacheJob]) -> None:
+            steps.append("write")
+            if failures:
+                failures.pop()
+                raise lmdb.Error("Input/output error")
+            real(sealed, cached)
+
+        monkeypatch.setattr(store.committer, "_write_data", write)
+        monkeypatch.setattr(store.env, "sync_data", lambda: (steps.append("sync"), sync()))
+        node = store.edit(new_file(store))
+        for index in range(8):  # more than a group
+            store.contents.write(node, index * CHUNK_SIZE, os.urandom(CHUNK_SIZE))
+        await until(store, lambda: "sync" in steps)
+        assert steps[:3] == ["write", "write", "sync"]
+
+    steps: list[str] = []
     local.run(body, upkeep=False)
 
 

@@ -15,7 +15,7 @@ import trio
 from icnfs.errors import FsError
 from icnfs.format.records import Table
 from icnfs.limits import CHUNK_SIZE
-from icnfs.state.cut import begin_cut
+from icnfs.state.cut import PublishCut, begin_cut
 from icnfs.state.loader import ROOT_INO
 from icnfs.state.marks import Count, unmark
 from icnfs.state.store import Store
@@ -365,5 +365,25 @@ def test_what_is_marked_again_after_a_count_stays_marked(local: Local) -> None:
         await store.task(partial(unmark, list(count.findings()), cut.generation))
         assert store.reader.count(Table.SHARED) == 5
         await conclude(store)
+
+    local.run(body)
+
+
+def test_a_source_that_loses_its_last_name_meanwhile_is_gone_and_not_damaged(
+    local: Local, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body(store: Store) -> None:
+        vfs = opened(store)
+        ino = await fill(vfs, ROOT_INO, b"a", noise(100_000))
+
+        async def too_late(store: Store) -> PublishCut:
+            vfs.unlink(ROOT_INO, b"a")
+            await settle(store)
+            return await begin_cut(store)
+
+        monkeypatch.setattr("icnfs.vfs.clone.begin_cut", too_late)
+        with pytest.raises(FsError) as caught:
+            await vfs.clone(ino, ROOT_INO, b"b")
+        assert caught.value.errno == errno.ESTALE
 
     local.run(body)
