@@ -46,7 +46,7 @@ _NO_ROOM: Final = (
 def status_of(volume: Volume, now_ns: int) -> Status:
     """Everything that `icnfs status` shows; `now_ns` is Unix time."""
     store, publisher, fence = volume.store, volume.publisher, volume.fence
-    risk = volume.repair.at_risk(volume.network.lost())
+    risk = volume.repair.at_risk(volume.network.lost() | volume.network.suspended())
     lacking = volume.repair.lacking_at()
     held = volume.holdings()
     published = publisher.time_ns

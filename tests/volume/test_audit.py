@@ -292,6 +292,8 @@ def test_a_suspended_provider_is_better_than_none(world: World) -> None:
         assert name in provider.objects
         total = volume.health().counts()
         assert total == HealthCounts(degraded=total.degraded), "its shares do not count as held"
+        status = volume.status()
+        assert status.degraded and status.unsafe_segments == total.degraded and status.lost_shares == total.degraded
 
     here.run(main)
 
