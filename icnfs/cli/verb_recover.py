@@ -12,9 +12,10 @@ from icnfs.cli import asking
 from icnfs.cli.dates import seconds_of
 from icnfs.cli.output import json_option, moment, print_facts, print_json, say, size, watching
 from icnfs.cli.running import run
-from icnfs.config import load, state_dir
+from icnfs.config import load, runtime_dir, state_dir
+from icnfs.control.client import Mount
 from icnfs.control.protocol import Progress
-from icnfs.errors import UsageError
+from icnfs.errors import MountedError, UsageError
 from icnfs.volume.recover import Bound, Found, recover
 
 NUMBER_MAX: Final = 2**62
@@ -44,6 +45,8 @@ def verb(
     Contents stay at the providers until they are read.
     """
     config = load(name)
+    if Mount(runtime_dir(), name).alive():  # though its state was deleted: it would be taken over from itself
+        raise MountedError(f"volume {name} is mounted here; `icnfs umount` it first, and call it again")
     lowest = None if at_least is None else head_number(at_least, "--at-least", 0)
     bound = _bound(at_most, as_of)
     offered = asking.opening(config, asking.given(secrets))

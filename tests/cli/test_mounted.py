@@ -155,6 +155,16 @@ def test_a_second_mount_is_refused(world: World, mount: Path) -> None:
     assert "mounted here already" in world.run("mount", "demo", mount, code=7).stderr
 
 
+def test_a_volume_is_not_taken_over_from_its_own_mount(world: World, mount: Path) -> None:
+    """Not even where its state was deleted beneath it: what is written there would be lost without a word."""
+    state = world.root / "state" / "demo"
+    state.rename(state.with_name("aside"))
+    try:
+        assert "is mounted here; `icnfs umount` it first" in world.run("recover", "demo", code=7).stderr
+    finally:
+        state.with_name("aside").rename(state)
+
+
 def test_a_mount_point_is_refused_before_anything_is_asked_for(world: World) -> None:
     refused = {"config": "not empty", "no": "does not exist", "config/demo.toml": "not a directory"}
     for directory, why in refused.items():
