@@ -153,6 +153,8 @@ class Collector:
             return
         cut = await cuts.begin_cut(store)
         try:
+            if store.committer.keeping:  # since it was asked for
+                return
             count = Count(cut)
             await walk(count.steps())
         finally:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import random
 import shutil
+from contextlib import ExitStack
 
 import pytest
 import trio
 
 from icnfs.format.records import FEATURE_OF, Table
 from icnfs.limits import CHUNK_SIZE
+from icnfs.state import cut as cuts
 from icnfs.state.loader import ROOT_INO
+from icnfs.state.store import Store
 from icnfs.vfs.attributes import SetAttr
 from icnfs.volume.volume import Volume
 from tests.volume.test_collect import collected, content, counts, recovered
@@ -227,3 +230,33 @@ def test_no_order_of_events_loses_what_is_shared_or_keeps_what_is_not(
                 model.machine = world.machine(f"there-{turn}")
                 model.machine.recover(key)
     model.machine.run(model.end)
+
+
+def test_nothing_is_unmarked_while_a_clone_has_begun_since(
+    world: World, here: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it marks anew may be named by nothing that the cut shows."""
+
+    async def main(volume: Volume) -> None:
+        await put_file(volume, b"one", content(1))
+        await clone(volume, b"one", b"two")
+        await volume.sync()
+        files_of(volume).unlink(ROOT_INO, b"one")
+        await volume.sync()
+        begin_cut = cuts.begin_cut
+
+        async def late(store: Store) -> cuts.PublishCut:
+            cut = await begin_cut(store)
+            stack.enter_context(store.keeping())
+            return cut
+
+        with ExitStack() as stack, monkeypatch.context() as patch:
+            patch.setattr(cuts, "begin_cut", late)
+            volume.collector._spared = -1
+            await volume.collector._unmark()
+            assert volume.collector._spared == -1, "it looks again"
+        await volume.collector._unmark()
+        assert volume.collector._spared >= 0
+
+    here.init()
+    here.run(main)
