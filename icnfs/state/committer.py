@@ -153,8 +153,6 @@ class Committer:
         self._sync_failed = False
         self._failing = False
         self._turns = 0
-        self.lacks_reserve = False
-        """Whether the blocks kept for commits on a full disk are in use."""
         self._stopping = False
         self._turn = threading.Lock()
         """Held by whoever commits: the thread, or for a moment the request loop."""
@@ -360,7 +358,7 @@ class Committer:
                     raise
                 tries += 1
                 if not (in_data and self._relieve()) or tries > RELIEF_TRIES:
-                    if self._give_up_reserve():
+                    if self._env.give_up_reserve():
                         continue
                     if self._stopping:
                         raise
@@ -371,17 +369,11 @@ class Committer:
             if self._failing:
                 self._failing = False
                 self._post(lambda: self._on_failure(None))
-            if self.lacks_reserve:
-                self.lacks_reserve = not self._env.take_reserve()
+            if self._env.lacks_reserve:
+                self._env.take_reserve()
             if in_data and tries:  # what failed to be written may have been the last commit's meta page
                 self._insist(self._sync)
             return
-
-    def _give_up_reserve(self) -> bool:
-        """Free the blocks that are kept for what was accepted, and for what makes room.  False without any."""
-        given = self._env.give_up_reserve()
-        self.lacks_reserve = self.lacks_reserve or given
-        return given
 
     def _relieve(self) -> bool:
         """Let clean chunks go, so that `data` has pages to use again; false when that cannot help.
@@ -485,7 +477,7 @@ class Committer:
             self._erased()
             self._post(lambda: self._on_done(Done()))
         except lmdb.Error as error:
-            if self._give_up_reserve():
+            if self._env.give_up_reserve():
                 return self._erase_doomed(turn=turn)
             log.warning("dead chunks could not be erased yet: %s", error)
             return False

@@ -64,6 +64,8 @@ class Environments:
                 remedy = "move it away and run `icnfs recover`, which loses what was not published"
                 raise DamagedError(f"{root}: the local state is damaged ({error}); {remedy}") from None
             raise LocalDiskError(f"{root}: LMDB cannot open the local state: {error}; check the disk", EIO) from None
+        self.lacks_reserve = True
+        """Whether the blocks that are kept for commits on a full disk are in use, or could not be had."""
         self.take_reserve()
 
     def close(self) -> None:
@@ -85,28 +87,25 @@ class Environments:
         """Why a commit failed: LMDB calls a write that a full disk cut short an input/output error."""
         return os.strerror(ENOSPC) if self.free_bytes() < MIB else str(error)
 
-    def take_reserve(self) -> bool:
-        """Occupy the reserve if there is ample room for it; true when it is held."""
+    def take_reserve(self) -> None:
+        """Occupy the reserve if there is ample room for it."""
         path = self.root / "reserve"
         if path.exists() and path.stat().st_size == RESERVE:
-            return True
-        if self.free_bytes() < RESERVE + SLACK:
-            return False
-        try:
-            fd = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600)
-        except OSError:  # there may be room, and no inode
-            return False
-        try:
-            os.posix_fallocate(fd, 0, RESERVE)
-        except OSError:
-            os.unlink(path)
-            return False
-        finally:
-            os.close(fd)
-        return True
+            self.lacks_reserve = False
+        elif self.free_bytes() >= RESERVE + SLACK:
+            with contextlib.suppress(OSError):  # there may be room, and no inode
+                fd = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+                try:
+                    os.posix_fallocate(fd, 0, RESERVE)
+                    self.lacks_reserve = False
+                except OSError:
+                    os.unlink(path)
+                finally:
+                    os.close(fd)
 
     def give_up_reserve(self) -> bool:
-        """Free the reserve's blocks; false when they are gone already."""
+        """Free the reserve's blocks, for what was accepted or makes room; false when they are gone already."""
+        self.lacks_reserve = True
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.root / "reserve")
             return True

@@ -71,7 +71,8 @@ def _replay(journal: Journal, reader: Reader, records: RecordSealer, salts: Salt
         return
     salts.current = salts.newest
     last = entries[-1].batch
-    try:
+
+    def take_over() -> None:
         with env.data.begin(write=True, db=env.data_db) as data:
             for version, sealed in (chunk for entry in entries for chunk in entry.sealed):
                 data.put(U64.pack(version), sealed)
@@ -81,8 +82,15 @@ def _replay(journal: Journal, reader: Reader, records: RecordSealer, salts: Salt
             for entry in entries:
                 writer.apply(entry.batch)
             writer.put_counters(last.counters, last.number, last.next_generation, dirty_bytes + writer.dirty_change)
-    except lmdb.Error as error:
-        raise LocalDiskError(f"{env.root}: the local disk takes no more ({error}); free some space there") from None
+
+    while True:
+        try:
+            take_over()
+            break
+        except lmdb.Error as error:
+            if not env.give_up_reserve():
+                why = f"the local disk takes no more ({env.reason(error)}); free some space there"
+                raise LocalDiskError(f"{env.root}: {why}") from None
     log.info("took %d batches from the journal", len(entries))
     reader.data.abort()
     reader.data = env.data.begin(buffers=True)

@@ -137,7 +137,7 @@ class Upkeep:
 
     async def _make_room(self) -> None:
         store, budget = self._store, self._budget
-        if store.committer.lacks_reserve:
+        if store.env.lacks_reserve:
             await store.task(lambda writer, generation: None)  # any commit takes it back where there is room
         used, reusable = store.data_usage()
         dirty = store.dirty_bytes
@@ -158,7 +158,7 @@ class Upkeep:
         store, budget = self._store, self._budget
         _, reusable = store.data_usage()
         room = store.env.free_bytes() + reusable
-        return room < budget.reserve or store.dirty_bytes > budget.dirty or store.committer.lacks_reserve
+        return room < budget.reserve or store.dirty_bytes > budget.dirty or store.env.lacks_reserve
 
     def _judge(self) -> None:
         """After a commit of data: a fast writer puts more than the reserve between two rounds."""

@@ -123,9 +123,9 @@ def test_local_disk_filling_up_loses_nothing_that_was_fsynced(tmp_path: Path, di
             writer.check()
             if round_number == 1:
                 volume.kill_front()
-                ballast.unlink()
                 volume.mount()
                 writer.check()
+                ballast.unlink()
             ballast.unlink(missing_ok=True)
             wait_for(writer.write_one, ANSWER_SECONDS, "writes to work on once there is room")
             assert len(writer.promised) > before

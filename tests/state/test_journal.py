@@ -23,6 +23,7 @@ from icnfs.limits import CHUNK_SIZE
 from icnfs.state import journal
 from icnfs.state.apply import Writer
 from icnfs.state.batch import Batch, Counters, Cut
+from icnfs.state.env import Environments
 from icnfs.state.inode import Inode
 from icnfs.state.jobs import Task
 from icnfs.state.journal import Journal
@@ -86,6 +87,35 @@ def test_what_was_persisted_survives_a_crash_before_lmdb_has_it(local: Local, tm
             assert await content(store, b"after") == b"goes on"
 
         copy.run(look_again, upkeep=False)
+
+
+def test_a_full_disk_keeps_nobody_from_taking_over_what_the_journal_holds(
+    local: Local, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reserve is for that."""
+    copies: list[Local] = []
+
+    async def body(store: Store) -> None:
+        make(store, b"f", b"promised")
+        await store.persist()
+        copies.append(crash(local, tmp_path / "copy"))
+
+    local.run(body, upkeep=False)
+    real = Environments.sync_data
+
+    def full(env: Environments) -> None:
+        if (env.root / "reserve").exists():
+            raise lmdb.Error("No space left on device")
+        real(env)
+
+    async def look(store: Store) -> None:
+        assert await content(store, b"f") == b"promised"
+        assert store.env.lacks_reserve
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Environments, "sync_data", full)
+        patch.setattr(Environments, "take_reserve", lambda env: (env.root / "reserve").touch())
+        copies[0].run(look, upkeep=False)
 
 
 def test_the_journal_never_holds_less_than_lmdb_lacks(local: Local, tmp_path: Path) -> None:
