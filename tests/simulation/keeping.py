@@ -24,6 +24,9 @@ from tests.simulation.truth import Number, Published
 SURVEYED: contextvars.ContextVar[float] = contextvars.ContextVar("surveyed", default=float("-inf"))
 """When, in real time, the last survey began that was made in this context."""
 
+SENT: contextvars.ContextVar[float] = contextvars.ContextVar("sent", default=float("-inf"))
+"""When the last request to delete was sent in this context: machines may sleep before it arrives."""
+
 FRESH: Final = 300.0
 """Seconds for which deletions may lean on one survey: a few of them, 15 s each at most."""
 
@@ -104,6 +107,10 @@ class Keeping:
             return self._named_while_leaving(provider, name) or self._named_here(provider, name, find)
         return self._named(provider, name) or self._named_here(provider, name, find) or self._unseen(writer)
 
+    def deleting(self) -> None:
+        """A request to delete is sent now, in this context."""
+        SENT.set(self.clock.real)
+
     def _named(self, provider: str, name: str) -> str:
         for last in reversed(self.lasts):
             if (provider, name) not in last.objects:
@@ -132,9 +139,9 @@ class Keeping:
         return "local state names it"
 
     def _unseen(self, writer: bytes | None) -> str:
-        surveyed = SURVEYED.get()
-        if self.clock.real - surveyed > FRESH:
-            return f"heads were not listed for {self.clock.real - surveyed:.0f} s"
+        surveyed, sent = SURVEYED.get(), SENT.get()
+        if sent - surveyed > FRESH:
+            return f"heads were not listed for {sent - surveyed:.0f} s when it was sent"
         own = max((last.number for last in self.lasts if last.writer == writer), default=(0, 0))
         for last in self.lasts:
             if last.writer != writer and last.number > own and last.since < surveyed and own > (0, 0):

@@ -30,6 +30,7 @@ class Watcher(Protocol):
 
     def note(self, text: str) -> None: ...
     def landed(self, site: str, name: str, before: bytes | None, data: bytes) -> None: ...
+    def deleting(self) -> None: ...
     def deleted(self, site: str, name: str) -> None: ...
 
 
@@ -127,6 +128,7 @@ class Line(Provider):
         return await self._call(f"size {name}", lambda: self._site.faults.size(name))
 
     async def delete(self, name: str) -> None:
+        self._watcher.deleting()
         await self._call(f"delete {name}", lambda: self._site.faults.delete(name))
 
     async def list(self, prefix: str, after: str = "") -> list[str]:

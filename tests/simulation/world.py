@@ -157,6 +157,10 @@ class World:
         segments = self.truth.segments(published.head) or []
         self.keeping.head_is_durable(published, segments, self.truth.network)
 
+    def deleting(self) -> None:
+        """Somebody sends such a request."""
+        self.keeping.deleting()
+
     def deleted(self, site: str, name: str) -> None:
         """An object is gone because somebody said so."""
         self.note(f"  gone from {site}: {name}")
