@@ -5,9 +5,11 @@ The set-up that it shares with `packaging/test` is done when tests run, so here 
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
+import signal
 import stat
 import subprocess
 import tempfile
@@ -33,8 +35,12 @@ class Demo:
     def mountpoint(self) -> Path:
         return self.home / "a drive"
 
-    def run(self, *command: str | Path, code: int = 0) -> str:
-        """Standard output of `command` in the demo's surroundings; it must end with `code`."""
+    @property
+    def recovery(self) -> Path:
+        return self.home / "state/demo-recovery-key"
+
+    def begin(self, *command: str | Path) -> subprocess.Popen[str]:
+        """`command` in the demo's surroundings."""
         surroundings = {
             "ICNFS_CONFIG_DIR": str(self.home / "config"),
             "ICNFS_STATE_DIR": str(self.home / "state"),
@@ -42,17 +48,25 @@ class Demo:
             "ICNFS_DEMO_PROVIDERS": str(self.home / "pro viders"),
             "ICNFS_NO_APT": "1",
         }
-        done = subprocess.run(
-            command, check=False, env=os.environ | surroundings, capture_output=True, text=True, timeout=100
-        )
-        assert done.returncode == code, done.stderr
-        return done.stdout
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, env=os.environ | surroundings, stdout=pipe, stderr=pipe, text=True)
+
+    def run(self, *command: str | Path, code: int = 0) -> str:
+        """What `command` says, its errors where it is to fail; it must end with `code`."""
+        return ended(self.begin(*command), code)
 
     def start(self) -> str:
         return self.run(ROOT / "packaging/demo", self.mountpoint)
 
     def stop(self) -> None:
         self.run(ICNFS, "umount", self.mountpoint)
+
+
+def ended(process: subprocess.Popen[str], code: int = 0) -> str:
+    with process:
+        out, err = process.communicate(timeout=100)
+    assert process.returncode == code, err
+    return err if code else out
 
 
 @pytest.fixture
@@ -83,9 +97,8 @@ def test_demo_mounts_a_volume_over_six_owners_in_four_countries(demo: Demo) -> N
 @pytest.mark.mount
 def test_demo_keeps_its_secrets_from_others_and_says_where_the_recovery_key_is(demo: Demo) -> None:
     said = demo.start()
-    recovery = demo.home / "state/demo-recovery-key"
-    assert str(recovery) in said
-    assert private(recovery) and recovery.stat().st_size > 0
+    assert str(demo.recovery) in said
+    assert private(demo.recovery) and demo.recovery.stat().st_size > 0
     assert private(demo.home / "config/demo.key")
 
 
@@ -94,14 +107,84 @@ def test_demo_may_be_run_again_mounted_or_not_and_changes_nothing(demo: Demo) ->
     demo.start()
     (demo.mountpoint / "kept").write_text("as it was")
     toml = demo.home / "config/demo.toml"
-    recovery = demo.home / "state/demo-recovery-key"
-    before = toml.read_bytes(), recovery.read_bytes()
+    before = toml.read_bytes(), demo.recovery.read_bytes()
     assert "mounted already" in demo.start()
     demo.stop()
     assert not os.path.ismount(demo.mountpoint)
     demo.start()
     assert (demo.mountpoint / "kept").read_text() == "as it was"
-    assert (toml.read_bytes(), recovery.read_bytes()) == before
+    assert (toml.read_bytes(), demo.recovery.read_bytes()) == before
+
+
+@pytest.mark.mount
+def test_two_demos_at_once_wait_for_each_other_and_keep_the_recovery_key(demo: Demo) -> None:
+    both = [demo.begin(ROOT / "packaging/demo", demo.mountpoint) for _ in range(2)]
+    said = [ended(process) for process in both]
+    assert sum("mounted already" in each for each in said) == 1
+    assert demo.recovery.stat().st_size > 0
+    assert not list(demo.home.rglob("*.new"))
+
+
+@pytest.mark.mount
+@pytest.mark.parametrize("mounted", [True, False])
+def test_a_recovery_key_that_a_demo_was_ended_over_is_kept_by_the_next(demo: Demo, mounted: bool) -> None:
+    demo.start()
+    key = demo.recovery.read_bytes()
+    demo.recovery.rename(f"{demo.recovery}.new")
+    if not mounted:
+        demo.stop()
+    assert f"recovery key   {demo.recovery} " in demo.start()
+    assert demo.recovery.read_bytes() == key
+
+
+@pytest.mark.mount
+def test_a_recovery_key_of_a_volume_before_is_not_overwritten(demo: Demo) -> None:
+    demo.recovery.parent.mkdir()
+    demo.recovery.write_text("of another volume")
+    demo.start()
+    assert demo.recovery.read_text() != "of another volume"
+    assert Path(f"{demo.recovery}.~1~").read_text() == "of another volume"
+
+
+@pytest.mark.mount
+def test_demo_names_no_recovery_key_that_is_not_there(demo: Demo) -> None:
+    demo.start()
+    demo.recovery.unlink()
+    assert "icnfs key add --new-recovery-key demo" in demo.start()
+
+
+@pytest.mark.mount
+def test_demo_mounts_again_where_the_process_died(demo: Demo) -> None:
+    demo.start()
+    document = json.loads(demo.run(ICNFS, "status", "--json", "demo"))
+    demo.run("stat", demo.mountpoint)  # the kernel remembers the answer
+    os.kill(document["pid"], signal.SIGKILL)
+    with pytest.raises(OSError, match=r"not connected|abort"):
+        while True:
+            os.statvfs(demo.mountpoint)
+    assert "mounted already" not in demo.start()
+    assert list(demo.mountpoint.iterdir()) == []
+
+
+@pytest.mark.mount
+def test_what_to_try_next_can_be_pasted_whatever_the_mount_point_is_called(demo: Demo) -> None:
+    (copy,) = [line for line in demo.start().splitlines() if "cp -a" in line]
+    assert shlex.split(copy, comments=True) == ["cp", "-a", "/usr/share/doc", f"{demo.mountpoint}/"]
+
+
+@pytest.mark.mount
+def test_demo_beside_a_mount_elsewhere_is_refused_and_leaves_no_folder(demo: Demo) -> None:
+    demo.start()
+    other = demo.home / "other"
+    assert "icnfs demo: the volume demo is mounted elsewhere" in demo.run(ROOT / "packaging/demo", other, code=1)
+    assert not other.exists()
+
+
+def test_a_mount_point_that_cannot_be_made_is_told_before_the_set_up(demo: Demo) -> None:
+    (demo.home / "file").touch()
+    said = demo.run(ROOT / "packaging/demo", demo.home / "file/a/drive", code=1)
+    assert said.startswith("icnfs demo: ") and f"{demo.home}/file is no directory" in said
+    assert not (demo.home / "config").exists()
 
 
 def tour() -> str:
@@ -139,7 +222,7 @@ def test_the_cron_line_of_the_readme_drills_the_demo_volume(demo: Demo) -> None:
     assert path.startswith("PATH=")
     fields = line.split(maxsplit=5)
     assert re.fullmatch(r"\d+ \d+ \* \* \*", " ".join(fields[:5])), "once a day"
-    command = f"export {path.replace('/opt/icnfs', str(ROOT))}; {fields[5]}"
+    command = f"export {shlex.quote(path.replace('/opt/icnfs', str(ROOT)))}; {fields[5]}"
     demo.start()
     for i in range(20):
         (demo.mountpoint / f"file {i}").write_bytes(os.urandom(40_000 * i))
@@ -149,4 +232,4 @@ def test_the_cron_line_of_the_readme_drills_the_demo_volume(demo: Demo) -> None:
     for path in large:
         if any(name in str(path) for name in ("amsterdam", "karlsruhe", "helsinki")):
             path.unlink()
-    assert "would be lost" in demo.run("/bin/sh", "-c", f"({command}) 2>&1", code=15)
+    assert "would be lost" in demo.run("/bin/sh", "-c", command, code=15)
