@@ -23,14 +23,14 @@ class Debian:
     programs: Path
 
     def begin(self, apt_get: str) -> subprocess.Popen[str]:
-        """The set-up, in a session of its own, with `apt_get` for apt-get."""
+        """The set-up, in a session of its own, with `apt_get` for apt-get; where tests run in a shell's background, an
+        interrupt would be ignored."""
         for name, body in {"apt-get": apt_get, "dpkg-query": "exit 1", "id": "echo 0"}.items():
             (self.programs / name).write_text(f"#!/bin/sh\n{body}\n")
             (self.programs / name).chmod(0o755)
         environment = os.environ | {"PATH": f"{self.programs}:{os.environ['PATH']}", "ICNFS_NO_APT": "0"}
-        return subprocess.Popen(
-            [ROOT / "packaging/setup"], env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
-        )
+        command = ["env", "--default-signal=INT", ROOT / "packaging/setup"]
+        return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 
 @pytest.fixture
