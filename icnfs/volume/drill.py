@@ -156,10 +156,12 @@ async def drill(
     this volume is under way, `LocalDiskError`.
     """
     left = [name for name in config.providers if name not in plan.without]
-    if plan.any_of > len(left) or comb(len(left), plan.any_of) > SETS_MAX:
+    if plan.any_of > len(left):
+        raise UsageError(f"--any {plan.any_of}: there are only {len(left)} providers to choose from; choose fewer")
+    if (sets := comb(len(left), plan.any_of)) > SETS_MAX:
         raise UsageError(
-            f"{plan.any_of} of {len(left)} providers are {comb(len(left), plan.any_of)} sets, and between 1 and "
-            f"{SETS_MAX} can be tried; choose fewer with --any"
+            f"{plan.any_of} of {len(left)} providers are {sets} sets, and {SETS_MAX} at most can be tried; choose "
+            "fewer with --any"
         )
     place = state_dir.with_name(state_dir.name + ".drill")
     with scratch(place, "another drill of this volume is under way; wait for it") as folder, bare_errors():

@@ -9,6 +9,7 @@ Python's standard library and of /usr/share/doc; the test takes a part of them.
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import sqlite3
@@ -264,14 +265,17 @@ def check_all(mount: Path, source: Path, say: Callable[[str], None] = lambda lin
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.acceptance.realtree", description=__doc__.split("\n")[0])
+    parser.add_argument("mountpoint", nargs="?", type=Path, help="an empty mount to work on, instead of a new volume")
+    given: Path | None = parser.parse_args().mountpoint
     folder = Path(tempfile.mkdtemp(prefix="icnfs-realtree-"))
     source = make_sources(folder, full=True)
 
     def say(line: str) -> None:
         print(line, flush=True)
 
-    if len(sys.argv) > 1:
-        check_all(Path(sys.argv[1]), source, say)
+    if given is not None:
+        check_all(given, source, say)
     else:
         with Volume(folder / "volume") as volume:
             volume.init()

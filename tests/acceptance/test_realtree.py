@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +27,14 @@ def volume(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Volume]:
         volume.init()
         volume.mount()
         yield volume
+
+
+def test_asked_for_its_usage_it_does_nothing_else(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.acceptance.realtree", "--help"]
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    assert done.stdout.startswith("usage: ")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.mount

@@ -295,7 +295,7 @@ def test_any_three_of_six_are_too_many_and_said_for_each(world: World) -> None:
 @pytest.mark.parametrize("any_of", [7, 30])
 def test_sets_that_do_not_exist_are_refused(world: World, any_of: int) -> None:
     here, key = filled(world)
-    with pytest.raises(UsageError, match="--any"):
+    with pytest.raises(UsageError, match=f"--any {any_of}: there are only 6 providers"):
         tried(here, key, Plan(any_of=any_of))
 
 
