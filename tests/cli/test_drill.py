@@ -90,7 +90,7 @@ def test_every_pair_is_tried(world: World, mount: Path) -> None:
         (("--country", "XX"), "--country XX: no provider of the volume is there; there are DE, FI, FR, NL"),
         (("--owner", "Nobody"), "--owner Nobody: no provider of the volume is theirs; there are Owner a"),
         (("--all", "--sample", "3"), "--all reads every file"),
-        (("--any", "7"), "choose fewer with --any"),
+        (("--any", "7"), "--any 7: there are only 6 providers to choose from"),
     ],
 )
 def test_what_does_not_exist_is_refused(world: World, mount: Path, options: tuple[str, ...], said: str) -> None:
