@@ -107,6 +107,7 @@ class Engine:
                 del self._lanes[name]
                 self.board.remove(name)
                 self._watches.pop(lane, trio.CancelScope()).cancel()
+                lane.retired = True
                 self._nursery.start_soon(lane.retire)
         for name, provider in wanted.items():
             if name not in self._lanes:

@@ -47,6 +47,8 @@ class Lane:
         self._guarded = guard(provider, health, rates)
         self._reads, self._writes = Turns(health.reads.holds), Turns(health.writes.holds)
         self._asked = 0
+        self.retired = False
+        """Whether it is replaced, or used no more: what it still stores lies where nobody will look for it."""
         self._idle = trio.Event()
 
     async def get(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
@@ -67,6 +69,8 @@ class Lane:
         with self._measured(self.health.writes, len(data)):
             async with self._writes.of(len(data)):
                 await self._mapped(lambda: self._guarded.again.put(name, data))
+        if self.retired:
+            raise ProviderAwayError(self.name, f"it was replaced while {name} was being stored")
         self.health.bytes_up += len(data)
 
     async def put_new(self, name: str, data: Data) -> None:

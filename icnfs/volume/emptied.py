@@ -30,13 +30,10 @@ class Emptied:
         self.now = now
         self.times: Counter[str] = Counter()
         """How often each provider's place was found empty: what it was given before that is gone."""
-        self.noted: dict[str, int] = {}
-        """Those of whom it is noted durably that they hold nothing, and `Network.emptied` of them by then."""
         self._taken: dict[str, float] = {}
 
     def taken(self, provider: str) -> None:
         """It is in use again."""
-        self.noted.pop(provider, None)
         self._taken[provider] = self.now()
 
     def may_take(self, provider: str) -> bool:

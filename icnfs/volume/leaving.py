@@ -19,7 +19,14 @@ from typing import Final
 
 import trio
 
-from icnfs.errors import ConfigError, IcnfsError, ProviderError, UsageError
+from icnfs.errors import (
+    ConfigError,
+    ForeignProviderError,
+    IcnfsError,
+    ProviderAwayError,
+    ProviderError,
+    UsageError,
+)
 from icnfs.format import marker
 from icnfs.format.head import PREFIX as HEADS
 from icnfs.volume import keyring as keyrings
@@ -100,11 +107,16 @@ class Leaving:
             if not self._concerns(provider):
                 break
         left, unreachable = 0, ""
+        self._network.clearing.add(provider)
         try:
+            self._network.doubt(provider)  # what lies there is deleted: it must be ours now
             await self._publisher.settle()
+            self._require_ours(provider)
             left = await self._clear(provider)
         except ProviderError as error:
             unreachable = str(error)
+        finally:
+            self._network.clearing.discard(provider)
         return LeaveResult(first.segments, first.bytes, left, unreachable)
 
     def _holding(self, provider: str) -> Holding:
@@ -125,6 +137,14 @@ class Leaving:
                     raise self._repair.obstacle
                 await trio.sleep(LOOK_SECONDS)
         progress(LeaveProgress(total, total, 0, ""))
+
+    def _require_ours(self, provider: str) -> None:
+        """Raise `ProviderError` unless its place is known to be the volume's, or empty."""
+        network = self._network
+        if provider in network.foreign:
+            raise ForeignProviderError(provider, network.foreign[provider])
+        if provider in network.doubted or provider not in network.taken | network.free:
+            raise ProviderAwayError(provider, network.trouble(provider) or "its place cannot be looked at")
 
     async def _clear(self, provider: str) -> int:
         """Delete what is there of the volume; how many other objects are listed afterwards.

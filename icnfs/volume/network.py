@@ -142,6 +142,12 @@ class Network:
     """Providers whose place is to be looked at again, since something is not there that was; what is set then."""
     emptied: dict[str, int] = field(default_factory=dict)
     """How many times a place that was ours was found empty."""
+    noted: set[str] = field(default_factory=set)
+    """Providers of which it is noted durably that they hold nothing, since their place was found empty."""
+    moved: set[str] = field(default_factory=set)
+    """Providers whose url has changed, until it is known whether what they held moved with them."""
+    clearing: set[str] = field(default_factory=set)
+    """Providers that are being left, from which all is being deleted."""
     foreign: dict[str, str] = field(default_factory=dict)
     """Providers whose place is somebody else's, and what was found there."""
     suspended: Callable[[], frozenset[str]] = frozenset
@@ -160,15 +166,23 @@ class Network:
 
     def adopt(self, config: VolumeConfig) -> None:
         """Take over providers, policy and weights; a provider that moved is visited as if it were new."""
-        known = (self.taken, self.free, self.foreign)
+        known = (self.taken, self.free, self.noted, self.foreign)
         for name, facts in self.facts.items():
             there = config.providers.get(name)
             if there is None or there.url != facts.url:
                 for places in known:
                     places.pop(name, None) if isinstance(places, dict) else places.discard(name)
                 self.doubted.pop(name, trio.Event()).set()
+                self.moved.discard(name) if there is None else self.moved.add(name)
         self.facts, self.policy, self.weights = config.providers, config.policy, config.weights
         self.upload, self.download = config.upload, config.download
+
+    def check_clearing(self, wanted: Mapping[str, ProviderFacts]) -> None:
+        """ConfigError where a provider from which all is being deleted would be used again, or be another place."""
+        for name in self.clearing:
+            there = wanted.get(name)
+            if there is None or not there.drain or there.url != self.facts[name].url:
+                raise ConfigError(f"what lies at provider {name} is being deleted; wait for the end of its drain")
 
     @property
     def providers(self) -> tuple[str, ...]:
@@ -205,10 +219,6 @@ class Network:
     def silent_most(self) -> int:
         """Owners that may be `silent` while every durable head is seen all the same."""
         return self.n - self.k
-
-    def is_safe(self, segment: SegmentInfo) -> bool:
-        """Whether `safe` distinct owners hold shares of it."""
-        return self.owners(share.provider for share in segment.shares if share.stored) >= self.safe
 
     def is_safe_now(self, segment: SegmentInfo) -> bool:
         """Whether `safe` distinct owners hold shares of it and can give them back."""
@@ -345,7 +355,7 @@ class Network:
     @property
     def unsure(self) -> frozenset[str]:
         """Providers of which it is not known that they still hold what they were given, for a reason."""
-        return frozenset(self.doubted.keys() | self.foreign.keys() | self.vacant)
+        return frozenset(self.doubted.keys() | self.foreign.keys() | self.vacant | self.moved)
 
     @property
     def doubtful(self) -> frozenset[str]:

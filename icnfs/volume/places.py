@@ -110,8 +110,9 @@ class Places:
             if not _is_same(facts, network.facts.get(provider)):
                 return
             if ours:
-                network.free.discard(provider)
-                network.taken.add(provider)
+                if provider in network.free:  # it was taken, and the answer was lost
+                    self._keyring.lost(provider)
+                self._note_ours(provider)
             else:
                 self._note_free(provider)
         except ForeignProviderError as error:
@@ -151,7 +152,11 @@ class Places:
             provider, marker.NAME, marker.pack_marker(self._network.token(provider)), deadline=VISIT_SECONDS
         )
         self._keyring.lost(provider)
+        self._note_ours(provider)
+
+    def _note_ours(self, provider: str) -> None:
         self._network.free.discard(provider)
+        self._network.noted.discard(provider)
         self._network.taken.add(provider)
 
     async def visit_all(self) -> None:

@@ -345,7 +345,8 @@ class Publisher:
 
     @property
     def _owes(self) -> bool:
-        return bool(self._network.vacant) or self._places.owes
+        network = self._network
+        return bool(network.vacant or network.moved & network.taken) or self._places.owes
 
     async def _settle(self) -> None:
         """Places and key slots change only after the heads were looked at: see `places`."""
@@ -353,10 +354,17 @@ class Publisher:
         await self._places.visit_all()
         if not self._owes:
             return
-        await self._fence.pass_by(await self._heads.survey(self._fence.number))
-        for provider in self._network.vacant:
-            if self.emptied.noted.get(provider) != self._network.emptied.get(provider, 0):
+        survey = await self._heads.survey(self._fence.number)
+        await self._fence.pass_by(survey)
+        for provider in self._network.moved & self._network.taken:  # it may be an older state of what it was
+            if provider in self._fence.without_base(survey):
                 await self._note_lost(provider)
+            self._network.moved.discard(provider)
+        for provider in self._network.vacant:
+            if provider not in self._network.noted:
+                await self._note_lost(provider)
+                self._network.noted.add(provider)
+            self._network.moved.discard(provider)
             if not self.emptied.may_take(provider):
                 continue
             try:
@@ -369,7 +377,6 @@ class Publisher:
 
     async def _note_lost(self, provider: str) -> None:
         """What `provider` was given is gone and to be stored again: noted durably before its place is taken."""
-        count = self._network.emptied.get(provider, 0)
         self.emptied.times[provider] += 1
         self._repair.forget_arrivals(provider)
         await self._mend([without(part, provider) for part in self._parts() if may_lack(part, provider)])
@@ -382,7 +389,6 @@ class Publisher:
                 await self._mend([without(segment, provider) for segment in some])
         finally:
             cut.close()
-        self.emptied.noted[provider] = count
         self._news = True
 
     # --- repair -------------------------------------------------------------------------------------------------------

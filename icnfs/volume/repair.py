@@ -186,9 +186,9 @@ class Repair:
         return Risk(shares, segments)
 
     @property
-    def unsafe(self) -> list[SegmentInfo]:
-        """Segments that fewer than `safe` distinct owners hold."""
-        return [segment for segment in self.lacking.values() if not self._network.is_safe(segment)]
+    def unsafe(self) -> bool:
+        """Whether fewer than `safe` distinct owners hold any segment, be it that nothing of it is missing."""
+        return self.at_risk(()).segments > 0
 
     @property
     def unsure(self) -> bool:

@@ -347,6 +347,7 @@ class Volume:
         for name, held in self.holdings().items():
             if name in self.network.facts and name not in config.providers:
                 raise ConfigError(f"provider {name} holds {held.segments} shares; drain it before it is removed")
+        self.network.check_clearing(config.providers)
         await self.network.transfer.set_providers(config.specs(), Limits(config.upload, config.download))
         gone = self.network.facts.keys() - config.providers.keys()
         self.network.adopt(config)

@@ -1,0 +1,271 @@
+"""Providers whose place becomes another under a volume: nothing is counted as held, or deleted, that is not its own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from icnfs.config.volume import VolumeConfig
+from icnfs.errors import ConfigError, DegradedError, ProviderAwayError
+from icnfs.providers.base import Data
+from icnfs.providers.memory import MemoryProvider
+from icnfs.volume.network import SHARES_PREFIX
+from icnfs.volume.volume import Volume
+from tests.volume.world import World, get_file, put_file
+
+DATA = os.urandom(3_000_000)
+
+
+@pytest.fixture
+def wide(tmp_path: Path) -> World:
+    """Seven providers for six shares."""
+    return World(tmp_path, more=("gnu",))
+
+
+def changed(config: VolumeConfig, name: str, **facts: Any) -> VolumeConfig:
+    return replace(config, providers={**config.providers, name: replace(config.providers[name], **facts)})
+
+
+def empty(name: str) -> MemoryProvider:
+    return MemoryProvider(name, capacity=1 << 40, pool="one")
+
+
+def believed(world: World, volume: Volume) -> list[str]:
+    """Providers that are said to hold a share and do not."""
+    found = []
+    for id in volume.repair.ids():
+        segment = volume._segment(id)
+        assert segment is not None
+        for share, name in zip(segment.shares, volume.network.names_of(segment), strict=True):
+            if share.stored and name not in world.providers[share.provider].objects:
+                found.append(share.provider)
+    return found
+
+
+def test_who_is_left_at_a_place_of_somebody_elses_deletes_nothing_there(tmp_path: Path) -> None:
+    ours, other = World(tmp_path / "ours", more=("gnu",)), World(tmp_path / "other")
+    here, there = ours.machine(), other.machine()
+    here.init()
+    there.init()
+
+    async def write(volume: Volume) -> None:
+        await put_file(volume, b"f", DATA)
+        await volume.sync()
+
+    there.run(write)
+    here.run(write)
+    before = dict(other.providers["dog"].objects)
+
+    async def leave(volume: Volume) -> None:
+        """Swapped while it is mounted and known to be ours."""
+        await volume.looked.wait()
+        await volume.loaded.wait()
+        own = ours.providers["dog"].objects
+        ours.providers["dog"].objects = other.providers["dog"].objects
+        await volume.adopt(changed(volume.config, "dog", drain=True))
+        result = await volume.leave("dog", 30)
+        assert "another volume" in result.unreachable
+        assert other.providers["dog"].objects == before
+        ours.providers["dog"].objects = own
+        result = await volume.leave("dog", 30)
+        assert (result.unreachable, own) == ("", {})
+
+    here.run(leave)
+
+
+def test_a_provider_whose_objects_are_being_deleted_is_not_used_again(wide: World) -> None:
+    here = wide.machine()
+    here.init()
+    dog = wide.providers["dog"]
+    begun, go_on = trio.Event(), trio.Event()
+    delete = dog.delete
+
+    async def slowly(name: str) -> None:
+        begun.set()
+        await go_on.wait()
+        await delete(name)
+
+    async def main(volume: Volume) -> None:
+        for number in range(3):
+            await put_file(volume, b"%d" % number, DATA[:900_000])
+            await volume.sync()
+        config = volume.config
+        await volume.adopt(changed(config, "dog", drain=True))
+        dog.delete = slowly  # type: ignore[method-assign]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(volume.leave, "dog", 30)
+            await begun.wait()
+            for wrong in (
+                config,
+                changed(config, "dog", drain=True, url="file:///other"),
+                replace(config, providers={name: one for name, one in config.providers.items() if name != "dog"}),
+            ):
+                with pytest.raises(ConfigError, match="what lies at provider dog is being deleted"):
+                    await volume.adopt(wrong)
+            go_on.set()
+        assert not dog.objects
+        await volume.adopt(config)
+        await volume.sync()
+        assert "dog" in volume.network.homes and believed(wide, volume) == []
+
+    here.run(main)
+
+
+def test_a_late_share_that_ends_at_the_old_place_is_not_held_at_the_new(world: World) -> None:
+    here = world.machine()
+    here.init()
+    old = world.providers["dog"]
+    put, go_on, ended = old.put, trio.Event(), trio.Event()
+
+    async def slowly(name: str, data: Data) -> None:
+        late = name.startswith(SHARES_PREFIX) and len(data) > 200_000
+        if late:
+            await go_on.wait()
+        await put(name, data)
+        if late:
+            ended.set()
+
+    async def main(volume: Volume) -> None:
+        await volume.loaded.wait()
+        old.put = slowly  # type: ignore[method-assign]
+        await put_file(volume, b"f", DATA)
+        await volume.drain()
+        assert volume.repair._late
+        world.providers["dog"] = empty("dog")
+        await volume.adopt(changed(volume.config, "dog", url="file:///elsewhere"))
+        go_on.set()
+        await ended.wait()
+        await volume.sync()
+        assert believed(world, volume) == []
+
+    here.run(main)
+
+
+def test_a_place_that_was_taken_without_an_answer_and_then_replaced_holds_nothing(world: World) -> None:
+    here = world.machine()
+    here.init()
+    old = world.providers["dog"]
+    put = old.put
+
+    async def unheard(name: str, data: Data) -> None:
+        await put(name, data)
+        if name == "volume":
+            old.away = True
+            raise ProviderAwayError("dog", "the answer was lost")
+
+    async def main(volume: Volume) -> None:
+        await put_file(volume, b"f", DATA)
+        await volume.sync()
+        old.objects.clear()
+        old.put = unheard  # type: ignore[method-assign]
+        volume.network.doubt("dog")
+        await volume.publisher.settle()
+        assert old.away
+        old.put, old.away = put, False  # type: ignore[method-assign]
+        await volume.sync()
+        assert [name for name in old.objects if name.startswith("slots/")], "it is given its key slot all the same"
+        world.providers["dog"] = empty("dog")
+        await volume.adopt(changed(volume.config, "dog", url="file:///elsewhere"))
+        await volume.sync()
+        assert believed(world, volume) == []
+
+    here.run(main)
+
+
+def test_what_was_stored_elsewhere_meanwhile_is_not_held_at_a_place_that_comes_back(world: World) -> None:
+    here = world.machine()
+    here.init()
+    old, other = world.providers["dog"], empty("dog")
+
+    async def main(volume: Volume) -> None:
+        await put_file(volume, b"one", DATA[:500_000])
+        await volume.sync()
+        config = volume.config
+        world.providers["dog"] = other
+        await volume.adopt(changed(config, "dog", url="file:///elsewhere"))
+        await put_file(volume, b"two", DATA)
+        await volume.sync()
+        world.providers["dog"] = old
+        await volume.adopt(config)
+        await volume.sync()
+        assert believed(world, volume) == []
+
+    here.run(main)
+
+
+def test_a_place_that_moved_with_all_it_holds_is_sent_nothing_again(world: World) -> None:
+    here = world.machine()
+    here.init()
+    new = empty("dog")
+
+    async def main(volume: Volume) -> None:
+        await put_file(volume, b"f", DATA)
+        await volume.sync()
+        new.objects = dict(world.providers["dog"].objects)
+        shares = {name: data for name, data in new.objects.items() if name.startswith(SHARES_PREFIX)}
+        world.providers["dog"] = new
+        sent: list[str] = []
+        put = new.put
+
+        async def counted(name: str, data: Data) -> None:
+            sent.append(name)
+            await put(name, data)
+
+        new.put = counted  # type: ignore[method-assign]
+        await volume.adopt(changed(volume.config, "dog", url="file:///elsewhere"))
+        await volume.sync()
+        assert not volume.network.unsure and not shares.keys() & set(sent)
+        assert believed(world, volume) == []
+
+    here.run(main)
+
+
+def _without_dog(config: VolumeConfig) -> VolumeConfig:
+    return replace(config, providers={name: one for name, one in config.providers.items() if name != "dog"})
+
+
+def _with_fewer_owners(config: VolumeConfig) -> VolumeConfig:
+    return changed(changed(config, "dog", owner="One"), "eel", owner="One")
+
+
+@pytest.mark.parametrize("change", [_without_dog, _with_fewer_owners])
+def test_sync_tells_what_too_few_owners_hold_although_no_share_is_missing(
+    wide: World, change: Callable[[VolumeConfig], VolumeConfig]
+) -> None:
+    """The TOML was changed between two mounts: what is held elsewhere, or by one owner, is stored anew or said."""
+    here = wide.machine()
+    key = here.init().recovery_key
+
+    async def write(volume: Volume) -> None:
+        for number in range(3):
+            await put_file(volume, b"%d" % number, DATA)
+            await volume.sync()
+
+    here.run(write)
+    wide.config = change(wide.config)
+
+    async def again(volume: Volume) -> bool:
+        try:
+            await volume.sync(5)
+        except DegradedError:
+            return False
+        return True
+
+    if here.run(again):
+        wide.lose("ada", "bee")
+        there = wide.machine("there")
+        there.recover(key)
+
+        async def read(volume: Volume) -> None:
+            for number in range(3):
+                assert await get_file(volume, b"%d" % number) == DATA
+
+        there.run(read)
+    else:
+        assert change is _with_fewer_owners, "six owners hold six shares"
