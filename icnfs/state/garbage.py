@@ -15,7 +15,7 @@ from collections.abc import Callable, Container, Iterator, Sequence
 from heapq import merge
 from typing import Final
 
-from icnfs.errors import FormatError
+from icnfs.errors import DamagedError, FormatError
 from icnfs.format.records import U64, Location, Table, unpack_chunk
 from icnfs.state.apply import Writer
 from icnfs.state.cut import PublishCut
@@ -51,15 +51,20 @@ class Census:
         """Bytes of the sealed chunks in it that are not dead."""
 
     def steps(self) -> Iterator[None]:
+        """Raises `DamagedError` where it cannot be told where something lies that is needed."""
         reader = self._reader
         for key, _ in reader.rows(Table.SEGMENTS):
             yield
             self.held[key] = 0
             if not self._is_part(key):
                 self.size[key] = self._size(key)
-        for _, location, needed in self._located():
+        for version, location, needed in self._located():
             yield
             if location is None:
+                if needed:
+                    raise DamagedError(
+                        f"version {version} lies nobody knows where: no segment can be told to be needless"
+                    )
                 continue
             self.held[location.segment] += 1
             if needed:

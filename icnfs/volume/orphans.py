@@ -176,7 +176,8 @@ class Orphans:
         """List every provider that answers; with `delete`, delete what has been an orphan for long enough.
 
         `progress` hears how many named objects were not listed yet, about.  Raises `UsageError` where a run is under
-        way; `FencedError`, `TooFewProvidersError` and `DegradedError` where it may not delete; `LocalDiskError`.
+        way; `FencedError`, `TooFewProvidersError` and `DegradedError` where it may not delete; `FormatError` where a
+        record of what is named cannot be read; `LocalDiskError`.
         """
         if self._store.fenced is not None:
             raise self._store.fenced
@@ -245,7 +246,7 @@ class Orphans:
     def _naming(self, named: Named, cut: cuts.PublishCut, parts: Iterable[SegmentInfo]) -> Iterator[None]:
         for segment in parts:
             named.add(condemned.shares_of(self._network, segment))
-        for segment in segments_at(cut):
+        for segment in segments_at(cut, all_of_them=True):
             named.add(condemned.shares_of(self._network, segment))
             yield
         for key, _ in cut.reader.rows(Table.CONDEMNED):

@@ -482,12 +482,14 @@ def _never() -> bool:
     return False
 
 
-def segments_at(cut: PublishCut) -> Iterator[SegmentInfo]:
-    """The segments of a cut's records; one that cannot be read is left out, with a warning."""
+def segments_at(cut: PublishCut, *, all_of_them: bool = False) -> Iterator[SegmentInfo]:
+    """The segments of a cut's records; one that cannot be read is left out, with a warning, or raises `FormatError`."""
     for key, _ in cut.reader.rows(Table.SEGMENTS):
         try:
             segment = cut.reader.segment(key)
         except FormatError as error:
+            if all_of_them:
+                raise
             log.warning("segment %s: %s", key.hex(), error)
             continue
         if segment is not None:

@@ -354,7 +354,7 @@ class Volume:
         self.config = config
         self.repair.judge_anew()
         for name in sorted(gone):
-            self.keyring.bequeath(name, ())
+            self.keyring.bequeath(name, self.network.homes)
         if gone:
             self.keyring.save()
         with trio.move_on_after(ADOPT_SECONDS):

@@ -487,6 +487,9 @@ def test_a_mount_takes_over_new_providers_and_policy_and_lets_old_ones_go(tmp_pa
         slim = replace(volume.config, providers={name: one for name, one in whole.items() if name != "ada"})
         await volume.adopt(slim)
         assert "ada" not in volume.network.facts
+        await volume.sync()
+        held = {name for name, slots in world.objects("slots/").items() if slots}
+        assert held == {*NAMES, "gnu"}, "who is removed leaves the key's copy to one that has none"
         with pytest.raises(ConfigError, match=r"bee holds .* drain it"):
             await volume.adopt(
                 replace(slim, providers={name: one for name, one in slim.providers.items() if name != "bee"})
