@@ -8,7 +8,8 @@
 
 `ProviderAwayError` means no answer.  Every other error is one, and leaves a provider up that is up; but where a probe
 is refused as well (keys that are not known, a certificate that has expired, a page of HTML), all is refused, and the
-provider counts as down.  One that is up and refuses to store is seldom sent what it would refuse (`refusals`).
+provider counts as down.  One that is up and refuses to store is seldom sent what it would refuse (`refusals`).  So is
+one that gives no answer to a store, is found up by the probe, and gives none to the next store either.
 
 Probes of one that is down come ever more seldom, from GAP_SECONDS to GAP_MAX_SECONDS, at random moments, so that one
 that comes back is not met by everybody at once.  Calls in flight when a probe finds the provider gone are given up, so
@@ -63,31 +64,28 @@ T = TypeVar("T")
 class Switch:
     """One provider's state, its `refusals` of writes, and the last error that was not followed by a success.
 
-    Pure: it is told what happens.  While it is up, a refused write shows until one succeeds, whatever else does.
+    Pure: it is told what happens.  While it is up, why it refuses to store shows for as long as it does.
     """
 
     def __init__(self) -> None:
         self.state = "unknown"
         self._error = ""
-        self._refusal = ""
         self.refusals = Refusals()
 
     @property
     def error(self) -> str:
-        return (self.is_down and self._error) or self._refusal or self._error
+        return (self.is_down and self._error) or self.refusals.reason[:_TEXT_MAX] or self._error
 
     @property
     def is_down(self) -> bool:
         return self.state in ("down", "probing")
 
-    def answered(self, *, stored: bool = False) -> None:
-        """It did what it was asked; `stored`: it took bytes."""
+    def answered(self) -> None:
+        """It did what it was asked."""
         self.state, self._error = "up", ""
-        if stored:
-            self._refusal = ""
 
-    def failed(self, error: IcnfsError, *, storing: bool = False) -> None:
-        """It did not; `storing`: it was to take bytes.  A missing object is no fault of the provider's as a whole."""
+    def failed(self, error: IcnfsError) -> None:
+        """It did not.  A missing object is no fault of the provider's as a whole."""
         text = str(getattr(error, "detail", error))[:_TEXT_MAX]
         if isinstance(error, ProviderAwayError):
             self.state, self._error = "down", text
@@ -96,10 +94,7 @@ class Switch:
         else:
             if not self.is_down or isinstance(error, ProviderFullError):
                 self.state = "up"
-            if storing:
-                self._refusal = text
-            else:
-                self._error = text
+            self._error = text
 
     def told(self, capacity: Capacity) -> None:
         """A probe was answered."""
@@ -136,6 +131,8 @@ class Breaker(Wrapper):
         self._heard = float("-inf")
         """When anything was answered last."""
         self._doubted = False
+        self._unstored = 0
+        """The bytes of a store that got no answer; 0 once as much was stored, or a probe got no answer either."""
 
     @property
     def is_open(self) -> bool:
@@ -194,27 +191,36 @@ class Breaker(Wrapper):
         if self.switch.is_down:
             await self.probe()
         tried = bool(act.up) and self.switch.refusals.begin(act.up, trio.current_time())
+        again = tried or self._unstored > 0
         with trio.CancelScope() as scope:
             self._flight[scope] = trio.current_time()
             try:
                 answer = await call()
             except ProviderError as error:
-                self._failed(error, act)
+                self._failed(error, act, again=again)
                 raise
             finally:
                 del self._flight[scope]
                 if tried:
                     self.switch.refusals.done()
             self._heard = trio.current_time()
-            self.switch.answered(stored=bool(act.up))
+            self.switch.answered()
             if act.up:
+                self._unstored = self._unstored if act.up < self._unstored else 0
                 self.switch.refusals.stored(act.up)
             return answer
         raise ProviderAwayError(self.name, f"{act.doing}: given up: {self.switch.error}")
 
-    def _failed(self, error: ProviderError, act: Act) -> None:
+    def _failed(self, error: ProviderError, act: Act, *, again: bool) -> None:
+        """`again`: it began after a store had failed and a probe had been answered."""
         was_down = self.switch.is_down
-        self.switch.failed(error, storing=bool(act.up))
+        if isinstance(error, ProviderAwayError) and act.up:
+            if again:
+                self.switch.refusals.refused(error, act.up, trio.current_time())
+                self._doubted = True
+                return
+            self._unstored = act.up
+        self.switch.failed(error)
         if isinstance(error, ProviderAwayError):
             if not was_down:
                 self._due, self._failures = trio.current_time(), 0
@@ -253,7 +259,7 @@ class Breaker(Wrapper):
         self.switch.lost(error)
         gap = min(GAP_MAX_SECONDS, GAP_SECONDS * 2.0**self._failures) * self._rng.uniform(0.5, 1.0)
         self._failures = min(self._failures + 1, 10)
-        self._doubted = False
+        self._doubted, self._unstored = False, 0
         self._due = trio.current_time() + gap
         for scope in self._flight:
             scope.cancel()

@@ -1,9 +1,11 @@
 """Whether a provider takes what it is given: one that answers, and refuses to store, is given nothing for a while.
 
     writes    becomes    when
-    ok        refused    it refused to store an object: it is full, read-only, or the keys may not write
+    ok        refused    it refused to store an object: it is full, read-only, or the keys may not write; or it failed
+                         to, twice in a row, and answered what else it was asked
     refused   due        its gap has passed: GAP_SECONDS, and twice as long after each refusal more, GAP_MAX_SECONDS at
-                         most; or, where it was full, a probe shows room again
+                         most; or, where it was full, a probe shows room again.  Where it failed the first gap is
+                         FAILED_GAP_SECONDS: an overload soon passes
     due       refused    the one object that was tried was refused again
     due       ok         it was stored
 
@@ -18,9 +20,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from icnfs.errors import ProviderError, ProviderFullError
+from icnfs.errors import ProviderAwayError, ProviderError, ProviderFullError
 
 GAP_SECONDS: Final = 5.0
+FAILED_GAP_SECONDS: Final = 1.0
 GAP_MAX_SECONDS: Final = 300.0
 
 
@@ -36,6 +39,11 @@ class Refusals:
         self._room: int | None = None
         """The least room that a probe showed since it was full."""
         self._trying = False
+
+    @property
+    def reason(self) -> str:
+        """The last refusal in words, "" where it takes what it is given, as far as is known."""
+        return "" if self._refusal is None else self._refusal.detail
 
     def state(self, now: float) -> str:
         """As in the table."""
@@ -64,7 +72,7 @@ class Refusals:
         if size < self._least:
             return
         if size >= self._most or not isinstance(self._refusal, ProviderFullError):
-            self._refusal, self._least, self._most, self._gap, self._room = None, 0, 0, GAP_SECONDS, None
+            self._refusal, self._least, self._most, self._room = None, 0, 0, None
         else:
             self._least = size + 1
 
@@ -72,6 +80,7 @@ class Refusals:
         """It did not."""
         if self._refusal is None:
             self._least = self._most = size
+            self._gap = FAILED_GAP_SECONDS if isinstance(error, ProviderAwayError) else GAP_SECONDS
         elif now >= self._due:
             self._gap = min(2 * self._gap, GAP_MAX_SECONDS)
         else:  # of what was sent before it was known

@@ -30,6 +30,8 @@ from icnfs.providers.breaker import (
 )
 from icnfs.providers.guard import guard
 from icnfs.providers.memory import MemoryProvider
+from icnfs.providers.refusals import FAILED_GAP_SECONDS
+from icnfs.providers.refusals import GAP_MAX_SECONDS as REFUSED_GAP_MAX_SECONDS
 from icnfs.providers.refusals import GAP_SECONDS as REFUSED_GAP_SECONDS
 
 
@@ -99,15 +101,17 @@ def test_only_silence_means_down(error: IcnfsError, state: str, told: str) -> No
     assert (switch.state, switch.error) == ("up", "")
 
 
-def test_a_refused_write_shows_until_a_write_succeeds() -> None:
+def test_a_refused_write_shows_for_as_long_as_it_counts() -> None:
     switch = Switch()
-    switch.failed(ProviderRefusedError("p", "read-only"), storing=True)
+    switch.refusals.refused(ProviderFullError("p", "no room"), 1000, 0.0)
     switch.answered()
-    assert (switch.state, switch.error) == ("up", "read-only")
+    switch.refusals.stored(10)
+    assert (switch.state, switch.error, switch.refusals.state(0.0)) == ("up", "no room", "refused")
     switch.lost(ProviderRefusedError("p", "expired"))
     assert switch.error == "expired", "why it is down"
-    switch.answered(stored=True)
-    assert switch.error == ""
+    switch.answered()
+    switch.refusals.stored(1000)
+    assert (switch.error, switch.refusals.state(0.0)) == ("", "ok")
 
 
 def test_a_refusal_does_not_bring_back_who_is_down() -> None:
@@ -321,6 +325,75 @@ def test_one_that_refuses_writes_alone_stays_up_shows_why_and_is_not_probed_for_
             assert breaker.switch.state == "up" and "read-only" in breaker.switch.error
             assert inner.asked.count("probe") <= 60 / 5 + 2
             nursery.cancel_scope.cancel()
+
+    run(main)
+
+
+@pytest.mark.parametrize("heads", [False, True])
+def test_one_that_fails_stores_alone_is_taken_to_refuse_them_and_mended_by_one_that_is_stored(heads: bool) -> None:
+    """Whether or not it takes what is small."""
+
+    async def main() -> None:
+        inner, breaker = made()
+        put, fails, states = inner.put, True, list[str]()
+
+        async def failing(name: str, data: Data) -> None:
+            await put(name, data)
+            if fails and len(data) > 1:
+                raise ProviderAwayError("alpha", "503 SlowDown")
+
+        inner.put = failing  # type: ignore[method-assign]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(breaker.watch)
+            for _ in range(600):
+                with pytest.raises(ProviderAwayError, match="503 SlowDown"):
+                    await breaker.put("a", b"object")
+                if heads:
+                    await breaker.put("b", b"h")
+                states.append(breaker.switch.state)
+                await trio.sleep(0.1)
+            assert inner.asked.count("put") - 600 * heads <= 2 + 6  # after 1, 2, 4 seconds, and so on
+            assert inner.asked.count("probe") <= 60 / 5 + 2
+            assert states[0] == ("up" if heads else "down") and set(states[1:]) == {"up"}
+            assert breaker.switch.error == "503 SlowDown" and breaker.switch.refusals.state(60.0) != "ok"
+            fails = False
+            await trio.sleep(REFUSED_GAP_MAX_SECONDS)
+            await breaker.put("a", b"object")
+            assert (breaker.switch.error, breaker.switch.refusals.state(0.0)) == ("", "ok")
+            nursery.cancel_scope.cancel()
+
+    run(main)
+
+
+def test_one_that_failed_stores_that_went_off_together_is_asked_again_at_once_and_no_longer_shunned_than_a_second() -> (
+    None
+):
+    async def main() -> None:
+        inner, breaker = made()
+        inner.away = True
+        failed = 0
+
+        async def put() -> None:
+            nonlocal failed
+            with pytest.raises(ProviderAwayError):
+                await breaker.put("a", b"object")
+            failed += 1
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(6):
+                nursery.start_soon(put)
+        inner.away = False
+        assert failed == 6 and breaker.switch.refusals.state(0.0) == "ok"
+        await breaker.probe()
+        inner.away = True
+        async with trio.open_nursery() as nursery:
+            for _ in range(6):
+                nursery.start_soon(put)
+        inner.away = False
+        assert failed == 12 and breaker.switch.refusals.state(trio.current_time()) == "refused"
+        await trio.sleep(FAILED_GAP_SECONDS)
+        await breaker.put("a", b"object")
+        assert breaker.switch.refusals.state(trio.current_time()) == "ok"
 
     run(main)
 

@@ -55,6 +55,7 @@ WAYS: dict[str, tuple[Answer, str, str]] = {
     "locked": (_listing_or(reply(403, error("ObjectLocked"), NOW)), "up", "use one without object lock"),
     "read-only": (_listing_or(reply(405, error("MethodNotAllowed"))), "up", "read-only or locked"),
     "full": (_listing_or(reply(507, error("XMinioStorageFull"))), "up", "free space"),
+    "no puts": (_listing_or(reply(503, error("SlowDown"))), "up", "503 SlowDown"),
     "no bucket": (_always(reply(404, error("NoSuchBucket"))), "down", "make the bucket"),
 }
 
