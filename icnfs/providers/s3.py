@@ -33,7 +33,6 @@ import http.client
 import logging
 import re
 import types
-import xml.etree.ElementTree as ET
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 from urllib.parse import quote
@@ -42,6 +41,7 @@ import trio
 
 from icnfs.errors import ObjectMissingError, ProviderError, ProviderLiesError, ProviderRefusedError, SecretError
 from icnfs.limits import KIB, LIST_PAGE, MIB, OBJECT_MAX
+from icnfs.providers import s3listing
 from icnfs.providers.base import (
     Capacity,
     Data,
@@ -68,9 +68,6 @@ ERROR_MAX: Final = 64 * KIB
 
 LISTING_MAX: Final = 4 * MIB
 """Bytes of one page of a listing: a thousand keys of the longest kind need 2 MiB."""
-
-PARSED_AT_ONCE: Final = 64 * KIB
-"""Characters of a listing that are parsed while no other thread runs."""
 
 STRAY_PAGES: Final = 100
 """Pages read for one of ours: past it the bucket is full of objects that are not icnfs's."""
@@ -232,25 +229,12 @@ class S3Provider(Provider):
 
     def _parsed(self, answer: Answer) -> tuple[Names, bool]:
         """In a thread: the keys of a page, and whether there are more."""
-        broken = ProviderLiesError(self.name, "listing: what it answered is no listing of S3's; correct the endpoint")
         try:
-            text = answer.body.decode("utf-8-sig")  # no other encoding, in which a DOCTYPE would look otherwise
-            if not answer.whole or "<!DOCTYPE" in text or "<!ENTITY" in text:
-                raise broken
-            parser = ET.XMLParser()
-            for at in range(0, len(text), PARSED_AT_ONCE):
-                parser.feed(text[at : at + PARSED_AT_ONCE])
-            root = parser.close()
-        except (ET.ParseError, ValueError, LookupError):  # LookupError: an encoding that nobody knows
-            raise broken from None
-        space = root.tag.removesuffix("ListBucketResult")
-        truncated = (root.findtext(f"{space}IsTruncated") or "").strip()
-        if not root.tag.endswith("ListBucketResult") or truncated not in ("true", "false"):
-            raise broken
-        keys = [found.findtext(f"{space}Key") for found in root.iterfind(f"{space}Contents")]
-        if not all(keys):
-            raise broken
-        return [key for key in keys if key], truncated == "true"
+            if answer.whole:
+                return s3listing.parse(answer.body)
+        except ValueError:
+            pass  # it quotes nothing of the body, and nor must we
+        raise ProviderLiesError(self.name, "listing: what it answered is no listing of S3's; correct the endpoint")
 
     def _body_of(self, name: str, offset: int, length: int | None, status: int, got: Mapping[str, str]) -> int:
         """How many bytes the body of a get must have, by what its headers say; `ProviderLiesError` where they lie."""
