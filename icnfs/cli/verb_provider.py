@@ -36,6 +36,7 @@ from icnfs.format import marker
 from icnfs.providers.base import Provider
 from icnfs.providers.open import ProviderSpec, open_provider
 from icnfs.providers.trial import Report, try_out
+from icnfs.volume.apart import check_directories
 from icnfs.volume.leaving import LeaveResult
 from icnfs.volume.standing import Holding
 
@@ -132,6 +133,7 @@ def add(name: str, provider: str, url: str, no_test: bool, as_json: bool, **fact
     path = config_file(name)
     with editing(name, path) as editor:
         config = parse(name, path, edit(editor.text).encode())
+    run(lambda: check_directories(config))
     report = None
     if not no_test:
         report = run(lambda: _try(spec_of(config, provider, create=True), empty=True))

@@ -1,8 +1,9 @@
 """`init`: a new volume, in the local state and at all of its providers.
 
-Every place is looked at before anything is written to any.  Then the local state is built, the places are marked and
-given key slots, and the empty tree is published, so that the volume can be recovered from its first moment.  A try
-that broke off is started over by the next: `places`, in the half-made local state, tells which marks it left.
+Every place is looked at before anything is written to any.  Then the local state is built, the places are marked, seen
+to be as many as their providers (`apart`) and given key slots, and the empty tree is published, so that the volume can
+be recovered from its first moment.  A try that broke off is started over by the next: `places`, in the half-made local
+state, tells which marks it left.
 """
 
 from __future__ import annotations
@@ -23,15 +24,22 @@ from icnfs.crypto.keys import MasterKey
 from icnfs.crypto.names import TOKEN_SIZE
 from icnfs.crypto.sealing import VOLUME_ID_SIZE
 from icnfs.crypto.slots import Costs, SlotKind, format_recovery_key, new_recovery_key
-from icnfs.errors import ForeignProviderError, FormatError, IcnfsError, ObjectMissingError, TooFewProvidersError
+from icnfs.errors import (
+    ConfigError,
+    ForeignProviderError,
+    FormatError,
+    IcnfsError,
+    ObjectMissingError,
+    TooFewProvidersError,
+)
 from icnfs.format import marker
 from icnfs.format.head import PREFIX as HEADS
 from icnfs.placement import place
 from icnfs.state import loader
 from icnfs.state.store import Store
 from icnfs.transfer.messages import Limits
+from icnfs.volume import apart, setting_up
 from icnfs.volume import keyring as keyrings
-from icnfs.volume import setting_up
 from icnfs.volume.attempt import reasons
 from icnfs.volume.fence import Fence
 from icnfs.volume.heads import Heads
@@ -73,7 +81,7 @@ async def create(
 
     `owner` is the (uid, gid) of the root directory.  Raises `VolumeExistsError`, `ForeignProviderError`,
     `TooFewProvidersError` where not all providers answer, `ConfigError`, `SecretError`, `LocalDiskError`; before the
-    last of the checks nothing was written to any provider.
+    last of the checks nothing was written to any provider but its mark, which is taken back.
     """
     place(
         config.n,
@@ -83,6 +91,7 @@ async def create(
         policy=config.policy,
         weights=config.weights,
     )
+    await apart.check_directories(config)
     with setting_up.partial_state(state_dir, "init") as half:
         async with start(config.specs(create=True), Limits(config.upload, config.download)) as transfer:
             await _look_at_all(config, transfer, _left_by(half))
@@ -202,9 +211,25 @@ async def _build(
     (half / PLACES).write_bytes(b"".join(network.token(provider) for provider in config.providers))
     places = Places(network, ring, ring.save)
     await together(partial(places.take, provider) for provider in config.providers)
+    await _check_apart(config, half, network)
     await together(partial(places.deliver, provider) for provider in config.providers)
     await _publish_first(half, network, places, ring)
     return Created(volume, format_recovery_key(recovery))
+
+
+async def _check_apart(config: VolumeConfig, half: Path, network: Network) -> None:
+    """`apart.check_marks`; where two places are one the marks are taken back, or remembered where that fails."""
+    try:
+        await apart.check_marks(config, network)
+    except ConfigError:
+        try:
+            for provider in config.providers:
+                if await _is_left(network.transfer, provider, _left_by(half)):
+                    await _clear(network.transfer, provider)
+            (half / PLACES).unlink()
+        except IcnfsError as error:
+            log.warning("a mark stays until the next init: %s", error)
+        raise
 
 
 async def _publish_first(half: Path, network: Network, places: Places, ring: Keyring) -> None:

@@ -75,10 +75,13 @@ class Places:
                 provider, "its object `volume` is not a marker of icnfs; use an empty place"
             ) from None
         if token != self._network.token(provider):
-            raise ForeignProviderError(
-                provider, "its place belongs to another volume, or to another provider of this one; check its url"
-            )
+            raise ForeignProviderError(provider, self._whose(token))
         return True
+
+    def _whose(self, token: bytes) -> str:
+        if other := holder_of(self._network, token):
+            return f"its place is that of provider {other} too, by another name; check its url"
+        return "its place belongs to another volume, or to another provider of this one; check its url"
 
     async def _is_our_head(self, provider: str, name: str) -> bool:
         """Whether a head is one that this volume stored at `provider`: it may have lost all that came before it."""
@@ -227,6 +230,11 @@ class Places:
             changed = True
         if changed:
             self._save()
+
+
+def holder_of(network: Network, token: bytes) -> str:
+    """The provider whose place bears `token`, "" for none of the TOML's."""
+    return next((name for name in network.providers if network.token(name) == token), "")
 
 
 def _is_same(before: ProviderFacts | None, now: ProviderFacts | None) -> bool:

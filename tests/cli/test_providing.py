@@ -207,6 +207,13 @@ def test_what_cannot_be_added_leaves_everything_as_it_was(
     assert add(world, name="H") == Exit.CONFIG
     assert add(world, url=f"file://{world.root}/providers/a") == Exit.CONFIG
     assert add(world, "--profile", "x") == Exit.CONFIG
+    (world.root / "providers" / "a").mkdir(exist_ok=True)
+    (world.root / "link").symlink_to(world.root / "providers" / "a")
+    capsys.readouterr()
+    assert add(world, url=f"file://{world.root}/link") == Exit.CONFIG
+    assert "the same place as provider.a.url" in capsys.readouterr().err
+    assert add(world, url=f"file://{world.root}/link/h") == Exit.CONFIG
+    assert "lies within, or around, provider.a.url" in capsys.readouterr().err
     assert add(world, url=f"file://{world.root}/none/h") == Exit.PROVIDER
     capsys.readouterr()
     assert add(world, url=f"file://{world.root}/providers/taken") == Exit.FOREIGN_PROVIDER

@@ -9,7 +9,14 @@ import pytest
 import trio
 
 from icnfs.crypto.keys import Secret
-from icnfs.errors import ForeignProviderError, LocalDiskError, SecretError, TooFewProvidersError, VolumeExistsError
+from icnfs.errors import (
+    ConfigError,
+    ForeignProviderError,
+    LocalDiskError,
+    SecretError,
+    TooFewProvidersError,
+    VolumeExistsError,
+)
 from icnfs.format.marker import pack_marker
 from icnfs.providers.base import Data
 from icnfs.providers.memory import MemoryProvider
@@ -119,6 +126,57 @@ def test_an_init_that_broke_off_anywhere_is_started_over(
     key = here.init().recovery_key
     world.machine("there").recover(key)
     assert here.run(names) == [], "the recovery above fences it, and it can still be read"
+
+
+def test_two_names_of_one_place_are_refused_with_both_providers_and_its_mark_is_taken_back(world: World) -> None:
+    world.providers["eel"].objects = world.providers["bee"].objects
+    here = world.machine()
+    with pytest.raises(ConfigError, match=r"provider\.(bee|eel)\.url: the same place as provider\.(bee|eel)\.url"):
+        here.init()
+    assert not any(snapshot(world).values())
+    assert list(here.state_dir.parent.iterdir()) == []
+    world.providers["eel"].objects = {}
+    here.init()
+    assert here.run(names) == []
+
+
+class Around(MemoryProvider):
+    """Shows the objects of another, as well as its own."""
+
+    inner: MemoryProvider
+
+    async def list(self, prefix: str, after: str = "") -> list[str]:
+        everything = sorted([*self.objects, *(f"q/{name}" for name in self.inner.objects)])
+        return [name for name in everything if name.startswith(prefix) and name > after]
+
+    async def get(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
+        if name.startswith("q/"):
+            return await self.inner.get(name.removeprefix("q/"), offset, length)
+        return await super().get(name, offset, length)
+
+
+def test_a_place_that_lies_within_another_by_another_name_is_refused(world: World) -> None:
+    around = world.providers["bee"] = Around("bee")
+    around.inner = world.providers["eel"]
+    with pytest.raises(ConfigError, match=r"provider\.bee\.url: lies around provider\.eel\.url"):
+        world.machine().init()
+    assert not any(snapshot(world).values())
+
+
+def test_a_mark_that_is_somebody_elses_after_all_is_not_taken_back(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take, theirs = create_module.Places.take, pack_marker(b"x" * 16)
+
+    async def overtaken(self: create_module.Places, provider: str) -> None:
+        await take(self, provider)
+        if provider == "eel":
+            world.providers["eel"].objects["volume"] = theirs
+
+    monkeypatch.setattr(create_module.Places, "take", overtaken)
+    with pytest.raises(ForeignProviderError, match="provider eel: its place was marked by somebody else"):
+        world.machine().init()
+    assert world.providers["eel"].objects == {"volume": theirs}
 
 
 def test_a_passphrase_goes_to_the_providers_only_by_choice(world: World) -> None:

@@ -147,6 +147,20 @@ def test_a_place_that_turned_foreign_is_never_written_to(world: World) -> None:
     assert world.providers["fox"].objects == other
 
 
+def test_a_place_that_is_another_providers_too_is_foreign_and_names_it(world: World) -> None:
+    here = world.machine()
+    here.init()
+    world.providers["fox"].objects = world.providers["eel"].objects
+
+    async def body(volume: Volume) -> None:
+        await put_file(volume, b"f", DATA)
+        await volume.publisher.publish()
+        status = next(p for p in volume.status().providers if p.name == "fox")
+        assert (status.state, status.error[:33]) == ("foreign", "its place is that of provider eel")
+
+    here.run(body)
+
+
 def test_an_emptied_place_is_taken_again_with_its_key_slot(world: World) -> None:
     here = world.machine()
     key = here.init().recovery_key
