@@ -27,6 +27,11 @@ STALE_AFTER: Final = 24 * 3600
 TEMPORARY: Final = ".put-"
 """How temporary files' names begin: with a dot, as no object's name does."""
 
+MOUNTINFO: Final = Path("/proc/self/mountinfo")
+"""See proc(5)."""
+
+OWN_TYPE: Final = b"fuse.icnfs"
+
 _NO_LINKS: Final = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK})
 """What link(2) says on file systems that have none, FAT for one; those know RENAME_NOREPLACE."""
 
@@ -41,6 +46,21 @@ _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLO
 def open_root(path: Path) -> int:
     """The descriptor of the directory itself, which the operator may have put behind symbolic links."""
     return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def own_mount(fd: int) -> bool:
+    """Whether an open directory lies on a volume of icnfs's that is mounted here, as far as the kernel tells."""
+    device = os.fstat(fd).st_dev
+    wanted = f"{os.major(device)}:{os.minor(device)}".encode()
+    try:
+        mounts = MOUNTINFO.read_bytes().splitlines()
+    except OSError:
+        return False
+    for mount in mounts:
+        place, _, kind = mount.partition(b" - ")
+        if place.split()[2:3] == [wanted] and kind.split()[:1] == [OWN_TYPE]:
+            return True
+    return False
 
 
 def make_root(path: Path) -> None:

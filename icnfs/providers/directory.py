@@ -63,6 +63,8 @@ class DirectoryProvider(Provider):
         self._limiter = trio.CapacityLimiter(THREADS)
         self._adopted: set[tuple[int, int]] = set()
         """Device and inode of the directories whose own entries this process knows to be durable."""
+        self._device = -1
+        """The last that is known to be no volume of icnfs's."""
 
     async def put(self, name: str, data: Data) -> None:
         check_name(name)
@@ -201,6 +203,7 @@ class DirectoryProvider(Provider):
         """The directory's descriptor, opened anew each time: a disk may be unplugged, and another may come."""
         try:
             if create and self._create:
+                self._check_parent()
                 beneath.make_root(self.root)
                 self._create = False
             fd = beneath.open_root(self.root)
@@ -209,7 +212,26 @@ class DirectoryProvider(Provider):
         except NotADirectoryError:
             raise ProviderRefusedError(self.name, f"{self.root} is not a directory; correct the url") from None
         try:
+            self._check_disk(fd)
             yield fd
+        finally:
+            os.close(fd)
+
+    def _check_disk(self, fd: int) -> None:
+        """`ProviderRefusedError` where the directory would be a part of what it is to keep, or of another volume."""
+        device = os.fstat(fd).st_dev
+        if device == self._device:
+            return
+        if beneath.own_mount(fd):
+            raise ProviderRefusedError(
+                self.name, f"{self.root} lies on a mounted volume of icnfs; correct provider.{self.name}.url"
+            )
+        self._device = device
+
+    def _check_parent(self) -> None:
+        fd = beneath.open_root(self.root.parent)
+        try:
+            self._check_disk(fd)
         finally:
             os.close(fd)
 
@@ -219,6 +241,7 @@ class DirectoryProvider(Provider):
             reason = f"directory {self.root} is not there; mount its disk or correct the url"
             return ProviderAwayError(self.name, reason)
         if self.root.parent.is_dir():
+            self._check_parent()
             return ObjectMissingError(self.name, f"directory {self.root} is not made yet")
         return ProviderRefusedError(
             self.name,

@@ -158,6 +158,27 @@ def test_file_in_place_of_the_directory_is_refused(tmp_path: Path) -> None:
         trio.run(DirectoryProvider("alpha", tmp_path / "file").probe)
 
 
+@pytest.mark.parametrize("made", [True, False])
+def test_directory_on_a_mounted_volume_of_icnfs_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: bool
+) -> None:
+    """Also where the volume is mounted over it while it is used; what is not there is not made."""
+    mounts, device = tmp_path / "mountinfo", tmp_path.stat().st_dev
+    where = f"36 35 {os.major(device)}:{os.minor(device)} / /mnt rw,nosuid shared:7 - "
+    mounts.write_text(f"22 1 0:21 / /proc rw - fuse.icnfs icnfs rw\n{where}ext4 fuse.icnfs rw\n")
+    monkeypatch.setattr(beneath, "MOUNTINFO", mounts)
+    root = tmp_path / "p"
+    if made:
+        root.mkdir()
+    trio.run(DirectoryProvider("alpha", root, create=True).probe)
+    mounts.write_text(mounts.read_text() + f"{where}fuse.icnfs demo rw\n")
+    provider = DirectoryProvider("alpha", root, create=True)
+    for call in (provider.probe, partial(provider.get, "a"), partial(provider.put, "a", b"x")):
+        with pytest.raises(ProviderRefusedError, match=r"p lies on a mounted volume of icnfs; correct provider\.alpha"):
+            trio.run(call)
+    assert list(root.iterdir() if made else tmp_path.glob("p")) == []
+
+
 def test_directory_that_comes_back_is_used_again(provider: DirectoryProvider, root: Path, tmp_path: Path) -> None:
     trio.run(provider.put, "a", b"x")
     root.rename(tmp_path / "elsewhere")
