@@ -86,6 +86,10 @@ class Answer:
     whole: bool
 
 
+class AuthoritiesError(Exception):
+    """The file of authorities cannot be used: why not."""
+
+
 class _Call:
     """The socket that a call is using, as the one thing that another thread may do something to: cut it."""
 
@@ -187,7 +191,7 @@ class HttpClient:
         """The answer to `make()`, of whose body at most `most(status, headers)` bytes are read.
 
         Both are called in a thread, and may raise.  Raises OSError (`ssl.SSLError` among them) and
-        `http.client.HTTPException` where there is no answer, or half of one.
+        `http.client.HTTPException` where there is no answer, or half of one, and `AuthoritiesError`.
         """
         call = _Call()
         try:
@@ -280,9 +284,20 @@ class HttpClient:
             return None
         with self._lock:
             if self._context is None:
-                self._context = ssl.create_default_context(cafile=self.origin.ca)
+                self._context = _context(self.origin.ca)
                 self._context.set_alpn_protocols(["http/1.1"])
             return self._context
+
+
+def _context(ca: Path | None) -> ssl.SSLContext:
+    if ca is None:
+        return ssl.create_default_context()
+    try:
+        return ssl.create_default_context(cafile=ca)
+    except ssl.SSLError:
+        raise AuthoritiesError("no certificate is in that file") from None
+    except OSError as error:
+        raise AuthoritiesError(error.strerror or "it cannot be read") from None
 
 
 def _read(response: http.client.HTTPResponse, most: Callable[[int, Mapping[str, str]], int]) -> Answer:

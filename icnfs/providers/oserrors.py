@@ -35,6 +35,7 @@ _MEANING: Final[dict[int, type[ProviderError]]] = {
 }
 
 _REMEDY: Final[dict[int, str]] = {
+    errno.EIO: "look at its disk, and at the system's log",
     errno.ENOSPC: "free space there",
     errno.EDQUOT: "raise the quota or free space there",
     errno.EACCES: "give this user access",

@@ -56,8 +56,17 @@ from icnfs.providers.base import (
     exact_length,
     is_name,
 )
-from icnfs.providers.http import Answer, HttpClient, Origin, Question
-from icnfs.providers.s3errors import KEYS_REFUSED, answer_error, code_of, failure, html_error, is_html
+from icnfs.providers.http import Answer, AuthoritiesError, HttpClient, Origin, Question
+from icnfs.providers.s3errors import (
+    ENDPOINT,
+    KEYS_REFUSED,
+    answer_error,
+    code_of,
+    failure,
+    html_error,
+    is_html,
+    lacking,
+)
 from icnfs.providers.s3keys import KeySource
 from icnfs.providers.s3place import S3Place
 
@@ -130,7 +139,7 @@ class S3Provider(Provider):
             exact_length(self.name, name, await self.size(name), offset, length)
             if length is None:  # from the very end
                 return b""
-            raise ProviderLiesError(self.name, f"{doing}: it has no such range, and says that it is longer")
+            raise ProviderLiesError(self.name, f"{doing}: it has no such range, and says that it is longer; {ENDPOINT}")
         if answer.status not in (200, 206):
             raise self._error(doing, answer)
         return self._exact(doing, name, offset, length, answer)
@@ -143,9 +152,11 @@ class S3Provider(Provider):
             answer = await self._ask(doing, "GET", self._key(name), headers={"Range": "bytes=0-0"})
             if answer.status not in (200, 206, 416):
                 raise self._error(doing, answer)
-            raise ProviderLiesError(self.name, f"{doing}: it has the object and has it not")
-        if is_html(answer.headers) or not _length(answer.headers):
+            raise ProviderLiesError(self.name, f"{doing}: it has the object and has it not; {ENDPOINT}")
+        if is_html(answer.headers):
             raise html_error(self.name, doing)
+        if not _length(answer.headers):
+            raise lacking(self.name, doing, "the object's length")
         return int(_length(answer.headers))
 
     async def delete(self, name: str) -> None:
@@ -200,8 +211,10 @@ class S3Provider(Provider):
             return answer
         if answer.status != 200:
             raise self._error(doing, answer)
-        if is_html(answer.headers) or "etag" not in answer.headers:
+        if is_html(answer.headers):
             raise html_error(self.name, doing)
+        if "etag" not in answer.headers:
+            raise lacking(self.name, doing, "the ETag of what it stored")
         return answer
 
     async def _page(self, prefix: str, last: str, most: int = LIST_PAGE) -> tuple[Names, bool]:
@@ -224,7 +237,7 @@ class S3Provider(Provider):
                 raise disordered(self.name, prefix)
             last = key
         if more and not keys:
-            raise ProviderLiesError(self.name, f"its listing of {prefix!r} does not move on")
+            raise ProviderLiesError(self.name, f"its listing of {prefix!r} does not move on; {ENDPOINT}")
         return keys, more
 
     def _parsed(self, answer: Answer) -> tuple[Names, bool]:
@@ -242,16 +255,16 @@ class S3Provider(Provider):
             raise html_error(self.name, f"reading {name}")
         if status == 200:
             if offset or length is not None:
-                raise ProviderLiesError(self.name, f"reading {name}: it does not answer the range that was asked for")
+                raise _other_range(self.name, name)
             text = _length(got)
             return exact_length(self.name, name, int(text), 0, None) if text else OBJECT_MAX
         found = _RANGE.fullmatch(got.get("content-range", "").strip())
         if found is None or int(found[1]) != offset:
-            raise ProviderLiesError(self.name, f"reading {name}: it answers another range than was asked for")
+            raise _other_range(self.name, name)
         first, last, size = map(int, found.groups())
         count = exact_length(self.name, name, size, offset, length)
         if last + 1 - first != count:
-            raise ProviderLiesError(self.name, f"reading {name}: it answers another range than was asked for")
+            raise _other_range(self.name, name)
         return count
 
     def _exact(self, doing: str, name: str, offset: int, length: int | None, answer: Answer) -> bytes:
@@ -259,7 +272,7 @@ class S3Provider(Provider):
         count = self._body_of(name, offset, length, answer.status, answer.headers)
         known = answer.status == 206 or bool(_length(answer.headers))
         if not answer.whole or (known and len(answer.body) != count):
-            raise ProviderLiesError(self.name, f"{doing}: its body has another length than it says")
+            raise ProviderLiesError(self.name, f"{doing}: its body has another length than it says; {ENDPOINT}")
         return answer.body
 
     def _key(self, name: str) -> str:
@@ -281,9 +294,9 @@ class S3Provider(Provider):
             return await self._http.ask(lambda: self._signed(method, target, headers or {}, body), most)
         except SecretError as error:
             raise ProviderRefusedError(self.name, str(error)) from None
+        except AuthoritiesError as error:
+            raise ProviderRefusedError(self.name, f"{self.place.ca}: {error}; correct ca= in the url") from None
         except (OSError, http.client.HTTPException) as error:
-            if isinstance(error, FileNotFoundError | PermissionError) and self.place.ca is not None:
-                raise ProviderRefusedError(self.name, f"{self.place.ca}: {error.strerror}; correct ca=") from None
             raise failure(self.name, where, error) from error
 
     def _signed(
@@ -314,6 +327,10 @@ class S3Provider(Provider):
         if answer.status == 404 and code_of(answer) == "NoSuchKey":
             return ObjectMissingError(self.name, f"{doing}: no such object")
         return answer_error(self.name, f"{doing} in {self.place.bucket} at {self.place.host}", answer)
+
+
+def _other_range(provider: str, name: str) -> ProviderLiesError:
+    return ProviderLiesError(provider, f"reading {name}: it answers another range than was asked for; {ENDPOINT}")
 
 
 def _length(headers: Mapping[str, str]) -> str:

@@ -32,6 +32,9 @@ KEYS_REFUSED: Final = frozenset(
     {"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "TokenRefreshRequired"}
 )
 
+_AGAIN: Final = "it is tried again; where that lasts, ask the provider"
+_BUSY: Final = "it is asked for more than it allows, and tried again; where that lasts, ask the provider for its limits"
+
 _CODES: Final[dict[str, tuple[type[ProviderError], str]]] = {
     "NoSuchKey": (ObjectMissingError, ""),
     "NoSuchBucket": (ProviderRefusedError, "make the bucket, or correct the url"),
@@ -59,10 +62,10 @@ _CODES: Final[dict[str, tuple[type[ProviderError], str]]] = {
     "InsufficientStorage": (ProviderFullError, "free space there"),
     "InsufficientCapacity": (ProviderFullError, "free space there"),
     "StorageFull": (ProviderFullError, "free space there"),
-    "SlowDown": (ProviderAwayError, ""),
-    "RequestTimeout": (ProviderAwayError, ""),
-    "OperationAborted": (ProviderAwayError, ""),
-    "ConditionalRequestConflict": (ProviderAwayError, ""),
+    "SlowDown": (ProviderAwayError, _BUSY),
+    "RequestTimeout": (ProviderAwayError, _AGAIN),
+    "OperationAborted": (ProviderAwayError, _AGAIN),
+    "ConditionalRequestConflict": (ProviderAwayError, _AGAIN),
 }
 
 _STATUSES: Final[dict[int, tuple[type[ProviderError], str]]] = {
@@ -70,24 +73,34 @@ _STATUSES: Final[dict[int, tuple[type[ProviderError], str]]] = {
     403: (ProviderRefusedError, "allow these keys to get, put, delete and list there"),
     404: (ProviderLiesError, "it does not speak S3 there; correct the endpoint"),
     405: (ProviderRefusedError, "the bucket is read-only, or the endpoint does not speak S3"),
-    408: (ProviderAwayError, ""),
+    408: (ProviderAwayError, _AGAIN),
+    409: (ProviderAwayError, _AGAIN),
     411: (ProviderRefusedError, "the endpoint does not speak S3 as others do"),
     413: (ProviderFullError, "the provider takes no objects of that size"),
-    425: (ProviderAwayError, ""),
-    429: (ProviderAwayError, ""),
+    425: (ProviderAwayError, _AGAIN),
+    429: (ProviderAwayError, _BUSY),
     507: (ProviderFullError, "free space there"),
 }
+
+ENDPOINT: Final = "correct the endpoint, see what lies in between, or leave the provider"
+"""What to do about one that answers, and not as S3 does."""
 
 _CODE: Final = re.compile(rb"<Code>\s*([A-Za-z0-9.]{1,60})\s*</Code>")
 _REGION: Final = re.compile(rb"<Region>\s*([a-z0-9-]{1,40})\s*</Region>")
 _PLAIN: Final = re.compile(r"[a-z0-9-]{1,40}")
 
+_UNKNOWN: Final = (
+    "its certificate comes from an authority that is not known here; name that with ca= in the url, or correct ca="
+)
+
 _CERTIFICATES: Final[dict[int, str]] = {
+    7: _UNKNOWN,
     9: "its certificate is not valid yet; check this machine's clock",
     10: "its certificate has expired; ask the provider to renew it, and check this machine's clock",
     18: "its certificate is signed by itself; name it with ca= in the url if it is the right one",
-    19: "its certificate comes from an authority that is not known here; name that with ca= in the url",
-    20: "its certificate comes from an authority that is not known here; name that with ca= in the url",
+    19: _UNKNOWN,
+    20: _UNKNOWN,
+    21: _UNKNOWN,
     62: "its certificate is another host's; correct the endpoint",
     64: "its certificate is another host's; correct the endpoint",
 }
@@ -95,6 +108,7 @@ _CERTIFICATES: Final[dict[int, str]] = {
 
 
 _BETWEEN: Final = "check the endpoint, and what lies in between"
+_NETWORK: Final = "check the endpoint (http or https, host and port) and the network"
 
 
 def code_of(answer: Answer) -> str:
@@ -131,10 +145,16 @@ def html_error(provider: str, doing: str) -> ProviderError:
     )
 
 
+def lacking(provider: str, doing: str, what: str) -> ProviderError:
+    """A success without `what` it cannot be one."""
+    return ProviderLiesError(provider, f"{doing}: its answer lacks {what}, which S3 gives; {ENDPOINT}")
+
+
 def failure(provider: str, doing: str, error: OSError | http.client.HTTPException) -> ProviderError:
     """What it means that there was no answer, or half of one."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        remedy = _CERTIFICATES.get(error.verify_code, "its certificate cannot be trusted; ask the provider about it")
+        unsure = "its certificate cannot be trusted; check ca= in the url, or ask the provider about it"
+        remedy = _CERTIFICATES.get(error.verify_code, unsure)
         return ProviderRefusedError(provider, f"{doing}: {remedy}")
     if isinstance(error, ssl.SSLError):
         reason = (error.reason or "no TLS").replace("_", " ").lower()
@@ -148,13 +168,13 @@ def failure(provider: str, doing: str, error: OSError | http.client.HTTPExceptio
     if isinstance(error, socket.gaierror):
         return ProviderAwayError(provider, f"{doing}: its name has no address; check the endpoint and the network")
     if isinstance(error, TimeoutError):
-        return ProviderAwayError(provider, f"{doing}: it does not answer")
-    return ProviderAwayError(provider, f"{doing}: {error.strerror or type(error).__name__}")
+        return ProviderAwayError(provider, f"{doing}: it does not answer; {_NETWORK}")
+    return ProviderAwayError(provider, f"{doing}: {error.strerror or type(error).__name__}; {_NETWORK}")
 
 
 def _otherwise(status: int) -> tuple[type[ProviderError], str]:
     if status >= 500:
-        return ProviderAwayError, "it is tried again; where that lasts, ask the provider"
+        return ProviderAwayError, _AGAIN
     if status >= 400:
         return ProviderRefusedError, "the provider's manual says what that code means"
     return ProviderLiesError, "it does not speak S3 there; correct the endpoint"

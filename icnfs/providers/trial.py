@@ -16,6 +16,7 @@ import trio
 from icnfs.errors import ObjectMissingError, ProviderAwayError, ProviderError, ProviderLiesError
 from icnfs.limits import KIB, MIB
 from icnfs.providers.base import Provider
+from icnfs.providers.guard import SLOWEST_BYTES_PER_SECOND
 
 FOLDER: Final = "trial"
 """What the object's name begins with: no name of a volume's does."""
@@ -23,8 +24,11 @@ FOLDER: Final = "trial"
 SIZE: Final = 4 * MIB
 """Bytes of the object: about a share."""
 
-STEP_SECONDS: Final = 30.0
+STEP_SECONDS: Final = 15.0
+"""For each step, and its bytes at SLOWEST_BYTES_PER_SECOND on top: one that says nothing is told of soon."""
+
 SMALL_READS: Final = 5
+REMEDY: Final = "correct its url, see what lies in between, or leave the provider"
 
 T = TypeVar("T")
 
@@ -55,33 +59,40 @@ async def try_out(provider: Provider) -> Report:
     except ProviderError as error:
         report.error = error.detail
     finally:
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + STEP_SECONDS):
-            try:
-                await provider.delete(name)
-            except ProviderError as error:
-                report.error = report.error or error.detail
+        if report.steps:  # else nothing was stored
+            await _tidy(provider, name, report)
     return report
+
+
+async def _tidy(provider: Provider, name: str, report: Report) -> None:
+    """See that nothing is left of the trial."""
+    with trio.CancelScope(shield=True, deadline=trio.current_time() + STEP_SECONDS):
+        try:
+            await provider.delete(name)
+        except ProviderError as error:
+            report.error = report.error or error.detail
 
 
 async def _steps(provider: Provider, name: str, report: Report) -> None:
     data = os.urandom(SIZE)
 
-    async def step(what: str, call: Callable[[], Awaitable[T]]) -> tuple[T, float]:
-        begun = trio.current_time()
-        with trio.move_on_after(STEP_SECONDS):
+    async def step(what: str, call: Callable[[], Awaitable[T]], size: int = 0) -> tuple[T, float]:
+        begun, allowed = trio.current_time(), STEP_SECONDS + size / SLOWEST_BYTES_PER_SECOND
+        with trio.move_on_after(allowed):
             result = await call()
             report.steps.append(what)
             return result, trio.current_time() - begun
-        raise ProviderAwayError(provider.name, f"{what}: it took longer than {STEP_SECONDS:.0f} s")
+        late = f"{what}: no answer within {allowed:.0f} s; check its url, and the disk or the network there"
+        raise ProviderAwayError(provider.name, late)
 
     def hold(right: bool, what: str) -> None:
         if not right:
-            raise ProviderLiesError(provider.name, f"{what}: it answered something else than was stored")
+            raise ProviderLiesError(provider.name, f"{what}: it answered something else than was stored; {REMEDY}")
 
     await step("probe", provider.probe)
-    _, seconds = await step("put", lambda: provider.put(name, data))
+    _, seconds = await step("put", lambda: provider.put(name, data), SIZE)
     report.write_rate = SIZE / seconds
-    whole, seconds = await step("get", lambda: provider.get(name))
+    whole, seconds = await step("get", lambda: provider.get(name), SIZE)
     report.read_rate = SIZE / seconds
     hold(whole == data, "get")
     took = []
@@ -99,4 +110,4 @@ async def _steps(provider: Provider, name: str, report: Report) -> None:
         await provider.get(name)
     except ObjectMissingError:
         return
-    raise ProviderLiesError(provider.name, "delete: the object is still there")
+    raise ProviderLiesError(provider.name, f"delete: the object is still there; {REMEDY}")

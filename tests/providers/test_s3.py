@@ -117,6 +117,7 @@ def meets(answer: Answer, keys: Path, call: str, kind: type[ProviderError], matc
         assert type(caught.value) is kind
         assert str(caught.value).startswith("provider alpha: ")
         assert SECRET_KEY not in str(caught.value) and "\n" not in str(caught.value)
+        assert "; " in str(caught.value) or " object" in str(caught.value), "what to do"
         assert len(server.requests) <= most
 
 
@@ -124,8 +125,22 @@ EVERY = list(CALLS)
 ANSWERS: list[tuple[bytes, list[str], type[ProviderError], str]] = [
     (reply(500, error("InternalError")), EVERY, ProviderAwayError, "500"),
     (reply(502, HTML, "Content-Type: text/html"), EVERY, ProviderAwayError, "502"),
-    (reply(503, error("SlowDown")), EVERY, ProviderAwayError, "503"),
-    (reply(429, b""), EVERY, ProviderAwayError, "429"),
+    (reply(503, error("SlowDown")), EVERY, ProviderAwayError, "503 SlowDown; .* ask the provider"),
+    (reply(429, b""), EVERY, ProviderAwayError, "429; .* ask the provider"),
+    (reply(409, error("OperationAborted")), EVERY, ProviderAwayError, "409 OperationAborted; .* ask the provider"),
+    (reply(409, b""), EVERY, ProviderAwayError, "409; .* ask the provider"),
+    (
+        reply(200, b""),
+        ["put"],
+        ProviderLiesError,
+        "its answer lacks the ETag of what it stored, .* correct the endpoint",
+    ),
+    (
+        b"HTTP/1.1 200 OK\r\nETag: e\r\nConnection: close\r\n\r\n",
+        ["size"],
+        ProviderLiesError,
+        "its answer lacks the object's length, .* correct the endpoint",
+    ),
     (reply(403, error("AccessDenied"), NOW), EVERY, ProviderRefusedError, "allow these keys"),
     (reply(403, error("AccessDenied"), HOUR_AGO), EVERY, ProviderRefusedError, "36[0-9]{2} s ahead"),
     (reply(403, error("RequestTimeTooSkewed")), ["put", "list"], ProviderRefusedError, "clock"),
@@ -164,7 +179,7 @@ ANSWERS: list[tuple[bytes, list[str], type[ProviderError], str]] = [
     (reply(206, b"hal", "Content-Range: bytes 0-2/9"), ["get"], ProviderLiesError, "another range"),
     (reply(206, b"hal", "Content-Range: bytes 0-2/3"), ["get"], ProviderLiesError, "cut short: it ends at 3"),
     (reply(206, b"half"), ["get"], ProviderLiesError, "another range"),
-    (reply(200, b"whole object", ETAG), ["get"], ProviderLiesError, "does not answer the range"),
+    (reply(200, b"whole object", ETAG), ["get"], ProviderLiesError, "another range"),
     (reply(200, b"", ETAG, length=OBJECT_MAX + 1), ["whole"], ProviderLiesError, "longer than any object"),
     (reply(204, b""), ["whole", "put", "list"], ProviderLiesError, "does not speak S3"),
 ]
@@ -251,7 +266,7 @@ def test_what_is_not_ours_is_not_listed(keys: Path) -> None:
 def test_nobody_answers(keys: Path) -> None:
     with hostile(lambda _: b"") as server:
         url = server.url
-    with pytest.raises(ProviderAwayError, match="refused"):
+    with pytest.raises(ProviderAwayError, match="refused; check the endpoint"):
         ask(provider_of(url, keys), CALLS["probe"])
 
 
@@ -546,9 +561,37 @@ def test_a_watched_connection_is_kept_and_what_is_read_after_an_idle_time_uses_i
     assert len(taken) <= 2  # the put beside the first probe may have needed another
 
 
-def test_file_of_authorities_that_is_missing_is_named(tmp_path: Path, keys: Path) -> None:
-    with pytest.raises(ProviderRefusedError, match=r"no\.pem: No such file or directory; correct ca="):
-        ask(provider_of("https://localhost:1", keys, f"&ca={tmp_path}/no.pem"), CALLS["probe"])
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("no", "No such file or directory"),
+        ("", "Is a directory"),
+        ("empty", "no certificate is in that file"),
+        ("garbage", "no certificate is in that file"),
+        ("key", "no certificate is in that file"),
+        ("/dev/null", "no certificate is in that file"),
+    ],
+)
+def test_file_of_authorities_that_is_none_is_named(name: str, why: str, tmp_path: Path, keys: Path) -> None:
+    _, _, key = certify(tmp_path / "tls", days=2, host="127.0.0.1")
+    (tmp_path / "empty").write_bytes(b"")
+    (tmp_path / "garbage").write_bytes(b"\x00\xff" * 999)
+    (tmp_path / "key").write_bytes(Path(key).read_bytes())
+    ca = tmp_path / name
+    with pytest.raises(ProviderRefusedError, match=f"^provider alpha: {ca}: {why}; correct ca= in the url$"):
+        ask(provider_of("https://localhost:1", keys, f"&ca={ca}"), CALLS["probe"])
+
+
+def test_other_authority_of_the_same_name_is_named(tmp_path: Path, keys: Path) -> None:
+    _, certificate, key = certify(tmp_path / "tls", days=2, host="127.0.0.1")
+    other, _, _ = certify(tmp_path / "other", days=2, host="127.0.0.1")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    with (
+        hostile(lambda _: reply(200, listing()), tls=context) as server,
+        pytest.raises(ProviderRefusedError, match="or correct ca="),
+    ):
+        ask(provider_of(server.url, keys, f"&ca={other}"), CALLS["probe"])
 
 
 def test_https_where_http_is_spoken(seaweed: Seaweed, keys: Path) -> None:

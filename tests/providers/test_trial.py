@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from icnfs.providers.base import Data
 from icnfs.providers.directory import DirectoryProvider
@@ -48,9 +50,9 @@ class Losing(MemoryProvider):
 @pytest.mark.parametrize(
     ("kind", "what"),
     [
-        (Flipping, "get: it answered something else"),
-        (Keeping, "delete: the object is still there"),
-        (Hiding, "list: it answered something else"),
+        (Flipping, "get: it answered something else than was stored; correct its url"),
+        (Keeping, "delete: the object is still there; correct its url"),
+        (Hiding, "list: it answered something else than was stored; correct its url"),
         (Losing, "no object"),
     ],
 )
@@ -65,6 +67,26 @@ def test_provider_that_is_away_or_full_or_read_only_is_said() -> None:
     assert "read-only" in tried(provider).error
     provider.away = True
     assert "does not answer" in tried(provider).error
+
+
+@pytest.mark.parametrize(("silent", "seconds"), [("probe", 15), ("put", 15 + 32 + 15)])
+def test_one_that_says_nothing_is_told_of_soon(silent: str, seconds: int) -> None:
+    """What it may have stored is deleted, within the time of one step more."""
+    provider = MemoryProvider("alpha")
+
+    async def never(*_: object) -> None:
+        await trio.sleep_forever()
+
+    async def main() -> tuple[Report, float]:
+        begun = trio.current_time()
+        return await try_out(provider), trio.current_time() - begun
+
+    setattr(provider, silent, never)
+    if silent != "probe":
+        provider.delete = never  # type: ignore[assignment]
+    report, took = trio.run(main, clock=MockClock(autojump_threshold=0))
+    assert re.fullmatch(rf"{silent}: no answer within (15|47) s; check its url, .*", report.error)
+    assert took == pytest.approx(seconds)
 
 
 def test_server_without_conditional_writes_is_found_out() -> None:
