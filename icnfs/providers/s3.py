@@ -81,6 +81,11 @@ LISTING_MAX: Final = 4 * MIB
 STRAY_PAGES: Final = 100
 """Pages read for one of ours: past it the bucket is full of objects that are not icnfs's."""
 
+SHORT: Final = LIST_PAGE // 20
+SHORT_PAGES: Final = 20
+"""Pages of fewer keys than SHORT, with more to come, that are read for one of ours.  Servers that give no more than a
+hundred at once are known, but not such whose every page costs a request and says next to nothing."""
+
 _RANGE: Final = re.compile(r"bytes (\d{1,15})-(\d{1,15})/(\d{1,15})")
 _UNSIGNED: Final = types.SimpleNamespace(s3={"payload_signing_enabled": False})
 
@@ -179,12 +184,17 @@ class S3Provider(Provider):
         check_prefix(prefix)
         names: Names = []
         last = self._prefix + after if after else ""
+        short = 0
         for _ in range(STRAY_PAGES):
             keys, more = await self._page(prefix, last)
             names += (name for key in keys if is_name(name := key.removeprefix(self._prefix)))
             if not more or len(names) >= LIST_PAGE:
                 return names[:LIST_PAGE]
             last = keys[-1]
+            short += len(keys) < SHORT
+            if short >= SHORT_PAGES:
+                what = f"its listing of {prefix!r} comes in pages of a few names without end"
+                raise ProviderLiesError(self.name, f"{what}; {ENDPOINT}")
         raise ProviderLiesError(
             self.name, f"listing: thousands of objects there are not icnfs's; give it a prefix of its own ({prefix!r})"
         )
