@@ -18,7 +18,7 @@ from icnfs.limits import LIST_PAGE
 from icnfs.providers.memory import MemoryProvider
 from icnfs.volume import condemned
 from icnfs.volume.heads import Stored
-from icnfs.volume.orphans import Named, OrphanReport
+from icnfs.volume.orphans import PEEKS_AT_ONCE, Named, OrphanReport
 from icnfs.volume.repair import Gain
 from icnfs.volume.volume import Volume
 from tests.volume.test_crash import Cutter
@@ -325,6 +325,32 @@ def test_a_provider_that_is_down_or_fails_is_skipped_and_its_orphans_are_remembe
         world.away()
         report = await volume.orphans.run(delete=True)
         assert sum(there.deleted for there in report.providers.values()) == total
+
+    here.run(main)
+
+
+def test_a_provider_that_never_tells_how_large_objects_are_is_waited_for_once(
+    world: World, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = world.machine()
+    here.init()
+    bee = world.providers["bee"]
+    bee.objects |= {f"notes/{number}": b"x" for number in range(100)}
+    asked: list[str] = []
+
+    async def size(name: str) -> int:
+        asked.append(name)
+        await trio.sleep_forever()
+        raise AssertionError
+
+    async def main(volume: Volume) -> None:
+        clock.set(volume)
+        monkeypatch.setattr("icnfs.volume.orphans.LIST_SECONDS", 0.3)
+        bee.size = size  # type: ignore[method-assign]
+        report = await volume.orphans.run()
+        assert "no answer within" in report.skipped["bee"]
+        assert report.providers.keys() == world.providers.keys() - {"bee"}
+        assert len(asked) == PEEKS_AT_ONCE
 
     here.run(main)
 
