@@ -13,7 +13,7 @@ import trio
 
 from icnfs.config.volume import VolumeConfig
 from icnfs.crypto.slots import parse_recovery_key
-from icnfs.errors import ConfigError, DegradedError, FencedError, UsageError
+from icnfs.errors import ConfigError, DegradedError, FencedError, ProviderAwayError, UsageError
 from icnfs.format.segment import SegmentInfo
 from icnfs.placement import Policy
 from icnfs.providers.base import Data
@@ -150,6 +150,44 @@ def test_one_that_refuses_to_store_is_passed_by_and_tried_again_after_a_while(wi
             await put_file(volume, b"more", os.urandom(200_000))
             await volume.sync()
         assert cat.sent
+
+    here.run(main)
+
+
+class Overloaded(Counting):
+    """Answers everything, and fails whatever it is to store."""
+
+    fails = False
+
+    async def put(self, name: str, data: Data) -> None:
+        await super().put(name, data)
+        if self.fails:
+            raise ProviderAwayError(self.name, "503 SlowDown")
+
+    async def put_new(self, name: str, data: Data) -> bool:
+        await self.put(name, data)
+        return True
+
+
+def test_one_that_fails_to_store_and_answers_all_else_is_passed_by(wide: World) -> None:
+    cat = wide.providers["cat"] = Overloaded("cat", capacity=1 << 40, pool="one")
+    here = wide.machine()
+    here.init()
+
+    async def main(volume: Volume) -> None:
+        await write(volume)
+        await volume.repair.round()
+        cat.sent, cat.fails = 0, True
+        began = trio.current_time()
+        count = 0
+        while trio.current_time() < began + 4:
+            await put_file(volume, b"more", os.urandom(200_000))
+            await volume.sync()
+            count += 1
+            assert not volume.status().degraded
+            shown = {one.name: one for one in volume.status().providers}["cat"]
+            assert not cat.sent or (shown.state, shown.error) == ("refusing", "503 SlowDown")
+        assert count >= 4 and 2 <= cat.sent <= 6, "two, and one after 1, 3 and 7 seconds"
 
     here.run(main)
 
