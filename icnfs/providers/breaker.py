@@ -205,7 +205,7 @@ class Breaker(Wrapper):
                     self.switch.refusals.done()
             self._heard = trio.current_time()
             self.switch.answered()
-            if act.up:
+            if act.up and answer is not False:  # where there was such an object nothing was stored
                 self._unstored = self._unstored if act.up < self._unstored else 0
                 self.switch.refusals.stored(act.up)
             return answer

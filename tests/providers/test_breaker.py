@@ -365,6 +365,23 @@ def test_one_that_fails_stores_alone_is_taken_to_refuse_them_and_mended_by_one_t
     run(main)
 
 
+def test_an_object_that_was_there_already_does_not_mend_one_that_refuses_to_store() -> None:
+    async def main() -> None:
+        inner, breaker = made()
+        inner.objects["head"] = b"theirs"
+        inner.read_only = True
+        with pytest.raises(ProviderRefusedError):
+            await breaker.put("a", b"object")
+        inner.read_only = False
+        await trio.sleep(REFUSED_GAP_SECONDS)
+        assert not await breaker.put_new("head", b"a longer one")
+        assert breaker.switch.refusals.state(trio.current_time()) == "due"
+        assert await breaker.put_new("other", b"a longer one")
+        assert breaker.switch.refusals.state(trio.current_time()) == "ok"
+
+    run(main)
+
+
 def test_one_that_failed_stores_that_went_off_together_is_asked_again_at_once_and_no_longer_shunned_than_a_second() -> (
     None
 ):
