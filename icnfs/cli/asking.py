@@ -11,10 +11,11 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 import click
 
+from icnfs.cli.taking import FILE
 from icnfs.config import values
 from icnfs.config.secret_files import read_credential, read_keyfile, read_passphrase, read_secret_file
 from icnfs.config.volume import VolumeConfig
@@ -24,7 +25,6 @@ from icnfs.crypto.recovery import parse_recovery_key
 from icnfs.errors import SecretError, UsageError
 from icnfs.volume.keyring import Secrets
 
-FILE: Final = click.Path(dir_okay=False, path_type=Path)
 F = TypeVar("F", bound=Callable[..., Any])
 
 

@@ -8,7 +8,8 @@ from pathlib import Path, PurePath
 import click
 
 from icnfs.cli.output import json_option, print_json, watching
-from icnfs.cli.verb_clone import PATH, in_use, place_for
+from icnfs.cli.taking import PATH
+from icnfs.cli.verb_clone import in_use, place_for
 from icnfs.config import load, runtime_dir
 from icnfs.config.paths import check_volume_name
 from icnfs.control.client import Mount

@@ -11,13 +11,12 @@ import click
 
 from icnfs.cli.mounts import mount_process
 from icnfs.cli.output import json_option, print_json, watching
+from icnfs.cli.taking import PATH
 from icnfs.control.client import Mount
 from icnfs.control.facts import CloneFacts, printable_path
 from icnfs.control.mounts import mount_of, resolve
 from icnfs.control.protocol import CloneRequest, take_facts
 from icnfs.errors import InterruptedByUserError, UsageError
-
-PATH = click.Path(path_type=Path)
 
 
 @click.command("clone")

@@ -13,6 +13,7 @@ import click
 from icnfs.cli import asking
 from icnfs.cli.output import Show, age, json_option, moment, print_facts, print_json, rate, say, size, watching
 from icnfs.cli.running import run
+from icnfs.cli.taking import TEXT
 from icnfs.config import VolumeConfig, load, state_dir
 from icnfs.control.protocol import Progress
 from icnfs.errors import DamagedError, InterruptedByUserError, TooFewProvidersError, UsageError
@@ -27,7 +28,7 @@ SAMPLE: Final = 100
 
 @click.command("drill")
 @click.argument("name", metavar="NAME")
-@click.option("--without", multiple=True, metavar="PROVIDER,...", help="Take these providers to be lost.")
+@click.option("--without", multiple=True, type=TEXT, metavar="PROVIDER,...", help="Take these providers to be lost.")
 @click.option(
     "--country", multiple=True, metavar="XX", help="And all whose site or ultimate parent is in this country."
 )
@@ -89,7 +90,7 @@ def chosen(
 ) -> frozenset[str]:
     """The providers that options name; UsageError for what is none of the volume's."""
     lost: set[str] = set()
-    for provider in (each.strip() for some in without for each in some.split(",") if each.strip()):
+    for provider in (each.strip() for some in without for each in some.split(",")):
         if provider not in config.providers:
             raise UsageError(f"--without {provider[:40]}: no such provider; there are {', '.join(config.providers)}")
         lost.add(provider)

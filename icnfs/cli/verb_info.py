@@ -9,6 +9,7 @@ import msgspec
 
 from icnfs.cli.mounts import mount_process
 from icnfs.cli.output import json_option, print_facts, print_json, print_rows, size
+from icnfs.cli.taking import PATH
 from icnfs.control.facts import Extent, FileFacts, printable_path
 from icnfs.control.mounts import mount_of
 from icnfs.control.protocol import InfoRequest, take_facts
@@ -16,7 +17,7 @@ from icnfs.volume.status import SharePlace
 
 
 @click.command("info")
-@click.argument("path", metavar="PATH", type=click.Path(path_type=Path))
+@click.argument("path", metavar="PATH", type=PATH)
 @json_option
 def verb(path: Path, as_json: bool) -> None:
     """Show the chunks of PATH: on this machine or not, in which segment, and which provider holds each share.

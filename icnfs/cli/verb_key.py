@@ -19,6 +19,7 @@ import click
 
 from icnfs.cli import asking
 from icnfs.cli.output import json_option, moment, print_json, print_rows, say
+from icnfs.cli.taking import FILE
 from icnfs.config import VolumeConfig, load, runtime_dir, state_dir
 from icnfs.config.paths import check_volume_name
 from icnfs.control.client import Mount
@@ -68,8 +69,8 @@ def _row(key: KeyFacts) -> tuple[str, ...]:
 @verb.command("add")
 @click.argument("name", metavar="NAME")
 @asking.secret_options
-@click.option("--new-passphrase-file", type=asking.FILE, metavar="FILE", help="Read the new passphrase from FILE.")
-@click.option("--new-keyfile", type=asking.FILE, metavar="FILE", help="Add FILE, 32 random bytes or more, as key.")
+@click.option("--new-passphrase-file", type=FILE, metavar="FILE", help="Read the new passphrase from FILE.")
+@click.option("--new-keyfile", type=FILE, metavar="FILE", help="Add FILE, 32 random bytes or more, as key.")
 @click.option("--new-credential", metavar="NAME", help="Add the systemd credential NAME as key file.")
 @click.option("--new-recovery-key", is_flag=True, help="Draw another recovery key and print it, once.")
 @click.option("--label", default="", metavar="TEXT", help="What `key list` is to call it; no provider sees it.")

@@ -16,6 +16,7 @@ import click
 
 from icnfs.cli import asking
 from icnfs.cli.output import say
+from icnfs.cli.taking import PATH
 from icnfs.config import VolumeConfig, load, runtime_dir, state_dir
 from icnfs.control import front, log
 from icnfs.control.client import Mount
@@ -39,7 +40,7 @@ _log = logging.getLogger(__name__)
 
 @click.command("mount")
 @click.argument("name", metavar="NAME")
-@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("directory", metavar="DIR", type=PATH)
 @click.option("-f", "--foreground", is_flag=True, help="Stay in the foreground and log to stderr.")
 @click.option("-o", "--options", multiple=True, metavar="OPTIONS", help="Mount options, apart by commas.")
 @click.option("--log-level", type=click.Choice(log.LEVELS), help="Log from this level up; the default is the TOML's.")
@@ -66,7 +67,7 @@ def verb(
 
 @click.command("mount.icnfs", context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("name", metavar="NAME")
-@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("directory", metavar="DIR", type=PATH)
 @click.option("-o", "options", multiple=True, metavar="OPTIONS", help="Mount options, apart by commas.")
 @click.option("-f", "fake", is_flag=True, help="Do everything but mount.")
 @click.option("-r", "read_only", is_flag=True, help="The same as -o ro.")

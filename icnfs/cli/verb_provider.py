@@ -18,10 +18,11 @@ from icnfs.cli.changing import change
 from icnfs.cli.output import json_option, print_facts, print_json, print_rows, rate, say, size, watching
 from icnfs.cli.providing import Listed, gather, known, report_row, spec_of, table_of
 from icnfs.cli.running import run
+from icnfs.cli.taking import Above, Named
 from icnfs.cli.verb_status import provider_states
 from icnfs.config import VolumeConfig, config_file, load, parse, runtime_dir
 from icnfs.config.edit import editing, with_provider, with_value, without_provider
-from icnfs.config.paths import check_volume_name
+from icnfs.config.paths import NAME_PATTERN, check_volume_name
 from icnfs.control.client import Mount
 from icnfs.control.protocol import WAIT_MAX, HoldingsRequest, LeaveRequest, take_facts
 from icnfs.errors import (
@@ -31,6 +32,7 @@ from icnfs.errors import (
     NotMountedError,
     ObjectMissingError,
     ProviderError,
+    UsageError,
 )
 from icnfs.format import marker
 from icnfs.providers.base import Provider
@@ -115,7 +117,7 @@ async def _check_empty(provider: Provider) -> None:
 @click.option("--site", metavar="TEXT", help="The data centre; the default is a site of its own.")
 @click.option("--eur-per-tb-month", type=float, metavar="EUR", help="Price of storing 10^12 bytes for a month.")
 @click.option("--eur-per-tb-read", type=float, metavar="EUR", help="Price of reading 10^12 bytes.")
-@click.option("--credentials", type=click.Path(dir_okay=False, resolve_path=True), metavar="FILE", help="Its keys.")
+@click.option("--credentials", type=Named(dir_okay=False, resolve_path=True), metavar="FILE", help="Its keys.")
 @click.option("--profile", metavar="TEXT", help="Its keys, as a profile of ~/.aws/credentials.")
 @click.option("--credential", metavar="TEXT", help="Its keys, as a systemd credential.")
 @click.option("--upload", metavar="SIZE", help="Most bytes per second to it, such as 10MB.")
@@ -128,6 +130,9 @@ def add(name: str, provider: str, url: str, no_test: bool, as_json: bool, **fact
     A directory is made where it is missing, as `init` makes it.  Without a mount the next one uses it.
     """
     check_volume_name(name)
+    if NAME_PATTERN.fullmatch(provider) is None:
+        form = "use 1 to 32 of a-z, 0-9 and -, with no dash in front"
+        raise UsageError(f"PROVIDER: {provider[:40]!r} is no name for a provider; {form}")
     table = table_of({"url": url, **facts})
     edit = partial(with_provider, name=provider, values=table)
     path = config_file(name)
@@ -213,7 +218,7 @@ def _listed_row(each: Listed) -> tuple[str, ...]:
 @click.argument("provider", metavar="PROVIDER")
 @click.option(
     "--deadline",
-    type=click.FloatRange(0, WAIT_MAX, min_open=True),
+    type=Above(WAIT_MAX),
     metavar="SECONDS",
     help="Stop waiting after SECONDS; the drain goes on.  The default is to wait to the end.",
 )

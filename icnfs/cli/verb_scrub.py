@@ -10,6 +10,7 @@ from typing import Final
 import click
 
 from icnfs.cli.output import Show, age, json_option, print_facts, print_json, print_rows, say, size, watching
+from icnfs.cli.taking import Above
 from icnfs.config import load, runtime_dir
 from icnfs.config.paths import check_volume_name
 from icnfs.control.client import Mount
@@ -28,7 +29,7 @@ MEGA: Final = 1_000_000
 @click.option("--restart", is_flag=True, help="Begin anew, where an interrupted one would go on.")
 @click.option(
     "--rate",
-    type=click.FloatRange(0, RATE_MAX / MEGA, min_open=True),
+    type=Above(RATE_MAX / MEGA),
     metavar="MB",
     help="Read at most so many megabytes a second.",
 )

@@ -11,6 +11,7 @@ from icnfs.cli.comparing import diff
 from icnfs.cli.dates import seconds_of
 from icnfs.cli.output import json_option, moment, print_facts, print_json, print_rows, say, size, watching
 from icnfs.cli.restoring import checked, mount_keeping, restore
+from icnfs.cli.taking import TEXT
 from icnfs.cli.verb_sync import deadline_option
 from icnfs.control.facts import SnapshotFacts
 from icnfs.control.protocol import (
@@ -36,7 +37,7 @@ verb.add_command(diff)
 
 @verb.command("create")
 @click.argument("name", metavar="NAME")
-@click.option("--as", "snapshot", metavar="SNAP", help="What to call it; the default is the time, in UTC.")
+@click.option("--as", "snapshot", type=TEXT, metavar="SNAP", help="What to call it; the default is the time, in UTC.")
 @click.option("--until", metavar="DATE", help="Nothing deletes it before DATE (UTC).")
 @deadline_option
 @json_option

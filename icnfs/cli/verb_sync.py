@@ -6,19 +6,20 @@ import click
 
 from icnfs.cli.mounts import named
 from icnfs.cli.output import json_option, print_facts, print_json, watching
+from icnfs.cli.taking import TEXT, Above
 from icnfs.control.facts import Published
 from icnfs.control.protocol import WAIT_MAX, SyncRequest, take_facts
 
 deadline_option = click.option(
     "--deadline",
-    type=click.FloatRange(0, WAIT_MAX, min_open=True),
+    type=Above(WAIT_MAX),
     metavar="SECONDS",
     help="Give up after SECONDS; the default is the TOML's volume.sync_deadline.",
 )
 
 
 @click.command("sync")
-@click.argument("target", metavar="[NAME|PATH]", required=False)
+@click.argument("target", metavar="[NAME|PATH]", required=False, type=TEXT)
 @deadline_option
 @json_option
 def verb(target: str | None, deadline: float | None, as_json: bool) -> None:

@@ -14,6 +14,7 @@ import click
 
 from icnfs.cli.mounts import mount_process
 from icnfs.cli.output import json_option, say, watching
+from icnfs.cli.taking import PATH
 from icnfs.cli.verb_sync import deadline_option, report
 from icnfs.control.client import Mount, wait_ended
 from icnfs.control.facts import Published
@@ -27,7 +28,7 @@ ENDING: Final = 90.0
 
 
 @click.command("umount")
-@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("directory", metavar="DIR", type=PATH)
 @click.option("--drain", is_flag=True, help="Publish all that is written first.")
 @click.option("--lazy", is_flag=True, help="Detach it though files are in use; their users get errors.")
 @deadline_option

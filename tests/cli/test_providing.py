@@ -139,14 +139,17 @@ def mount(world: World) -> Iterator[StandIn]:
     listener = endpoint.listen(world.root / "runtime", "demo")
     stopping = trio.CancelScope()
     tokens: list[trio.lowlevel.TrioToken] = []
+    running = threading.Event()
 
     async def main() -> None:
         tokens.append(trio.lowlevel.current_trio_token())
+        running.set()
         with stopping:
             await server.serve(listener, stand_in)
 
     thread = threading.Thread(target=trio.run, args=(main,))
     thread.start()
+    running.wait()
     yield stand_in
     trio.from_thread.run_sync(stopping.cancel, trio_token=tokens[0])
     thread.join()
@@ -204,7 +207,10 @@ def test_what_cannot_be_added_leaves_everything_as_it_was(
         assert add(world, option, value) == Exit.USAGE
         assert f"icnfs: {option}: " in capsys.readouterr().err
     assert add(world, url="gopher://x") == Exit.USAGE
-    assert add(world, name="H") == Exit.CONFIG
+    for wrong in ("H", "", "N N"):
+        capsys.readouterr()
+        assert add(world, name=wrong) == Exit.USAGE
+        assert "PROVIDER: " in capsys.readouterr().err
     assert add(world, url=f"file://{world.root}/providers/a") == Exit.CONFIG
     assert add(world, "--profile", "x") == Exit.CONFIG
     (world.root / "providers" / "a").mkdir(exist_ok=True)
@@ -299,6 +305,13 @@ def test_drain_marks_follows_and_tells_that_nothing_is_left(
     assert mount.left[1] == ("a", 0.0)
     assert run("provider", "drain", "demo", "a", "--cancel") == 0
     assert toml(world) == before and not mount.config.providers["a"].drain
+
+
+@pytest.mark.parametrize("deadline", ["nan", "inf", "-1", "0"])
+def test_a_deadline_that_is_none_drains_nothing(world: World, mount: StandIn, deadline: str) -> None:
+    before = toml(world)
+    assert run("provider", "drain", "demo", "a", "--deadline", deadline) == Exit.USAGE
+    assert (toml(world), mount.adopted, mount.left) == (before, 0, [])
 
 
 def test_drain_tells_what_could_not_be_deleted(

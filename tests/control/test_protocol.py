@@ -72,6 +72,7 @@ def test_any_header_gives_a_length_below_the_cap_or_the_one_error(header: bytes)
         msgspec.msgpack.encode({"type": "sync", "deadline": 1e12}),
         msgspec.msgpack.encode({"type": "sync", "more": 1}),
         msgspec.msgpack.encode({"type": "leave", "provider": "north", "deadline": -1.0}),
+        msgspec.msgpack.encode({"type": "leave", "provider": "north", "deadline": float("nan")}),
         msgspec.msgpack.encode({"type": "leave", "provider": "../north"}),
         msgspec.msgpack.encode({"type": "health", "most": 10**9}),
         msgspec.msgpack.encode({"type": "health", "after": "0" * 65}),
