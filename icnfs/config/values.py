@@ -16,7 +16,7 @@ from typing import Final
 
 from icnfs.config.countries import COUNTRIES, MISTAKEN
 from icnfs.limits import SHARES_MAX
-from icnfs.providers.open import parse_url
+from icnfs.providers.open import parse_url, without_secrets
 
 TEXT_MAX: Final = 200
 """Characters in an owner's name or a site's: one line of a table."""
@@ -167,12 +167,15 @@ def read_countries(value: object) -> frozenset[str]:
 
 def read_url(value: object) -> str:
     """A url that some kind of provider answers to."""
-    if not isinstance(value, str) or not value or len(value) > PATH_CHARACTERS_MAX:
-        raise BadValueError(f"{show(value)} is no url; write file:///PATH")
+    if not isinstance(value, str) or not value:
+        raise BadValueError("that is no url; write file:///PATH")
+    shown = show(without_secrets(value))
+    if len(value) > PATH_CHARACTERS_MAX:
+        raise BadValueError(f"{shown} is too long; write {PATH_CHARACTERS_MAX} characters at most")
     try:
         parse_url(value)
     except ValueError as error:
-        raise BadValueError(f"{show(value)} {error}") from None
+        raise BadValueError(f"{shown} {error}") from None
     return value
 
 

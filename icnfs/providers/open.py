@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
-from urllib.parse import SplitResult, parse_qsl, unquote_to_bytes, urlencode, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, unquote_to_bytes, urlencode, urlsplit
 
 from icnfs.providers.base import Provider
 from icnfs.providers.directory import DirectoryProvider
@@ -72,6 +73,8 @@ def parse_url(url: str) -> Place:
     if url.startswith("/"):
         return Place("file", _absolute(url.encode()))
     parts = _split(url)
+    if "@" in parts.netloc:
+        raise ValueError(f"holds a name or a password; {SECRETS_ELSEWHERE}")
     if parts.scheme not in _KINDS:
         raise ValueError(f"is of no known kind; write {FORMS} or an absolute path")
     if parts.scheme == "s3":
@@ -81,6 +84,26 @@ def parse_url(url: str) -> Place:
     if parts.fragment:
         raise ValueError('has a "#"; write it as %23')
     return Place(parts.scheme, _absolute(unquote_to_bytes(parts.path)), _parse_faults(parts.query))
+
+
+def without_secrets(url: str) -> str:
+    """`url`, which may be none at all, as an error may quote it.
+
+    Left out is what stands where a name and a password would, and the value of each query that is not known.  A
+    password may hold what ends it in a proper url, such as a slash: all up to the last @ goes.
+    """
+    where, mark, queries = _USER.sub(f"//{_LEFT_OUT}@", url).partition("?")
+    if "//" not in where and "@" in where:
+        where = f"{_LEFT_OUT}@{where.rpartition('@')[2]}"
+    return where + mark + "".join(_without_value(part) for part in re.split("([&;#?])", queries))
+
+
+def _without_value(query: str) -> str:
+    """`query`, KEY=VALUE or what stands between two, without what may be secret."""
+    key, equals, value = query.partition("=")
+    if query in ("", *"&;#?") or ((key in S3_KEYS or key in _FAULTS) and "@" not in unquote(value)):
+        return query
+    return f"{key}={_LEFT_OUT}" if equals else _LEFT_OUT
 
 
 def open_provider(spec: ProviderSpec) -> Provider:
@@ -96,13 +119,11 @@ def _parse_s3(parts: SplitResult) -> Place:
     query: dict[str, str] = {}
     for key, text in parse_qsl(parts.query, keep_blank_values=True, max_num_fields=32):
         if key in query:
-            raise ValueError(f"has the query {key[:20]!r} twice; write it once")
+            raise ValueError(f"has the query {_shown(key)} twice; write it once")
         query[key] = text
     faults = {key: text for key, text in query.items() if key not in S3_KEYS}
-    if unknown := faults.keys() - {field.name for field in dataclasses.fields(FaultPlan)}:
-        secret = any(word in key for key in unknown for word in ("key", "secret", "token", "password"))
-        remedy = "keys belong into a file: credentials = FILE" if secret else f"there are {', '.join(S3_KEYS)}"
-        raise ValueError(f"has the query {min(unknown)[:20]!r}, which is unknown; {remedy}")
+    if unknown := faults.keys() - _FAULTS.keys():
+        raise _unknown(min(unknown), S3_KEYS)
     place = parse_s3(parts, query)
     return Place("s3", place.path, _parse_faults(urlencode(faults)), place)
 
@@ -128,16 +149,29 @@ def _absolute(path: bytes) -> Path:
 def _parse_faults(query: str) -> FaultPlan | None:
     if not query:
         return None
-    kinds = {field.name: int if field.name == "seed" else float for field in dataclasses.fields(FaultPlan)}
     values: dict[str, float] = {}
-    for key, text in parse_qsl(query, keep_blank_values=True, max_num_fields=len(kinds) + 1):
-        if key not in kinds or key in values:
-            raise ValueError(f"has the query {key[:20]!r} twice or unknown; there are {', '.join(sorted(kinds))}")
+    for key, text in parse_qsl(query, keep_blank_values=True, max_num_fields=len(_FAULTS) + 1):
+        if key not in _FAULTS:
+            raise _unknown(key, sorted(_FAULTS))
+        if key in values:
+            raise ValueError(f"has the query {key!r} twice; write it once")
         try:
-            values[key] = kinds[key](text)
+            values[key] = _FAULTS[key](text)
         except ValueError as error:
             raise ValueError(f"has the query {key} with no number; write {key}=1") from error
     return FaultPlan(**values)  # type: ignore[arg-type]  # seed is an int by the table above
+
+
+def _unknown(key: str, known: Iterable[str]) -> ValueError:
+    """What is to be said of a query that is none of `known`."""
+    secret = any(word in key.lower() for word in ("key", "secret", "token", "password", "signature", "credential"))
+    remedy = SECRETS_ELSEWHERE if secret else f"there are {', '.join(known)}"
+    return ValueError(f"has the query {_shown(key)}, which is unknown; {remedy}")
+
+
+def _shown(key: str) -> str:
+    """A query's name; what cannot be one may be a secret."""
+    return repr(key[:20]) if _QUERY.fullmatch(key) else f"{_LEFT_OUT!r}"
 
 
 def _open_directory(spec: ProviderSpec, place: Place) -> Provider:
@@ -148,6 +182,13 @@ def _open_s3(spec: ProviderSpec, place: Place) -> Provider:
     assert place.s3 is not None
     return S3Provider(spec.name, place.s3, KeySource(spec.name, spec.credentials, spec.profile, spec.credential))
 
+
+SECRETS_ELSEWHERE: Final = "write the keys into a file of their own: credentials = FILE"
+
+_LEFT_OUT: Final = "..."
+_USER: Final = re.compile(r"//(?:(?!://).)*(?:@|%40)", re.DOTALL)
+_QUERY: Final = re.compile(r"[A-Za-z_-]+")
+_FAULTS: Final = {field.name: int if field.name == "seed" else float for field in dataclasses.fields(FaultPlan)}
 
 FORMS: Final = "file:///PATH, s3://BUCKET/PREFIX?endpoint=https://HOST"
 

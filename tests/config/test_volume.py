@@ -203,6 +203,12 @@ BAD_VALUES = [
     ("log", 'level = "loud"', "log.level", "is no level; write one of debug, info, warning, error"),
     ("provider.c", "url = 7", "provider.c.url", "is no url; write file:///PATH"),
     ("provider.c", 'url = "ftp://bucket"', "provider.c.url", "is of no known kind; write file:///PATH"),
+    (
+        "provider.c",
+        'url = "s3://k:hush@b"',
+        "provider.c.url",
+        '"s3://...@b" holds a name or a password; write the keys',
+    ),
     ("provider.c", 'url = "srv/c"', "provider.c.url", "is of no known kind; write file:///PATH"),
     ("provider.c", 'url = "file://srv/c"', "provider.c.url", "names a host; a directory of this machine is"),
     ("provider.c", 'url = "/srv/a"', "provider.c.url", "the same place as provider.a.url; give each"),
