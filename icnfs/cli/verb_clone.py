@@ -17,6 +17,7 @@ from icnfs.control.facts import CloneFacts, printable_path
 from icnfs.control.mounts import mount_of, resolve
 from icnfs.control.protocol import CloneRequest, take_facts
 from icnfs.errors import InterruptedByUserError, UsageError
+from icnfs.limits import NAME_MAX
 
 
 @click.command("clone")
@@ -30,7 +31,7 @@ def verb(source: Path, target: Path, as_json: bool) -> None:
     DST must not exist. What is written to SRC meanwhile is not in the clone, which appears whole or not at all.
     """
     parent, name = place_for(resolve(source), target)
-    if parent.is_relative_to(resolve(source)) and not source.is_symlink():
+    if parent.is_relative_to(resolve(source)) and not os.path.islink(source):
         raise UsageError(f"{printable_path(source)}: cannot be cloned into itself; choose a place outside of it")
     with in_use(source), in_use(parent):
         mount, ino, directory = same_volume(source, parent)
@@ -46,13 +47,15 @@ def verb(source: Path, target: Path, as_json: bool) -> None:
 
 def place_for(source: PurePath, target: Path) -> tuple[Path, str]:
     """The directory that the likeness of `source` goes into, and its name; UsageError where there can be none such."""
-    if target.is_dir():
+    if os.path.isdir(target):
         parent, name = target, source.name
     else:
         parent, name = target.parent, target.name
     if not name or name == "..":
         raise UsageError(f"{printable_path(target)}: cannot be made; give it a name")
-    if not parent.is_dir():
+    if len(os.fsencode(name)) > NAME_MAX:
+        raise UsageError(f"{printable_path(name[:40])}...: too long for a name; {NAME_MAX} bytes are the most")
+    if not os.path.isdir(parent):
         raise UsageError(f"{printable_path(parent)}: is not a directory; make it first")
     if os.path.lexists(parent / name):
         raise UsageError(f"{printable_path(parent / name)}: exists already; remove it first, or choose another name")

@@ -6,13 +6,15 @@ no secret is asked for.
 
 from __future__ import annotations
 
+import os
 import time
+from pathlib import Path
 
 import click
 import msgspec
 
 from icnfs.cli.output import age, json_option, print_facts, print_json, print_rows, size
-from icnfs.config.paths import NAME_PATTERN, config_dir, runtime_dir, state_dir
+from icnfs.config.paths import NAME_PATTERN, config_dir, config_file, runtime_dir, state_dir
 from icnfs.config.volume import load
 from icnfs.control import endpoint
 from icnfs.control.client import Mount
@@ -20,7 +22,7 @@ from icnfs.control.facts import MountStatus
 from icnfs.control.mounts import is_mount_name, mount_name, split_mount
 from icnfs.control.protocol import StatusRequest, take_facts
 from icnfs.control.stalls import Stalls
-from icnfs.errors import Exit
+from icnfs.errors import ConfigError, Exit
 from icnfs.volume.health import HealthCounts
 from icnfs.volume.keyring import FILE
 from icnfs.volume.status import ProviderStatus, Status
@@ -32,7 +34,8 @@ from icnfs.volume.status import ProviderStatus, Status
 def verb(name: str | None, as_json: bool) -> int:
     """Show the volume NAME, or the mount NAME@SNAP of a snapshot; without NAME, all volumes of this machine.
 
-    A volume that is not mounted ends `status NAME` with exit code 9, after what can be said of it.
+    A volume that is not mounted ends `status NAME` with exit code 9, after what can be said of it; a TOML that cannot
+    be used ends `status` with exit code 3.
     """
     names = _names() if name is None else [mount_name(*split_mount(name))]
     found = [(each, _ask(each)) for each in names]
@@ -43,15 +46,28 @@ def verb(name: str | None, as_json: bool) -> int:
         print_json(documents if name is None else documents[0])
     else:
         _print_all(found)
+    for each, status in found:
+        if status is None and config_file(split_mount(each)[0]).exists():
+            load(split_mount(each)[0])  # what is wrong with it is more than that nothing is mounted
     return int(Exit.NOT_MOUNTED if name is not None and found[0][1] is None else Exit.OK)
 
 
 def _names() -> list[str]:
     """Volumes with a TOML or a control socket here."""
-    configured = {path.stem for path in config_dir().glob("*.toml")}
+    configured = {Path(each).stem for each in _listed(config_dir()) if each.endswith(".toml")}
     sockets = endpoint.volumes(runtime_dir())
     snapshots = {each for each in sockets if "@" in each and is_mount_name(each) and Mount(runtime_dir(), each).alive()}
     return sorted(snapshots | {each for each in configured | set(sockets) if NAME_PATTERN.fullmatch(each)})
+
+
+def _listed(folder: Path) -> list[str]:
+    """What is in the folder of the TOMLs; ConfigError where this user may not look."""
+    try:
+        return os.listdir(folder)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise ConfigError(f"{folder}: {error.strerror}; name a folder of this user's by ICNFS_CONFIG_DIR") from None
 
 
 def _ask(name: str) -> MountStatus | None:
@@ -81,8 +97,19 @@ def _document(name: str, status: MountStatus | None) -> dict[str, object]:
     return fields | mount
 
 
-def _is_here(name: str) -> bool:
-    return "@" not in name and (state_dir(name) / FILE).exists()
+def _is_here(name: str) -> bool | None:
+    """Whether the local state is here; None where this user may not look."""
+    try:
+        return "@" not in name and (state_dir(name) / FILE).exists()
+    except PermissionError:
+        return None
+
+
+_HERE = {
+    True: "on this machine",
+    False: "not on this machine: init or recover it",
+    None: "whether it is on this machine, this user may not see",
+}
 
 
 def _print_all(found: list[tuple[str, MountStatus | None]]) -> None:
@@ -90,8 +117,7 @@ def _print_all(found: list[tuple[str, MountStatus | None]]) -> None:
         if number:
             print()
         if status is None:
-            here = "on this machine" if _is_here(name) else "not on this machine: init or recover it"
-            print_facts([("volume", name), ("mounted", f"no ({here})")])
+            print_facts([("volume", name), ("mounted", f"no ({_HERE[_is_here(name)]})")])
         else:
             print_facts(_facts(status))
             print_rows(_HEAD, [_row(provider) for provider in status.volume.providers])

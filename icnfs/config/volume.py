@@ -6,8 +6,11 @@ secrets locked up, and `status` still works.
 
 from __future__ import annotations
 
+import codecs
 import difflib
 import os
+import pwd
+import stat
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -23,8 +26,14 @@ from icnfs.placement import Policy, Weights, place
 from icnfs.providers.facts import ProviderFacts
 from icnfs.providers.open import ProviderSpec, parse_url
 
-FILE_MAX: Final = 256 * KIB
-"""Bytes of a TOML; 64 providers need a tenth of it."""
+FILE_MAX: Final = 128 * KIB
+"""Bytes of a TOML; 64 providers need a fifth of it."""
+
+LINE_MAX: Final = 8 * KIB
+"""Bytes of a line: none needs half of it, and what a key of so many dots costs the parser grows by their square."""
+
+KEY_SHOWN: Final = 60
+"""Characters of an unknown key, and twice as many of what a parser says, that an error quotes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +127,9 @@ def parse(name: str, path: Path, data: bytes) -> VolumeConfig:
 def read(name: str, path: Path) -> bytes:
     """The bytes of volume `name`'s TOML at `path`; `NoVolumeError` and `ConfigError` as `load`."""
     try:
-        with path.open("rb") as file:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a fifo must not hold us
+        with open(fd, "rb") as file:
+            _check_file(path, os.fstat(fd))
             data = file.read(FILE_MAX + 1)
     except FileNotFoundError:
         raise NoVolumeError(f"{path}: no such file, so no volume {name}; write it as icnfs.toml(5) says") from None
@@ -129,8 +140,33 @@ def read(name: str, path: Path) -> bytes:
     return data
 
 
+def _check_file(path: Path, status: os.stat_result) -> None:
+    """ConfigError for what is no file, or one that others could change: they would choose where the shares go."""
+    if not stat.S_ISREG(status.st_mode):
+        raise ConfigError(f"{path}: not a regular file; make it a file that this user can read")
+    if status.st_uid not in (os.geteuid(), 0):
+        raise ConfigError(f"{path}: belongs to another user; run chown {os.geteuid()} {path}")
+    if status.st_mode & stat.S_IWOTH:
+        raise ConfigError(f"{path}: everybody may change it; run chmod o-w {path}")
+    if status.st_mode & stat.S_IWGRP and status.st_gid not in (0, _own_group(status.st_uid)):
+        raise ConfigError(f"{path}: a group may change it; run chmod g-w {path}")
+
+
+def _own_group(uid: int) -> int:
+    """The group that a user's files are of from the first; -1 for a user who is not known here."""
+    try:
+        return pwd.getpwuid(uid).pw_gid
+    except KeyError:
+        return -1
+
+
 def decode(path: Path, data: bytes) -> dict[str, Any]:
     """The document in `data`, whatever it says; ConfigError where it is not TOML."""
+    if data.startswith(codecs.BOM_UTF8):
+        raise ConfigError(f"{path}: line 1: begins with a byte order mark; save the file as UTF-8 without one")
+    for number, line in enumerate(data.split(b"\n"), 1):
+        if len(line) > LINE_MAX:
+            raise ConfigError(f"{path}: line {number}: longer than {LINE_MAX // KIB} KiB; write it as several")
     try:
         return tomllib.loads(data.decode())
     except UnicodeDecodeError as error:
@@ -143,7 +179,8 @@ def decode(path: Path, data: bytes) -> dict[str, Any]:
 
 
 def _one_line(text: str) -> str:
-    return ascii(text)[1:-1] if not text.isprintable() else text
+    line = ascii(text)[1:-1] if not text.isprintable() else text
+    return line if len(line) <= 2 * KEY_SHOWN else f"{line[:KEY_SHOWN]}...{line[-KEY_SHOWN:]}"
 
 
 class _Reader:
@@ -250,10 +287,9 @@ class _Reader:
                 continue
             near = difflib.get_close_matches(key, names, n=1)
             remedy = f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}"
+            written = key if key.isascii() and key.isidentifier() and len(key) <= KEY_SHOWN else show(key)
             if where == "table":
-                written = key if key.isascii() and key.isidentifier() else show(key)
                 raise self.error(written, f"unknown {'table' if isinstance(table[key], dict) else 'key'}; {remedy}")
-            written = key if key.isascii() and key.isidentifier() else show(key)
             raise self.error(f"{where}.{written}", f"unknown key; {remedy}")
 
     def _check_places(self, providers: Iterable[ProviderFacts]) -> None:

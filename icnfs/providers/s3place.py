@@ -85,6 +85,8 @@ def _endpoint(text: str) -> tuple[bool, str, int]:
         raise ValueError("holds a name or a password; write the keys into a file of their own: credentials = FILE")
     if parts.scheme not in ("http", "https") or parts.path not in ("", "/") or parts.query or parts.fragment:
         raise ValueError(f"has an endpoint that is more, or less, than a host; {form}")
+    if port == 0:
+        raise ValueError(f"has an endpoint with port 0; {form}")
     address = _address(host)
     if address is None and _HOST.fullmatch(host) is None:
         raise ValueError(f"has an endpoint without a host; {form}")

@@ -92,6 +92,10 @@ def test_what_cannot_be_cloned_is_one_clear_line(world: World, mount: Path) -> N
     assert "exists already" in world.run("clone", mount / "here", mount, code=2).stderr
     assert "No such file" in world.run("clone", mount / "nothing", mount / "new", code=2).stderr
     assert "make it first" in world.run("clone", mount / "here", mount / "nowhere" / "new", code=2).stderr
+    long = mount / ("x" * 300)
+    assert "too long for a name" in world.run("clone", mount / "here", long, code=2).stderr
+    assert "File name too long" in world.run("clone", long, mount / "new", code=2).stderr
+    assert "make it first" in world.run("clone", mount / "here", long / "new", code=2).stderr
     assert "not lie on a mount" in world.run("clone", mount / "here", world.root / "new", code=9).stderr
     assert "itself" in world.run("clone", mount / "folder", mount / "folder" / "inner", code=2).stderr
     assert not (mount / "folder" / "inner" / "folder").exists()

@@ -6,6 +6,8 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -214,6 +216,12 @@ def test_a_diff_tells_what_was_changed_by_now(world: World, mount: Path) -> None
     ]
     lines = world.run("snapshot", "diff", "demo", "compared").stdout.splitlines()
     assert "renamed\t/compared/old -> /compared/new\\x0a" in lines and len(lines) == 4
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "icnfs.cli", "snapshot", "diff", "demo", "compared"]
+    gone = subprocess.run(command, env=world.environment, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (gone.returncode, gone.stderr) == (1, ""), "a reader that went away"
     assert json.loads(world.run("snapshot", "diff", "demo", "compared", "compared", "--json").stdout) == []
     assert "no snapshot nowhere" in world.run("snapshot", "diff", "demo", "nowhere", code=20).stderr
     assert [path.name for path in (world.root / "state").iterdir() if path.is_dir()] == ["demo"]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -55,6 +58,34 @@ def test_status_of_a_volume_that_is_not_mounted_says_where_it_is(world: World, r
     assert world.facts("status", "demo", code=9) == {"name": "demo", "mounted": False, "here": True}
     assert "not mounted" not in world.run("status").stdout
     assert "mounted: no (on this machine)" in world.run("status").stdout
+
+
+def test_status_names_a_toml_that_cannot_be_used(world: World, recovery: Path) -> None:
+    broken = world.root / "config" / "broken.toml"
+    broken.write_text("[volume")
+    done = world.run("status", code=3)
+    assert f"icnfs: {broken}: not TOML" in done.stderr and "volume: demo" in done.stdout
+    assert str(broken) in world.run("status", "broken", code=3).stderr
+    broken.unlink()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="takes another user's place")
+def test_status_over_folders_that_this_user_may_not_see_is_one_line(world: World, recovery: Path) -> None:
+    script = "import os, sys; os.setuid(65534); from icnfs.cli import app; app.main(sys.argv[1:])"
+
+    def status(closed: Path) -> subprocess.CompletedProcess[str]:
+        closed.chmod(0o700)
+        command = [sys.executable, "-c", script, "status"]
+        return subprocess.run(command, env=world.environment, capture_output=True, text=True, check=False)
+
+    world.root.chmod(0o755)
+    (world.root / "config").chmod(0o755)
+    done = status(world.root / "state")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "this user may not see" in done.stdout
+    done = status(world.root / "config")
+    assert done.returncode == 3 and "Permission denied; name a folder" in done.stderr
+    world.root.chmod(0o700)
 
 
 def test_keys_are_added_listed_and_removed(world: World, recovery: Path) -> None:

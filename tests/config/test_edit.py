@@ -187,7 +187,7 @@ def path(tmp_path: Path) -> Path:
 
 def test_a_file_is_replaced_with_mode_owner_and_attributes_and_can_be_put_back(path: Path) -> None:
     if os.geteuid() == 0:
-        os.chown(path, 1234, 2345)
+        os.chown(path, 0, 2345)
     os.setxattr(path, "user.note", b"kept")
     old = path.stat()
     with editing("demo", path) as editor:

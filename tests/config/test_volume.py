@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 from pathlib import Path
 
 import pytest
@@ -267,9 +269,13 @@ def test_fact_that_is_missing_is_asked_for(key: str) -> None:
         (b"[volume]\nsafe = 1\nsafe = 2\n", "not TOML: .*line 3.*; correct that place"),
         (b"[volume\n", "not TOML: .*line 1.*; correct that place"),
         (b"\n\n\xff", "line 3: not UTF-8; save the file as UTF-8"),
-        (b"x = " + b"[" * 50_000, "not TOML"),
-        (b"x = " + b"1" * 50_000, "not TOML"),
+        (b"x = " + b"[" * 8_000, "not TOML"),
+        (b"x = " + b"1" * 8_000, "not TOML"),
+        (b"\n" + b".".join([b"x"] * 50_000) + b" = 1", "line 2: longer than 8 KiB; write"),
         (b"\0\x1b[31m = 1", "not TOML"),
+        (b"\xef\xbb\xbf[volume]", "line 1: begins with a byte order mark; save"),
+        (b"x" * 8_000 + b" = 1", r'"x{56}\.\.\.: unknown key; there are'),
+        (b"[volume]\n" + b"x" * 8_000 + b" = 1", r'volume."x{56}\.\.\.: unknown key; there are'),
     ],
 )
 def test_file_that_is_no_configuration_is_one_line(data: bytes, what: str) -> None:
@@ -319,9 +325,49 @@ def test_load_of_what_is_no_file_says_so(tmp_path: Path) -> None:
         load("demo", tmp_path)
 
 
+def test_load_of_a_fifo_holds_nobody(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "demo.toml")
+    with pytest.raises(ConfigError, match="not a regular file"):
+        load("demo", tmp_path / "demo.toml")
+    with pytest.raises(ConfigError, match="not a regular file"):
+        load("demo", Path("/dev/zero"))
+
+
+@pytest.mark.parametrize(
+    ("mode", "uid", "gid", "what"),
+    [
+        (0o644, 0, 0, ""),
+        (0o664, 0, 0, ""),
+        (0o666, 0, 0, "everybody may change it; run chmod o-w"),
+        (0o664, 0, 1, "a group may change it; run chmod g-w"),
+        (0o644, 0, 1, ""),
+        (0o600, 1, 1, "belongs to another user; run chown"),
+    ],
+)
+def test_load_of_what_others_may_change_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int, uid: int, gid: int, what: str
+) -> None:
+    path = tmp_path / "demo.toml"
+    path.write_text(MINIMAL)
+    real = os.fstat
+
+    def fstat(fd: int) -> os.stat_result:
+        found = list(real(fd))
+        found[stat.ST_MODE], found[stat.ST_UID], found[stat.ST_GID] = stat.S_IFREG | mode, uid, gid
+        return os.stat_result(found)
+
+    monkeypatch.setattr(os, "fstat", fstat)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    if not what:
+        assert load("demo", path).k == 4
+        return
+    with pytest.raises(ConfigError, match=what):
+        load("demo", path)
+
+
 def test_load_of_a_huge_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "demo.toml").write_bytes(b"#" * (FILE_MAX + 1))
-    with pytest.raises(ConfigError, match="longer than 256 KiB"):
+    with pytest.raises(ConfigError, match="longer than 128 KiB"):
         load("demo", tmp_path / "demo.toml")
 
 

@@ -54,6 +54,7 @@ def test_url_of_a_bucket(url: str, identity: str) -> None:
         ("s3://bucket?endpoint=ftp://s3.example", "than a host"),
         ("s3://bucket?endpoint=https://", "without a host"),
         ("s3://bucket?endpoint=https://s3.example:x", "no url"),
+        ("s3://bucket?endpoint=http://localhost:0", "port 0"),
         ("s3://bucket?endpoint=https://-s3.example", "without a host"),
         ("s3://bucket?endpoint=http://s3.example", "unprotected"),
         ("s3://bucket?endpoint=http://8.8.8.8", "unprotected"),
