@@ -164,8 +164,8 @@ def decode(path: Path, data: bytes) -> dict[str, Any]:
     """The document in `data`, whatever it says; ConfigError where it is not TOML."""
     if data.startswith(codecs.BOM_UTF8):
         raise ConfigError(f"{path}: line 1: begins with a byte order mark; save the file as UTF-8 without one")
-    for number, line in enumerate(data.split(b"\n"), 1):
-        if len(line) > LINE_MAX:
+    for number, row in enumerate(data.split(b"\n"), 1):
+        if len(row) > LINE_MAX:
             raise ConfigError(f"{path}: line {number}: longer than {LINE_MAX // KIB} KiB; write it as several")
     try:
         return tomllib.loads(data.decode())

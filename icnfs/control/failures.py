@@ -6,8 +6,8 @@ from icnfs.errors import IcnfsError
 
 
 def single(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """An interrupt, if `group` holds one; its first IcnfsError, if it holds nothing else, or what tells of a reader that
-    went away, likewise; else `group` itself."""
+    """An interrupt, if `group` holds one; its first IcnfsError, or what tells of a reader that went away, if it holds
+    nothing else; else `group` itself."""
     for kind in (KeyboardInterrupt, IcnfsError, BrokenPipeError):
         found, rest = group.split(kind)
         if found is not None and (rest is None or kind is KeyboardInterrupt):

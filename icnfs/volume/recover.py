@@ -169,7 +169,7 @@ async def slots_of(config: VolumeConfig, transfer: Transfer) -> list[tuple[str, 
     slots = [slot for turn in zip_longest(*found.values()) for slot in turn if slot is not None]
     if not slots:
         if len(config.providers) - len(away) < config.k:
-            raise _too_few(config.k, config.providers, away)
+            raise _too_few(config.k, config.n - config.k, config.providers, away)
         _refuse_false("key slots", false)
         raise NoVolumeError("no provider that answers holds a key slot: was the volume ever initialised here?")
     for provider, error in sorted(false.items()):
@@ -273,7 +273,7 @@ async def _newest(
     answering = survey.listed.keys() & network.taken
     head = await heads.newest(survey)
     if len(answering) < network.k or network.silent(answering) > network.silent_most:
-        raise _too_few(network.k, network.facts, missing)
+        raise _too_few(network.k, network.silent_most, network.facts, missing)
     if at_least is None:
         _require_read(network, survey, head)
     if head is None:
@@ -333,14 +333,21 @@ def _refuse_older(network: Network, survey: Survey, head: Head) -> None:
             )
 
 
-def _too_few(k: int, providers: Mapping[str, object], away: Mapping[str, IcnfsError]) -> IcnfsError:
+def _too_few(k: int, silent_most: int, providers: Mapping[str, object], away: Mapping[str, IcnfsError]) -> IcnfsError:
+    """Fewer than `k` providers can be used, or more owners than `silent_most` are silent."""
     present = [name for name in providers if name not in away]
     newer = sorted(name for name, error in away.items() if isinstance(error, NewerFormatError))
     if newer and len(present) + len(newer) >= k:
         return NewerFormatError(f"{away[newer[0]]} ({len(newer)} providers are of such a format)")
+    missing = reasons(dict(away))
+    if len(present) < k:
+        names = ", ".join(present) or "none"
+        return TooFewProvidersError(
+            f"{k} providers are needed and {len(present)} can be used ({names}); missing: {missing}"
+        )
     return TooFewProvidersError(
-        f"{k} providers are needed and {len(present)} can be used ({', '.join(present) or 'none'}); "
-        f"missing: {reasons(dict(away))}"
+        f"no more than {silent_most} owners may be silent, or a newer head could be missed; missing: {missing}; bring "
+        "some of them back, or take the table of one that never held anything of the volume out of the TOML"
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,6 +25,7 @@ from icnfs.errors import (
 )
 from icnfs.format import head as head_format
 from icnfs.format.head import HeadName
+from icnfs.providers.memory import MemoryProvider
 from icnfs.volume import recover as recovering
 from icnfs.volume.heads import Survey
 from icnfs.volume.recover import Bound
@@ -75,6 +77,24 @@ def test_with_three_lost_it_says_which_and_writes_nothing(world: World) -> None:
     assert not there.state_dir.exists()
     assert not there.state_dir.with_name("demo.partial").exists()
     assert {name: dict(p.objects) for name, p in world.providers.items()} == before
+
+
+def test_more_silent_owners_than_may_be_are_told_as_such_though_enough_providers_answer(world: World) -> None:
+    _, key, _ = filled(world)
+    others = {name: replace(world.config.providers["ada"], name=name, owner=name) for name in ("gnu", "hen", "ibis")}
+    there = world.machine("there")
+    for name in others:
+        world.providers[name] = MemoryProvider(name)
+    world.config = replace(world.config, providers=world.config.providers | others)
+    with pytest.raises(TooFewProvidersError) as caught:
+        there.recover(key)
+    message = str(caught.value)
+    assert "no more than 2 owners may be silent, or a newer head could be missed" in message
+    assert "are needed" not in message and "out of the TOML" in message
+    for name in others:
+        assert f"provider {name}: its place is empty" in message
+    world.config = replace(world.config, providers={n: f for n, f in world.config.providers.items() if n != "hen"})
+    there.recover(key)
 
 
 def test_a_wrong_secret_and_an_existing_state_are_refused(world: World) -> None:
