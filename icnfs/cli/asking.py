@@ -23,6 +23,7 @@ from icnfs.crypto.hardening import forbid_core_dumps
 from icnfs.crypto.keys import Secret
 from icnfs.crypto.recovery import parse_recovery_key
 from icnfs.errors import SecretError, UsageError
+from icnfs.private import read_systemd_credential
 from icnfs.volume.keyring import Secrets
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -112,7 +113,7 @@ def _named(config: VolumeConfig, where: Given) -> Secrets:
             name = values.read_credential(where.credential)
         except values.BadValueError as error:
             raise UsageError(f"--credential: {error}") from None
-        keyfile = Secret(read_credential(replace(config, credential=name)) or b"")
+        keyfile = Secret(read_systemd_credential(name, "--credential"))
     if where.recovery_key_file is not None:
         text = read_secret_file(where.recovery_key_file, "--recovery-key-file")
         recovery = parse_recovery_key(text.decode("utf-8", "replace"))

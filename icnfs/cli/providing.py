@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import msgspec
@@ -14,7 +16,7 @@ from icnfs.config.edit import Value
 from icnfs.config.schema import PROVIDER
 from icnfs.config.values import BadValueError
 from icnfs.control.client import Mount
-from icnfs.control.facts import PolicyFacts
+from icnfs.control.facts import PolicyFacts, printable_path
 from icnfs.control.protocol import HoldingsRequest, PolicyRequest, take_facts
 from icnfs.errors import UsageError
 from icnfs.providers.facts import ProviderFacts
@@ -70,6 +72,29 @@ def table_of(options: Mapping[str, Any]) -> dict[str, Value]:
         except BadValueError as error:
             raise UsageError(f"{'URL' if key == 'url' else '--' + key.replace('_', '-')}: {error}") from None
     return table
+
+
+def check_there(spec: ProviderSpec) -> None:
+    """UsageError where the place of `spec` is a directory and it is not there."""
+    place = parse_url(spec.url)
+    if place.s3 is None and not place.path.is_dir():
+        remedy = "mount its disk or make it; without --no-test it is made"
+        raise UsageError(f"--no-test: directory {printable_path(place.path)} is not there; {remedy}")
+
+
+@contextmanager
+def made_only_if_taken(spec: ProviderSpec) -> Iterator[None]:
+    """A directory that the block makes at the place of `spec`, and those within, go again where it fails; what is not
+    empty stays."""
+    place = parse_url(spec.url)
+    spared = place.s3 is not None or os.path.lexists(place.path)
+    try:
+        yield
+    except BaseException:
+        for folder, _, _ in () if spared else os.walk(place.path, topdown=False):
+            with suppress(OSError):
+                os.rmdir(folder)
+        raise
 
 
 def report_row(report: Report) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ import trio
 
 from icnfs.cli.changing import change
 from icnfs.cli.output import json_option, print_facts, print_json, print_rows, rate, say, size, watching
-from icnfs.cli.providing import Listed, gather, known, report_row, spec_of, table_of
+from icnfs.cli.providing import Listed, check_there, gather, known, made_only_if_taken, report_row, spec_of, table_of
 from icnfs.cli.running import run
 from icnfs.cli.taking import Above, Named
 from icnfs.cli.verb_status import provider_states
@@ -139,12 +139,15 @@ def add(name: str, provider: str, url: str, no_test: bool, as_json: bool, **fact
     with editing(name, path) as editor:
         config = parse(name, path, edit(editor.text).encode())
     run(lambda: check_directories(config))
-    report = None
-    if not no_test:
-        report = run(lambda: _try(spec_of(config, provider, create=True), empty=True))
-        if report.error:
-            raise ProviderError(provider, f"{report.error}; {path} is as it was")
-    _, mount = change(name, edit, verify=partial(_check_ours, provider))
+    spec, report = spec_of(config, provider, create=True), None
+    if no_test:
+        check_there(spec)
+    with made_only_if_taken(spec):
+        if not no_test:
+            report = run(lambda: _try(spec, empty=True))
+            if report.error:
+                raise ProviderError(provider, f"{report.error}; {path} is as it was")
+        _, mount = change(name, edit, verify=partial(_check_ours, provider))
     if as_json:
         tried = None if report is None else dataclasses.asdict(report)
         print_json({"name": name, "provider": provider, "mounted": mount is not None, "trial": tried})

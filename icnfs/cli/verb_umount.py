@@ -73,7 +73,7 @@ def _by_process(mount: Mount, request: UnmountRequest, process: int, found: Moun
             return None
         raise NotMountedError(f"{error}; {found.point} is detached, and the process is to be killed") from None
     except IcnfsError as error:
-        if request.drain and not isinstance(error, MountPointError):
+        if request.drain and error.exit_code != MountPointError.exit_code:
             error.args = (f"{found.point} stays mounted: {error}; without --drain what is written waits here",)
         raise
     if not wait_ended(process, ENDING):

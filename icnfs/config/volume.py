@@ -13,7 +13,7 @@ import pwd
 import stat
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
@@ -106,6 +106,34 @@ class VolumeConfig:
             )
             for facts in self.providers.values()
         ]
+
+    def fixed_in(self, other: VolumeConfig) -> list[str]:
+        """The keys in which `other` differs and that a mounted volume cannot take over, as the TOML calls them."""
+        changed = (field.name for field in fields(self) if getattr(self, field.name) != getattr(other, field.name))
+        return sorted({FIXED.get(name, name) for name in changed if name not in ADOPTED})
+
+
+ADOPTED: Final = frozenset({"providers", "policy", "weights", "upload", "download", "audit", "snapshots"})
+"""What of a configuration may change while the volume is mounted."""
+
+FIXED: Final = {
+    "k": "volume.code",
+    "n": "volume.code",
+    "safe": "volume.safe",
+    "publish_seconds": "volume.publish_seconds",
+    "publish_bytes": "volume.publish_mib",
+    "sync_deadline": "volume.sync_deadline",
+    "grace": "volume.grace_hours",
+    "read_deadline": "volume.read_deadline",
+    "cache_clean": "cache.clean",
+    "cache_dirty": "cache.dirty",
+    "reserve": "cache.reserve",
+    "passphrase_file": "keys.passphrase_file",
+    "credential": "keys.credential",
+    "keyfile": "keys.keyfile",
+    "log_level": "log.level",
+}
+"""What may not, and the TOML's key for it."""
 
 
 def load(name: str, path: Path | None = None) -> VolumeConfig:

@@ -278,11 +278,15 @@ class Front:
     async def _news(self) -> str:
         """What is to be done about a TOML that is not in force; "" where it is."""
         try:
-            if await self._toml() == self._volume.config:
-                return ""
+            toml = await self._toml()
         except IcnfsError as error:
             return f"the TOML cannot be used: {error}"
+        if toml == self._volume.config:
+            return ""
         name = self._job.config.name
+        if fixed := self._volume.config.fixed_in(toml):
+            what = f"{', '.join(fixed)} cannot change while the volume is mounted"
+            return f"the TOML was changed since it was taken over, and {what}; unmount {name} and mount it again"
         return f"the TOML was changed since it was taken over; `icnfs policy adopt {name}` takes it over now"
 
     async def leave(self, provider: str, deadline: float, progress: ProgressSink) -> LeaveResult:

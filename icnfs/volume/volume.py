@@ -15,7 +15,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from math import inf
 from pathlib import Path
@@ -65,9 +65,6 @@ LOAD_STEP: Final = 1024
 
 ADOPT_SECONDS: Final = 30.0
 """What looking at the places of new providers may take; later ones are looked at before the next publish."""
-
-ADOPTED: Final = frozenset({"providers", "policy", "weights", "upload", "download", "audit", "snapshots"})
-"""What of a configuration may change while the volume is mounted."""
 
 SYNC_RETRY: Final = 0.5
 """Between the tries of a `sync` that cannot publish yet."""
@@ -339,9 +336,9 @@ class Volume:
         Raises `ConfigError` where anything else of it has changed, for that takes another mount, and where a provider
         that holds shares is no longer in it.
         """
-        changed = [key.name for key in fields(config) if getattr(config, key.name) != getattr(self.config, key.name)]
-        if fixed := sorted(set(changed) - ADOPTED):
-            raise ConfigError(f"{config.path}: {', '.join(fixed)} cannot change while the volume is mounted")
+        if fixed := self.config.fixed_in(config):
+            what = f"{', '.join(fixed)} cannot change while the volume is mounted"
+            raise ConfigError(f"{config.path}: {what}; unmount and mount it again, or change that back")
         if not self.loaded.is_set():
             raise ConfigError("who holds what is not known yet; try again in a moment")
         for name, held in self.holdings().items():

@@ -57,6 +57,8 @@ def test_a_credential_is_read_where_systemd_put_it(
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
     assert asking.opening(config(""), Given(credential="cred")).keyfile == Secret(b"c" * 32)
     assert asking.opening(config('credential = "cred"'), Given()).keyfile == Secret(b"c" * 32)
+    with pytest.raises(SecretError, match=r"^--credential: .*No such file"):
+        asking.opening(config(""), Given(credential="none"))
     with pytest.raises(UsageError, match="names no credential"):
         asking.opening(config(""), Given(credential="../cred"))
 

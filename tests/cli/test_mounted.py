@@ -95,6 +95,9 @@ def test_umount_drain_says_who_keeps_it_from_being_safe(world: World, mount: Pat
 def test_a_mount_in_use_stays_unless_detached(world: World, mount: Path) -> None:
     with open(mount / "open", "wb"):
         assert "--lazy" in world.run("umount", mount, code=8).stderr
+        assert "without --drain" not in world.run("umount", "--drain", mount, code=8).stderr, (
+            "being busy is the trouble"
+        )
         assert is_mounted(world)
         world.run("umount", "--lazy", mount)
         assert not is_mounted(world)

@@ -237,12 +237,15 @@ def test_what_the_mount_refuses_is_put_back(world: World, mount: StandIn, capsys
     mount.foreign.add("h")
     assert add(world) == Exit.FOREIGN_PROVIDER
     assert "another volume's" in capsys.readouterr().err
-    assert toml(world) == before
+    assert toml(world) == before and not (world.root / "providers" / "h").exists()
     assert "h" not in mount.config.providers and mount.adopted == 2
 
 
-def test_without_a_trial_nothing_is_asked(world: World) -> None:
+def test_without_a_trial_nothing_is_asked(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     assert add(world, "--no-test", url="s3://bucket?endpoint=https://127.0.0.1:1", name="h") == Exit.CONFIG
+    for gone in (f"file://{world.root}/none/h", f"file://{world.root}/providers/h"):
+        assert add(world, "--no-test", url=gone) == Exit.USAGE
+        assert "h is not there" in capsys.readouterr().err
     keys = world.root / "keys"
     assert add(world, "--no-test", "--credentials", str(keys), url="s3://bucket?endpoint=https://127.0.0.1:1") == 0
     assert load("demo").providers["h"].credentials == keys

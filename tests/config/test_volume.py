@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from icnfs.config import load, parse
-from icnfs.config.volume import FILE_MAX, VolumeConfig, _Reader
+from icnfs.config.schema import TABLES
+from icnfs.config.volume import ADOPTED, FILE_MAX, FIXED, Schedule, VolumeConfig, _Reader
 from icnfs.errors import ConfigError, NoVolumeError, UsageError
 from icnfs.limits import GIB, MIB
 from icnfs.placement import Policy, Weights
@@ -150,6 +152,16 @@ def test_every_key_is_read() -> None:
     assert config.providers["x-1"] == ProviderFacts(
         "x-1", "/srv/x", "Süd GmbH", "DE", "DE", "Köln", 5.5, 1.0, upload=MIB, download=2 * MIB, drain=True
     )
+
+
+def test_what_a_mount_cannot_take_over_is_told_by_the_keys_of_the_toml() -> None:
+    mounted = read(MINIMAL)
+    changed = replace(mounted, log_level="debug", publish_bytes=1, k=2, n=3, upload=5, snapshots=Schedule(daily=1))
+    assert mounted.fixed_in(changed) == ["log.level", "volume.code", "volume.publish_mib"]
+    assert mounted.fixed_in(replace(mounted, upload=5)) == []
+    tables = {f"{table}.{key}" for table, keys in TABLES.items() for key in keys}
+    assert set(FIXED.values()) <= tables
+    assert {field.name for field in fields(mounted)} == FIXED.keys() | ADOPTED | {"name", "path"}
 
 
 def test_specs_open_the_providers_in_order() -> None:
