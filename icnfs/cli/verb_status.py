@@ -18,8 +18,8 @@ from icnfs.config.paths import NAME_PATTERN, config_dir, config_file, runtime_di
 from icnfs.config.volume import load
 from icnfs.control import endpoint
 from icnfs.control.client import Mount
-from icnfs.control.facts import MountStatus
-from icnfs.control.mounts import is_mount_name, mount_name, split_mount
+from icnfs.control.facts import MountStatus, printable_path
+from icnfs.control.mounts import is_mount_name, mount_name, mounted, split_mount
 from icnfs.control.protocol import StatusRequest, take_facts
 from icnfs.control.stalls import Stalls
 from icnfs.errors import ConfigError, Exit
@@ -126,9 +126,11 @@ def _print_all(found: list[tuple[str, MountStatus | None]]) -> None:
 def _facts(status: MountStatus) -> list[tuple[str, str]]:
     volume = status.volume
     running = age(time.time() - status.since_ns / 1e9)
+    seen = any(printable_path(each.point) == status.mount_point for each in mounted())
+    where = status.mount_point if seen else f"{status.mount_point}, which is not seen from here"
     facts = [
         ("volume", f"{volume.name} ({volume.volume})"),
-        ("mounted", f"{status.mount_point} (process {status.pid}, for {running})"),
+        ("mounted", f"{where} (process {status.pid}, for {running})"),
         ("state", _state(volume)),
         ("code", f"{volume.code}, safe at {volume.safe} owners"),
         ("tree", f"{volume.files} files, {size(volume.bytes_used)}"),

@@ -10,16 +10,19 @@ import errno
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from icnfs.config.paths import NAME_PATTERN, check_volume_name
 from icnfs.errors import NotMountedError, UsageError
 from icnfs.format.snapshot import NAME_RULE, is_name
 from icnfs.fuse.mountpoint import FS_TYPE, MOUNTINFO, parse_mountinfo
 
+PROC: Final = Path("/proc")
+
 
 @dataclass(frozen=True)
 class Mounted:
-    """One mount of a volume: where, which, by whom (uid), and its device as 'major:minor'."""
+    """One mount of a volume: where, which, by whom (uid), and its device as 'major:minor' ("": not known)."""
 
     point: Path
     volume: str
@@ -88,3 +91,23 @@ def mount_of(path: Path, mountinfo: Path = MOUNTINFO) -> tuple[Mounted, int]:
         if mount.device == f"{os.major(facts.st_dev)}:{os.minor(facts.st_dev)}":
             return mount, facts.st_ino
     raise NotMountedError(f"{path}: does not lie on a mount of icnfs; `icnfs status` lists what is mounted")
+
+
+def holders(found: Mounted, proc: Path = PROC) -> list[str]:
+    """Processes, as `PID (NAME)`, in whose own mount namespaces `found` is mounted: one of each, of those that this
+    user may look at.  Unmounting it here leaves it there (mount_namespaces(7))."""
+    seen = {os.readlink(proc / "self/ns/mnt")}
+    held = []
+    for process in sorted((entry.name for entry in proc.iterdir() if entry.name.isdecimal()), key=int):
+        try:
+            namespace = os.readlink(proc / process / "ns/mnt")
+            if namespace in seen:
+                continue
+            seen.add(namespace)
+            copies = mounted(proc / process / "mountinfo")
+            name = (proc / process / "comm").read_text("utf-8", "replace").strip()
+        except OSError:
+            continue
+        if any(each.volume == found.volume and found.device in ("", each.device) for each in copies):
+            held.append(f"{process} ({name})")
+    return held

@@ -103,6 +103,24 @@ def test_a_mount_in_use_stays_unless_detached(world: World, mount: Path) -> None
         assert not is_mounted(world)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="makes a mount namespace")
+def test_a_mount_that_another_namespace_holds_is_told_and_ended(world: World, mount: Path) -> None:
+    command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", "echo; exec cat"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdin is not None and holder.stdout is not None
+        holder.stdout.readline()
+        pid = world.process()
+        for _ in range(2):
+            message = world.run("umount", mount, code=8).stderr
+            assert f"another process: {holder.pid} (cat)" in message and "--lazy" in message
+            assert not is_mounted(world)
+            assert "not seen from here" in world.run("status", "demo").stdout
+        world.run("umount", "--lazy", mount)
+        wait_gone(pid)
+        world.run("mount", "demo", mount)
+        holder.stdin.close()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_unmounts_cleanly(world: World, mount: Path, number: signal.Signals) -> None:
     (mount / "signal").write_text(number.name)
