@@ -254,6 +254,7 @@ class _Reader:
             providers=self._providers(document.get("provider", {})),
         )
         self._check_places(config.providers.values())
+        self._check_spelling(config.providers.values())
         self._check_enough(config)
         return config
 
@@ -336,6 +337,17 @@ class _Reader:
                     what = f"lies within, or around, provider.{owner}.url; give each provider a place of its own"
                     raise self.error(f"provider.{facts.name}.url", what)
             seen[place.realm, path] = facts.name
+
+    def _check_spelling(self, providers: Iterable[ProviderFacts]) -> None:
+        """One owner, or site, must not count as two because it is written in two ways."""
+        for key in ("owner", "site"):
+            seen: dict[str, tuple[str, str]] = {}
+            for facts in providers:
+                text: str = getattr(facts, key)
+                name, written = seen.setdefault("".join(text.split()).casefold(), (facts.name, text))
+                if text != written:
+                    what = f"{show(text)} and provider.{name}.{key} differ in capitals or blanks alone"
+                    raise self.error(f"provider.{facts.name}.{key}", f"{what}; write both as {show(written)}")
 
     def _check_enough(self, config: VolumeConfig) -> None:
         """There must be a choice of providers that the code, `safe` and the policy all allow."""

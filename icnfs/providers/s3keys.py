@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import configparser
 import os
+import re
 import threading
 import tomllib
 from collections.abc import Mapping
@@ -69,18 +70,42 @@ class KeySource:
     def _load(self) -> AccessKeys:
         if self._credentials:
             where = f"provider.{self._provider}.credentials"
-            return _keys(_document(read_secret_file(Path(self._credentials), where), where), where)
+            return _of_file(read_secret_file(Path(self._credentials), where), where)
         if self._credential:
             where = f"provider.{self._provider}.credential"
-            return _keys(_document(read_systemd_credential(self._credential, where), where), where)
+            return _of_file(read_systemd_credential(self._credential, where), where)
         where = f"provider.{self._provider}.profile"
         if not self._profile:
             raise SecretError(f'provider.{self._provider}: no keys; add credentials = "FILE" to its table')
         path = Path(os.environ.get(SHARED_FILE) or Path("~/.aws/credentials").expanduser())
-        sections = _sections(read_secret_file(path, where), where)
+        data = read_secret_file(path, where)
+        sections = _sections(data, where)
         if self._profile not in sections:
             raise SecretError(f"{where}: {path} has no section [{self._profile}]; add it or correct the key")
-        return _keys(sections[self._profile], where)
+        return _keys(sections[self._profile], _Lines(data, self._profile), where)
+
+
+class _Lines:
+    """Finds the line of a key in a text that was understood, from the header of `section` on."""
+
+    def __init__(self, data: bytes, section: str = "") -> None:
+        self._lines = data.decode().splitlines()
+        header = re.compile(rf"\s*\[{re.escape(section)}\]")
+        self._first = next((number for number, line in enumerate(self._lines) if header.match(line)), 0)
+
+    def at(self, key: str) -> str:
+        """`line NUMBER: `, or nothing for a key that is written in some other way."""
+        written = re.compile(rf"""\s*["']?{re.escape(key)}["']?\s*[=:]""", re.IGNORECASE)
+        lines = enumerate(self._lines[self._first :], self._first + 1)
+        return next((f"line {number}: " for number, line in lines if written.match(line)), "")
+
+
+def _of_file(data: bytes, where: str) -> AccessKeys:
+    """The keys in a file that holds nothing else: what is not known there may be a key that is mistyped."""
+    table, lines = _document(data, where), _Lines(data)
+    for name in table.keys() - {name for names in _NAMES.values() for name in names}:
+        raise SecretError(f"{where}: {lines.at(name)}no such key; there are {', '.join(_NAMES)}")
+    return _keys(table, lines, where)
 
 
 def _document(data: bytes, where: str) -> Mapping[str, Any]:
@@ -91,18 +116,23 @@ def _document(data: bytes, where: str) -> Mapping[str, Any]:
         sections = _sections(data, where)
     else:
         inner = [value for value in table.values() if isinstance(value, dict)]
-        return inner[0] if len(inner) == len(table) == 1 else table
+        if not inner:
+            return table
+        sections = {name: value if isinstance(value, dict) else {} for name, value in table.items()}
     if len(sections) != 1:
         raise SecretError(f"{where}: the file has more than one section; leave one, or name it: profile = NAME")
     return next(iter(sections.values()))
 
 
 def _sections(data: bytes, where: str) -> dict[str, dict[str, str]]:
-    parser = configparser.ConfigParser(interpolation=None, default_section="", strict=False)
+    parser = configparser.ConfigParser(interpolation=None, default_section="")
+    headed = any(line.startswith(b"[") for line in data.splitlines())
     try:
         text = data.decode()
-        headed = any(line.startswith("[") for line in text.splitlines())
         parser.read_string(text if headed else f"[keys]\n{text}")
+    except (configparser.DuplicateSectionError, configparser.DuplicateOptionError) as error:
+        line = (error.lineno or 0) - (not headed)
+        raise SecretError(f"{where}: line {line}: a section or a key that is there already; leave one") from None
     except (ValueError, configparser.Error):  # neither may show what it read
         raise SecretError(
             f"{where}: neither TOML nor an ini file; write access_key = ... and secret_key = ..."
@@ -110,16 +140,27 @@ def _sections(data: bytes, where: str) -> dict[str, dict[str, str]]:
     return {name: dict(parser[name]) for name in parser.sections()}
 
 
-def _keys(table: Mapping[str, Any], where: str) -> AccessKeys:
+def _keys(table: Mapping[str, Any], lines: _Lines, where: str) -> AccessKeys:
     found: dict[str, str] = {}
     for key, names in _NAMES.items():
-        for value in (table[name] for name in names if name in table):
-            if not isinstance(value, str) or not value.strip() or len(value) > _TEXT_MAX or not value.isascii():
-                raise SecretError(f"{where}: its {key} is no key; write it in one line of plain characters")
-            if not value.strip().isprintable():
-                raise SecretError(f"{where}: its {key} holds control characters; remove them")
-            found[key] = value.strip()
+        for name in names:
+            if name in table:
+                found[key] = _text(table[name], f"{where}: {lines.at(name)}its {key}")
     for key in ("access_key", "secret_key"):
         if key not in found:
             raise SecretError(f"{where}: it has no {key}; add a line {key} = ...")
     return AccessKeys(found["access_key"], found["secret_key"], found.get("session_token"))
+
+
+def _text(value: object, what: str) -> str:
+    """One key, without the blanks around it; SecretError for what can be none."""
+    if not isinstance(value, str) or not value.strip() or len(value) > _TEXT_MAX or not value.isascii():
+        raise SecretError(f"{what} is no key; write it in one line of plain characters")
+    text = value.strip()
+    if not text.isprintable():
+        raise SecretError(f"{what} holds control characters; remove them")
+    if " " in text:
+        raise SecretError(f"{what} holds blanks; remove them")
+    if text[0] in "\"'" or text[-1] in "\"'":
+        raise SecretError(f"{what} begins or ends with a quote; close the quotes, or leave them out")
+    return text

@@ -131,10 +131,7 @@ class TransferClient:
         return None if self._link is None else self._link.pid
 
     def states(self) -> dict[str, ProviderState]:
-        """Every provider, as last heard; bad shares are counted over all processes of this client's life.
-
-        Any thread may ask.
-        """
+        """Every provider, as last heard, and all bad shares of this client's life.  Any thread may ask."""
         bad = self._bad
         return {
             name: msgspec.structs.replace(state, bad_shares=len(bad.get(name, ())))

@@ -239,6 +239,18 @@ BAD_VALUES = [
     ("provider.c", "site = []", "provider.c.site", "is no text; write"),
     ("provider.c", "eur_per_tb_month = -0.5", "provider.c.eur_per_tb_month", "write EUR from 0"),
     ("provider.c", 'eur_per_tb_read = "free"', "provider.c.eur_per_tb_read", "is no number; write EUR from 0"),
+    (
+        "provider.c",
+        'owner = "ownerb"',
+        "provider.c.owner",
+        "provider.b.owner differ in capitals or blanks alone; write",
+    ),
+    (
+        "provider.c",
+        'site = "A"',
+        "provider.c.site",
+        'provider.a.site differ in capitals or blanks alone; write both as "a"',
+    ),
     ("provider.c", 'ower = "C"', "provider.c.ower", "unknown key; did you mean owner?"),
     ("provider.Upper", 'owner = "C"', 'provider."Upper"', "no name for a provider; use 1 to 32 of a-z"),
     ("provider.-x", 'owner = "C"', 'provider."-x"', "no name for a provider; use"),

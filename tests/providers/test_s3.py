@@ -25,6 +25,7 @@ from icnfs.errors import (
     ProviderFullError,
     ProviderLiesError,
     ProviderRefusedError,
+    SecretError,
 )
 from icnfs.limits import KIB, MIB, OBJECT_MAX
 from icnfs.providers import breaker, http
@@ -32,6 +33,7 @@ from icnfs.providers.base import Pieces, list_all
 from icnfs.providers.guard import guard
 from icnfs.providers.open import ProviderSpec, open_provider, parse_url
 from icnfs.providers.s3 import S3Provider
+from icnfs.providers.s3keys import KeySource
 from tests import plain_s3
 from tests.providers.hostile import HOUR_AGO, NOW, Answer, Hostile, Request, hostile, reply
 from tests.seaweed import ACCESS_KEY, READER_KEY, SECRET_KEY, Seaweed, certify, request, write_keys
@@ -448,6 +450,15 @@ def test_many_names_are_listed_in_pages(keys: Path) -> None:
         ("access_key = 'a'", "no secret_key"),
         ("[x\naccess_key", "neither TOML nor an ini file"),
         ("[a]\naccess_key=a\n[b]\naccess_key=b", "more than one section"),
+        ("[a]\naccess_key='a'\n[b]\naccess_key='b'", "more than one section"),
+        ('access_key = "hush"\nsecret_key = "hush', "line 1: its access_key begins or ends with a quote"),
+        ('access_key = hush\nsecret_key = "hush', "line 2: its secret_key begins or ends with a quote"),
+        ("[default]\naccess_key = hush\n[default]\nsecret_key = hush", "line 3: a section or a key that is there"),
+        ("access_key = hush\nsecret_key = hush\naccess_key = hush", "line 3: a section or a key that is there"),
+        ("access_key = 'hush'\nsecret_key = 'hush'\nacess_key = 'hush'", "line 3: no such key; there are access_key"),
+        ("[x]\naccess_key = hush\nsecret_key = hush\nregion = hush", "line 4: no such key"),
+        ("access_key = 'hush'\nsecret_key = 'hu sh'", "line 2: its secret_key holds blanks"),
+        ("access_key = hush\nsecret_key = hush # hush", "line 2: its secret_key holds blanks"),
         ("access_key = 3\nsecret_key = 'x'", "is no key"),
         ("access_key = 'a'\nsecret_key = 'ü'", "is no key"),
         ("access_key = 'a'\nsecret_key = \"x\\ny\"", "control characters"),
@@ -459,7 +470,21 @@ def test_keys_that_cannot_be_read_are_refused(text: str, match: str, tmp_path: P
     path.write_text(text)
     with hostile(lambda _: b"") as server, pytest.raises(ProviderRefusedError, match=match) as caught:
         ask(provider_of(server.url, path), CALLS["probe"])
+    assert "hush" not in str(caught.value)
     assert "provider.alpha.credentials" in str(caught.value) and not server.requests
+
+
+def test_a_section_that_tools_share_may_say_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "shared"
+    path.touch(mode=0o600)
+    path.write_text(
+        "[other]\naws_access_key_id = x\n[mine]\nregion = eu\naws_access_key_id = a\naws_secret_access_key = b c"
+    )
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(path))
+    with pytest.raises(SecretError, match="line 6: its secret_key holds blanks"):
+        KeySource("alpha", profile="mine").get()
+    path.write_text(path.read_text().replace("b c", "bc"))
+    assert KeySource("alpha", profile="mine").get().access_key == "a"
 
 
 def test_keys_that_others_can_read_are_refused(keys: Path) -> None:
