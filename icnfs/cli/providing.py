@@ -77,7 +77,7 @@ def table_of(options: Mapping[str, Any]) -> dict[str, Value]:
 def check_there(spec: ProviderSpec) -> None:
     """UsageError where the place of `spec` is a directory and it is not there."""
     place = parse_url(spec.url)
-    if place.s3 is None and not place.path.is_dir():
+    if place.s3 is None and not os.path.isdir(place.path):
         remedy = "mount its disk or make it; without --no-test it is made"
         raise UsageError(f"--no-test: directory {printable_path(place.path)} is not there; {remedy}")
 

@@ -92,7 +92,8 @@ def chosen(
     lost: set[str] = set()
     for provider in (each.strip() for some in without for each in some.split(",")):
         if provider not in config.providers:
-            raise UsageError(f"--without {provider[:40]}: no such provider; there are {', '.join(config.providers)}")
+            there_are = ", ".join(config.providers)
+            raise UsageError(f"--without {provider[:40] or repr(provider)}: no such provider; there are {there_are}")
         lost.add(provider)
     for code in countries:
         there = {n for n, f in config.providers.items() if code.upper() in (f.country, f.parent_country)}
