@@ -103,7 +103,8 @@ def _wait(mount: Mount, lazy: bool, process: int, found: Mounted) -> None:
         with suppress(NotMountedError):
             mount.ask(StopRequest())
     if not wait_ended(process, ENDING):
-        raise IcnfsError(f"{found.point} is unmounted, but its process still runs after {ENDING:.0f} s; see its log")
+        remedy = f"see its log; `icnfs umount --lazy {found.point}` ends it where another namespace has it mounted"
+        raise IcnfsError(f"{found.point} is unmounted, but its process still runs after {ENDING:.0f} s; {remedy}")
 
 
 def _by_process(mount: Mount, request: UnmountRequest, process: int, found: Mounted) -> Published | None:
