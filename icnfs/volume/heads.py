@@ -71,6 +71,8 @@ class Heads:
         self._disbelieved: dict[tuple[str, HeadName], None] = {}
         self.liars: dict[str, str] = {}
         """What was wrong with a head that a provider showed, by provider."""
+        self.highest: Head | None = None
+        """Of those that were looked for and are real, the one with the highest number."""
         self.rival: Head | None = None
         """A head that bore the name of one of ours before it was put: a copy of this machine, with its claim, is at
         work."""
@@ -136,6 +138,7 @@ class Heads:
                 finally:
                     left[provider] -= trio.current_time() - begun
                 if head is not None and accept(head):
+                    self.highest = max(self.highest or head, head, key=lambda one: one.number)
                     return head
         return None
 

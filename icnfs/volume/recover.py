@@ -104,7 +104,9 @@ async def recover(
             slots = await slots_of(config, transfer)
             master = await trio.to_thread.run_sync(unlock, [slot for _, slot in slots], offered)
             network, heads, head, missing = await find(config, transfer, master, at_least, bound)
-            newest = head if bound is None else await _newest_of_all(network, heads, head)
+            if bound is not None:
+                await _look_for_newest(network, heads, head)
+            newest = heads.highest or head
             for provider in sorted(missing):
                 log.warning("left out: %s", missing[provider])
             own: set[bytes] = set()
@@ -112,7 +114,7 @@ async def recover(
                 while True:
                     found(_found(head))
                     setting_up.start_over(half)
-                    taken_over, claim = _taking_over(head, newest.number)
+                    taken_over, claim = _taking_over(head, newest.number, abandons=bound is not None)
                     own.add(taken_over.writer)
                     settings = {
                         fences.HEAD: fences.encode_base(taken_over),
@@ -196,7 +198,8 @@ async def find(
     if bound is not None:
         survey = await _within(heads, survey, bound)
     missing = {**away, **survey.away}
-    return network, heads, await _newest(network, heads, survey, missing, at_least), missing
+    head = await _newest(network, heads, survey, missing, at_least)
+    return network, heads, head if bound is not None else await _whole(heads, survey, head), missing
 
 
 async def _visit(network: Network) -> dict[str, IcnfsError]:
@@ -311,12 +314,36 @@ def _require_read(network: Network, survey: Survey, head: Head | None) -> None:
         raise TooFewProvidersError(f"the newest heads that {names} list cannot be read there: try again{back}")
 
 
-async def _newest_of_all(network: Network, heads: Heads, head: Head) -> Head:
-    """The newest head, whichever is to be recovered: what takes over comes after it."""
+async def _look_for_newest(network: Network, heads: Heads, head: Head) -> None:
+    """Find the newest head, whichever is to be recovered: what takes over comes after it."""
     survey = await heads.survey()
-    newest = await heads.newest(survey)
+    await heads.newest(survey)
     _require_read(network, survey, head)
-    return newest or head
+
+
+async def _whole(heads: Heads, survey: Survey, head: Head) -> Head:
+    """The head with all that was published by the newest, `head`.
+
+    A recovery takes over with a head that holds just what the one before it does, looks for what was published
+    meanwhile, and takes that over, too.  One that broke off in between has left such a head, and of what the other
+    machine published, and called safe, the newest is older by its number.
+    """
+    at = head
+    while (0, 0) < at.previous < at.number:
+        before = await heads.newest(_cut(survey, at.previous, at.previous))
+        if before is None or _state(before) != _state(at):
+            break
+        between = _cut(survey, before.number, at.number)
+        more = await heads.newest(between, accept=lambda one: one.generation > head.generation)
+        if more is not None:
+            return await _whole(heads, survey, more)
+        at = before
+    return head
+
+
+def _state(head: Head) -> tuple[int, int, int, list[bytes]]:
+    """What tells the state that it holds from every other."""
+    return head.generation, head.cut, head.time_ns, [run.id for run in head.runs]
 
 
 def _refuse_older(network: Network, survey: Survey, head: Head) -> None:
@@ -359,11 +386,11 @@ def _found(head: Head) -> Found:
 # --- loading ----------------------------------------------------------------------------------------------------------
 
 
-def _taking_over(head: Head, newest: tuple[int, int]) -> tuple[Head, Claim]:
-    """The head that takes `head` over, and the claim to it: it comes after the `newest` one."""
+def _taking_over(head: Head, newest: tuple[int, int], *, abandons: bool) -> tuple[Head, Claim]:
+    """The head that takes `head` over, and the claim to it: it comes after the `newest` one, which it may abandon."""
     mine = Own(newest[0] + 1, secrets.token_bytes(16), newest[1] + 1)
     taken_over = msgspec.structs.replace(
-        head, epoch=mine.epoch, sequence=mine.sequence, writer=mine.writer, previous=head.number
+        head, epoch=mine.epoch, sequence=mine.sequence, writer=mine.writer, previous=newest if abandons else head.number
     )
     return taken_over, Claim((mine,))
 

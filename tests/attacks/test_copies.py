@@ -8,12 +8,16 @@ import threading
 from dataclasses import replace
 
 import pytest
+import trio
 
 from icnfs.errors import FencedError, TooFewProvidersError
+from icnfs.format.head import Head
 from icnfs.format.records import U64, Table
 from icnfs.providers.memory import MemoryProvider
-from icnfs.volume.heads import Survey
-from icnfs.volume.recover import Found
+from icnfs.volume import recover as recovering
+from icnfs.volume.heads import Heads, Survey
+from icnfs.volume.network import Network
+from icnfs.volume.recover import Bound, Found
 from icnfs.volume.volume import Volume
 from tests.volume.world import Machine, World, get_file, list_files, put_file
 
@@ -204,3 +208,64 @@ def test_a_recovery_that_ends_at_any_put_of_its_head_is_started_over(world: Worl
     assert not there.state_dir.exists()
     there.recover(key)
     assert there.run(read_all) == {b"f": b"x" * 200_000}
+
+
+def test_a_recovery_that_broke_off_hides_nothing_that_was_published_meanwhile(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The head it left holds what it had found; the old machine, which never saw it, had gone on and said "safe"."""
+    here = world.machine()
+    key = here.init().recovery_key
+    take_over = recovering._take_over
+    seen, published = threading.Event(), threading.Event()
+
+    def found(_: Found) -> None:
+        seen.set()
+        assert published.wait(30)
+
+    async def at_one_alone(network: Network, heads: Heads, head: Head) -> None:
+        world.away(*(name for name in world.providers if name != "fox"))
+        try:
+            await take_over(network, heads, head)
+        finally:
+            world.away()
+
+    def broken(name: str) -> None:
+        with monkeypatch.context() as patch, pytest.raises(TooFewProvidersError, match="takes the volume over"):
+            patch.setattr(recovering, "_take_over", at_one_alone)
+            world.machine(name).recover(key, found=found)
+
+    async def write(volume: Volume) -> None:
+        await put_file(volume, b"early", b"1")
+        await volume.sync()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.to_thread.run_sync, broken, "once")
+            await trio.to_thread.run_sync(seen.wait)
+            await put_file(volume, b"late", b"2")
+            await volume.sync()
+            published.set()
+
+    here.run(write)
+    broken("twice")
+    there = world.machine("there")
+    there.recover(key)
+    assert there.run(read_all) == {b"early": b"1", b"late": b"2"}
+
+
+def test_what_a_recovery_went_back_from_is_not_brought_back_by_the_next(world: World) -> None:
+    here = world.machine()
+    key = here.init().recovery_key
+
+    async def write(volume: Volume) -> list[tuple[int, int]]:
+        numbers = []
+        for name in (b"one", b"two", b"three"):
+            await put_file(volume, name, b"x")
+            await volume.sync()
+            numbers.append(volume.fence.number)
+        return numbers
+
+    numbers = here.run(write)
+    world.machine("back").recover(key, bound=Bound(number=numbers[0]))
+    there = world.machine("there")
+    there.recover(key)
+    assert there.run(read_all) == {b"one": b"x"}
