@@ -150,7 +150,7 @@ class Fence:
         """
         answering = (survey.listed.keys() & self._network.taken) - survey.unread
         if self._network.silent(answering) > self._network.silent_most:
-            names = ", ".join(sorted(survey.away.keys() | survey.unread))
+            names = ", ".join(sorted(self._network.missing_of(answering)))
             raise TooFewProvidersError(f"too many providers do not answer to publish: {names}; it is tried again")
 
     def _is_known(self, provider: str, name: HeadName) -> bool:

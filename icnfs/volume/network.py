@@ -150,6 +150,8 @@ class Network:
     """Providers that are being left, from which all is being deleted."""
     foreign: dict[str, str] = field(default_factory=dict)
     """Providers whose place is somebody else's, and what was found there."""
+    unused: Callable[[], frozenset[str]] = frozenset
+    """Providers that are known to hold no share, nor is one missing there."""
     suspended: Callable[[], frozenset[str]] = frozenset
     """Providers whose answers of late were wrong too often (see `trust`)."""
 
@@ -206,14 +208,13 @@ class Network:
         return len({facts[name].owner for name in providers if name in facts})
 
     def silent(self, answering: Collection[str]) -> int:
-        """Owners of whom not every provider is among `answering`: what one of them holds may lie just there.
+        """Owners of whom not every provider is among `answering`: what one of them holds may lie just there."""
+        return self.owners(self.missing_of(answering))
 
-        One that the volume has left holds nothing.
-        """
-        return self.owners(name for name in self.facts if name not in answering and not self._has_left(name))
-
-    def _has_left(self, provider: str) -> bool:
-        return provider in self.free and self.facts[provider].drain
+    def missing_of(self, answering: Collection[str]) -> frozenset[str]:
+        """Providers that are not among `answering`; an empty one that was left, or given nothing yet, holds nothing."""
+        idle = {name for name in self.free if name in self.facts and self.facts[name].drain} | self.unused() & self.free
+        return frozenset(self.facts.keys() - answering - idle)
 
     @property
     def silent_most(self) -> int:

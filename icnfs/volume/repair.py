@@ -212,6 +212,11 @@ class Repair:
                 counts[provider] = counts.get(provider, 0) + 1
         return counts
 
+    def unused(self) -> frozenset[str]:
+        """Providers that hold no share, nor is one missing there."""
+        used = {name for held in self._groups for name in held} | self.lacking_at().keys()
+        return frozenset(self._network.facts.keys() - used)
+
     # --- shares on their way ------------------------------------------------------------------------------------------
 
     def expect(self, segment: bytes, late: Iterable[int]) -> None:

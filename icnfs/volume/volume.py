@@ -181,6 +181,7 @@ class Volume:
             try:
                 await self.load_segments()
                 loaded = True
+                self.network.unused = self.repair.unused
                 self.loaded.set()
             except IcnfsError as error:
                 log.warning("who holds what is not known yet: %s", error)

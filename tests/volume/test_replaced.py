@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from icnfs.config.volume import VolumeConfig
-from icnfs.errors import ConfigError, DegradedError, ProviderAwayError
+from icnfs.errors import ConfigError, DegradedError, ProviderAwayError, TooFewProvidersError
 from icnfs.providers.base import Data
 from icnfs.providers.memory import MemoryProvider
 from icnfs.volume.network import SHARES_PREFIX
@@ -269,3 +269,29 @@ def test_sync_tells_what_too_few_owners_hold_although_no_share_is_missing(
         there.run(read)
     else:
         assert change is _with_fewer_owners, "six owners hold six shares"
+
+
+def test_a_new_provider_takes_the_place_of_those_that_are_lost_for_good(world: World) -> None:
+    """As many as may be are silent for ever; the new one, still empty, is not one more of them."""
+    wide = World(world.root / "wide", more=("gnu",))
+    whole = wide.config
+    wide.config = replace(whole, providers={name: one for name, one in whole.providers.items() if name != "gnu"})
+    here = wide.machine()
+    here.init()
+
+    async def main(volume: Volume) -> None:
+        await volume.loaded.wait()
+        await put_file(volume, b"f", DATA)
+        await volume.sync()
+        wide.lose("ada", "bee")
+        await volume.network.wake()
+        await volume.adopt(whole)
+        await put_file(volume, b"g", DATA)
+        await volume.drain(20)
+        assert "gnu" in volume.network.homes
+        assert any(name.startswith(SHARES_PREFIX) for name in wide.providers["gnu"].objects)
+        wide.lose("cat")
+        with pytest.raises(TooFewProvidersError, match="do not answer to publish: ada, bee, cat"):
+            await volume.publisher.settle()
+
+    here.run(main)
