@@ -19,6 +19,7 @@ import secrets
 import shutil
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -396,13 +397,22 @@ def _taking_over(head: Head, newest: tuple[int, int], *, abandons: bool) -> tupl
 
 
 async def _take_over(network: Network, heads: Heads, head: Head) -> None:
-    """Put the head that fences whoever wrote the volume before."""
+    """Put the head that fences whoever wrote the volume before.
+
+    With 2k <= n the owners that are left may be too few for that: then empty places that the TOML names are taken.
+    """
+    if network.owners(network.homes) < network.durable:
+        places = Places(network, Keyring(), lambda: None)
+        for provider in sorted(network.vacant):
+            with suppress(IcnfsError):
+                await places.take(provider)
     async with trio.open_nursery() as spare:
         stored = await heads.store(head, spare)
     if network.owners(stored.providers) < network.durable:
         raise TooFewProvidersError(
             f"the head that takes the volume over needs {network.durable} owners and only "
-            f"{network.owners(stored.providers)} took it: {reasons(stored.errors)}"
+            f"{network.owners(stored.providers)} took it: {reasons(stored.errors) or 'no other is there'}; where "
+            "others are lost for good, have new ones stand in their stead in the TOML"
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -327,3 +328,24 @@ def test_the_passphrase_opens_a_recovered_volume_too(world: World) -> None:
     there.recover(key)
     there.secrets = passphrase
     assert there.run(read_all) == CONTENTS
+
+
+def test_half_of_the_owners_may_be_lost_where_the_code_says_so_once_others_stand_in_their_stead(tmp_path: Path) -> None:
+    """The head that takes over has to be where whatever n - k owners vanish leave one: k of 2k are too few for that."""
+    world = World(tmp_path, "2-of-4", more=("gnu", "hen"))
+    whole = world.config.providers
+    old, new = ("ada", "bee", "cat", "dog"), ("cat", "dog", "gnu", "hen")
+    world.config = replace(world.config, providers={name: whole[name] for name in old})
+    _, key, _ = filled(world)
+    world.lose("ada", "bee")
+    with pytest.raises(TooFewProvidersError, match="have new ones stand in their stead"):
+        world.machine("early").recover(key)
+    world.config = replace(world.config, providers={name: whole[name] for name in new})
+    there = world.machine("there")
+    there.recover(key)
+
+    async def mended(volume: Volume) -> dict[bytes, bytes]:
+        await volume.sync()
+        return await read_all(volume)
+
+    assert there.run(mended) == CONTENTS
