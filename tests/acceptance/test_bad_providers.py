@@ -259,7 +259,7 @@ def test_a_bucket_that_a_provider_has_already_is_not_added_under_a_second_name(m
     facts = ("--owner", "Twice", "--country", "DE", "--parent-country", "DE", "--credentials")
     for host, code, says in (
         ("127.0.0.1", Exit.CONFIG, f"provider.twice.url: the same place as provider.{BAD[0]}.url"),
-        ("localhost", Exit.FOREIGN_PROVIDER, "provider twice: its place belongs to another volume, or to another"),
+        ("localhost", Exit.FOREIGN_PROVIDER, "provider twice: its place is that of provider lyon too, by another name"),
     ):
         url = volume.urls[BAD[0]].replace("127.0.0.1", host)
         added = volume.icnfs("provider", "add", "vol", "twice", url, *facts, volume.config_dir / "s3.keys", code=code)

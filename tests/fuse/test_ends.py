@@ -147,7 +147,7 @@ def connections() -> Iterator[Path]:
         pytest.skip("fusectl cannot be mounted")
     yield path
     if ours:
-        subprocess.run(["umount", str(path)], check=True)
+        subprocess.run(["umount", "--lazy", str(path)], check=True)  # some other mount may be using it just now
 
 
 def test_a_cut_connection_is_noticed_and_nothing_is_left_mounted(tmp_path: Path, connections: Path) -> None:
