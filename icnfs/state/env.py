@@ -65,7 +65,7 @@ class Environments:
                 raise DamagedError(f"{root}: the local state is damaged ({error}); {remedy}") from None
             raise LocalDiskError(f"{root}: LMDB cannot open the local state: {error}; check the disk", EIO) from None
         self.lacks_reserve = True
-        """Whether the blocks that are kept for commits on a full disk are in use, or could not be had."""
+        """Whether the blocks that are kept for commits on a full disk are in use, or there was no room for them."""
         self.take_reserve()
 
     def close(self) -> None:
@@ -88,17 +88,18 @@ class Environments:
         return os.strerror(ENOSPC) if self.free_bytes() < MIB else str(error)
 
     def take_reserve(self) -> None:
-        """Occupy the reserve if there is ample room for it."""
+        """Occupy the reserve if there is ample room for it; where it cannot be had all the same, go on without."""
         path = self.root / "reserve"
         if path.exists() and path.stat().st_size == RESERVE:
             self.lacks_reserve = False
         elif self.free_bytes() >= RESERVE + SLACK:
-            with contextlib.suppress(OSError):  # there may be room, and no inode
+            self.lacks_reserve = False
+            with contextlib.suppress(OSError):  # no inode, a quota, a file system that occupies nothing beforehand
                 fd = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600)
                 try:
                     os.posix_fallocate(fd, 0, RESERVE)
-                    self.lacks_reserve = False
-                except OSError:
+                except OSError as error:
+                    self.lacks_reserve = error.errno == ENOSPC  # somebody was quicker
                     os.unlink(path)
                 finally:
                     os.close(fd)

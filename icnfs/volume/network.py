@@ -259,6 +259,11 @@ class Network:
         return frozenset(name for name in self.free if name in self.facts and not self.facts[name].drain)
 
     @property
+    def unnoted(self) -> frozenset[str]:
+        """Of these, such that count as holding what they were given."""
+        return self.vacant - self.noted
+
+    @property
     def homes(self) -> tuple[str, ...]:
         """Providers whose place is ours and that are to keep what they are given."""
         return tuple(name for name in self.facts if name in self.taken and not self.facts[name].drain)

@@ -356,7 +356,8 @@ class Publisher:
             return
         survey = await self._heads.survey(self._fence.number)
         await self._fence.pass_by(survey)
-        for provider in self._network.moved & self._network.taken:  # it may be an older state of what it was
+        seen = self._network.moved & self._network.taken & (survey.listed.keys() - survey.unread)
+        for provider in seen:  # it may be an older state of what it was
             if provider in self._fence.without_base(survey):
                 await self._note_lost(provider)
             self._network.moved.discard(provider)

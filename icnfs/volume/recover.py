@@ -19,7 +19,6 @@ import secrets
 import shutil
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -399,13 +398,11 @@ def _taking_over(head: Head, newest: tuple[int, int], *, abandons: bool) -> tupl
 async def _take_over(network: Network, heads: Heads, head: Head) -> None:
     """Put the head that fences whoever wrote the volume before.
 
-    With 2k <= n the owners that are left may be too few for that: then empty places that the TOML names are taken.
+    With 2k <= n the owners that are left may be too few for that: then it is put at empty places, too.  They are not
+    marked: a mount finds such a place empty, and notes that what the records say of it is gone.
     """
     if network.owners(network.homes) < network.durable:
-        places = Places(network, Keyring(), lambda: None)
-        for provider in sorted(network.vacant):
-            with suppress(IcnfsError):
-                await places.take(provider)
+        network.taken |= network.vacant
     async with trio.open_nursery() as spare:
         stored = await heads.store(head, spare)
     if network.owners(stored.providers) < network.durable:

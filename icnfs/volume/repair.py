@@ -131,7 +131,7 @@ class Repair:
                 del self._come[key]
 
     def _count(self, segment: SegmentInfo) -> None:
-        held = tuple(sorted(share.provider for share in segment.shares if share.stored))
+        held = tuple(sorted(_holders(segment)))
         self._uncount(segment.id)
         group = self._groups.get(held)
         if group is None:
@@ -187,8 +187,14 @@ class Repair:
 
     @property
     def unsafe(self) -> bool:
-        """Whether fewer than `safe` distinct owners hold any segment, be it that nothing of it is missing."""
-        return self.at_risk(()).segments > 0
+        """Whether fewer than `safe` distinct owners hold a segment that is to be mended: it lacks a share, or one lies
+        with a provider that the TOML no longer names."""
+        network = self._network
+        gone = any(not network.facts.keys() >= set(held) and self._is_short(held) for held in self._groups)
+        return gone or any(map(self._is_short, map(_holders, self.lacking.values())))
+
+    def _is_short(self, held: Iterable[str]) -> bool:
+        return self._network.owners(held) < self._network.safe
 
     @property
     def unsure(self) -> bool:
@@ -377,3 +383,7 @@ def _with(segment: SegmentInfo, stored: dict[int, str]) -> SegmentInfo:
     for index, provider in stored.items():
         shares[index] = msgspec.structs.replace(shares[index], provider=provider, stored=True)
     return msgspec.structs.replace(segment, shares=tuple(shares))
+
+
+def _holders(segment: SegmentInfo) -> tuple[str, ...]:
+    return tuple(share.provider for share in segment.shares if share.stored)

@@ -287,14 +287,14 @@ class Volume:
         if self.repair.unsure:  # the publish raised doubts
             await self.places.visit_doubtful()
         told = ""
-        while self.repair.unsafe or self.repair.unsure or self.network.vacant or self.publisher.owes_head:
+        while self.repair.unsafe or self.repair.unsure or self.network.unnoted or self.publisher.owes_head:
             try:
                 await self.publisher.settle()
                 await self.care_once()
             except TooFewProvidersError as error:
                 if told != (told := str(error)):
                     log.info("sync waits for providers: %s", error)
-            if self.repair.unsafe or self.repair.unsure or self.network.vacant:
+            if self.repair.unsafe or self.repair.unsure or self.network.unnoted:
                 await trio.sleep(SYNC_RETRY)
             else:
                 await self._until_published(batch)

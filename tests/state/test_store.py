@@ -438,15 +438,26 @@ def test_an_inode_that_is_edited_as_soon_as_it_is_read_stays_in_memory(
     local.run(body)
 
 
-def test_a_reserve_that_cannot_be_made_is_none(tmp_path: Path) -> None:
-    """There may be room and no inode, or no descriptor: who asks for it goes on without."""
+@pytest.mark.parametrize("code", [errno.EDQUOT, errno.EOPNOTSUPP, errno.ENOSPC])
+def test_who_cannot_have_a_reserve_goes_on_without_but_where_the_disk_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """There may be room and no inode, or no descriptor, or a quota: writers must not wait for ever."""
     local = Local(tmp_path / "state")
+
+    def refuse(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
 
     async def body(store: Store) -> None:
         (store.env.root / "reserve").unlink()
-        (store.env.root / "reserve").mkdir()
         store.env.lacks_reserve = True
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "posix_fallocate", refuse)
+            store.env.take_reserve()
+        assert store.env.lacks_reserve == (code == errno.ENOSPC)
+        assert not (store.env.root / "reserve").exists()
+        (store.env.root / "reserve").mkdir()
         store.env.take_reserve()
-        assert store.env.lacks_reserve
+        assert not store.env.lacks_reserve
 
     local.run(body)
