@@ -43,6 +43,7 @@ from icnfs.volume import condemned, runs
 from icnfs.volume import fence as fences
 from icnfs.volume import pack as packs
 from icnfs.volume.added import Added, row_size
+from icnfs.volume.emptied import may_lack, without
 from icnfs.volume.fence import Fence
 from icnfs.volume.heads import Heads, Survey
 from icnfs.volume.network import Network
@@ -70,6 +71,12 @@ class Uploads:
     """Those that an attempt recorded before it broke off, of which nobody was told yet."""
     unnamed: dict[bytes, set[tuple[str, str]]] = field(default_factory=dict)
     """Of `segments`, those that no head that was sent names: (provider, object) of what was sent."""
+
+    def lose(self, providers: Iterable[str]) -> None:
+        """What they were given is there no more."""
+        for provider in providers:
+            for kept in (self.segments, self.recorded):
+                kept.update({id: without(held, provider) for id, held in kept.items() if may_lack(held, provider)})
 
     def clear(self) -> None:
         self.unnamed.clear()

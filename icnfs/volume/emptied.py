@@ -29,23 +29,25 @@ class Emptied:
     def __init__(self, now: Callable[[], float] = trio.current_time) -> None:
         self.now = now
         self.times: Counter[str] = Counter()
-        """How often each provider's place was found empty: what it was given before that is gone."""
+        """How often each provider's place was found empty, or became another: what it was given before that is gone."""
+        self._takings: Counter[str] = Counter()
         self._taken: dict[str, float] = {}
 
     def taken(self, provider: str) -> None:
         """It is in use again."""
+        self._takings[provider] += 1
         self._taken[provider] = self.now()
 
     def may_take(self, provider: str) -> bool:
         """Whether it is time."""
-        again = self.times[provider] - AT_ONCE
-        if again <= 0 or provider not in self._taken:
+        again = self._takings[provider] + 1 - AT_ONCE
+        if again <= 0:
             return True
         wait = min(WAIT_MOST, WAIT_SECONDS * 2.0 ** min(again - 1, 20))
         return self.now() >= self._taken[provider] + wait
 
     def since(self, before: Counter[str]) -> Counter[str]:
-        """Those that were found empty since `times` was as in `before`."""
+        """Those of which that is so since `times` was as in `before`."""
         return self.times - before
 
 

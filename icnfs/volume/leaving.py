@@ -117,6 +117,7 @@ class Leaving:
             unreachable = str(error)
         finally:
             self._network.clearing.discard(provider)
+            self._network.doubted.pop(provider, trio.Event()).set()  # it holds nothing that counts
         return LeaveResult(first.segments, first.bytes, left, unreachable)
 
     def _holding(self, provider: str) -> Holding:

@@ -166,8 +166,9 @@ class Network:
         made.upload, made.download = config.upload, config.download
         return made
 
-    def adopt(self, config: VolumeConfig) -> None:
-        """Take over providers, policy and weights; a provider that moved is visited as if it were new."""
+    def adopt(self, config: VolumeConfig) -> set[str]:
+        """Take over providers, policy and weights; those that moved, which are visited as if they were new."""
+        moved: set[str] = set()
         known = (self.taken, self.free, self.noted, self.foreign)
         for name, facts in self.facts.items():
             there = config.providers.get(name)
@@ -175,9 +176,11 @@ class Network:
                 for places in known:
                     places.pop(name, None) if isinstance(places, dict) else places.discard(name)
                 self.doubted.pop(name, trio.Event()).set()
-                self.moved.discard(name) if there is None else self.moved.add(name)
+                self.moved.discard(name) if there is None else moved.add(name)
+        self.moved |= moved
         self.facts, self.policy, self.weights = config.providers, config.policy, config.weights
         self.upload, self.download = config.upload, config.download
+        return moved
 
     def check_clearing(self, wanted: Mapping[str, ProviderFacts]) -> None:
         """ConfigError where a provider from which all is being deleted would be used again, or be another place."""

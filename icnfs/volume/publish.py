@@ -243,6 +243,7 @@ class Publisher:
     async def _publish(self) -> None:
         self.progress = Progress()
         await self._settle()
+        before = self.emptied.times.copy()
         await self._fold()
         cut = await cuts.begin_cut(self._store)
         self._cut_ns = cut.time_ns
@@ -264,6 +265,7 @@ class Publisher:
             try:
                 head, added = await attempt.run(cut, self._runs, self._keyring.encode(), self._spare)
             finally:
+                self._uploads.lose(moved := self.emptied.since(before))
                 if attempt.needless:
                     self._spare.start_soon(withdraw, self._network, self.look_out, attempt.needless)
         finally:
@@ -271,6 +273,8 @@ class Publisher:
         self._idle_batch = cut.batch
         self.owes_head = False
         self._published(head, added)
+        for provider in moved:  # what was stored before that lies elsewhere
+            await self._mend([without(s, provider) for s in (*added, *self._parts()) if may_lack(s, provider)])
 
     def _must(self) -> bool:
         """Whether to publish although no record changed."""
@@ -345,8 +349,7 @@ class Publisher:
 
     @property
     def _owes(self) -> bool:
-        network = self._network
-        return bool(network.vacant or network.moved & network.taken) or self._places.owes
+        return bool(self._network.vacant or self._network.moved & self._network.taken) or self._places.owes
 
     async def _settle(self) -> None:
         """Places and key slots change only after the heads were looked at: see `places`."""
@@ -357,6 +360,7 @@ class Publisher:
         survey = await self._heads.survey(self._fence.number)
         await self._fence.pass_by(survey)
         seen = self._network.moved & self._network.taken & (survey.listed.keys() - survey.unread)
+        self._uploads.lose(seen)
         for provider in seen:  # it may be an older state of what it was
             if provider in self._fence.without_base(survey):
                 await self._note_lost(provider)
@@ -381,8 +385,7 @@ class Publisher:
         self.emptied.times[provider] += 1
         self._repair.forget_arrivals(provider)
         await self._mend([without(part, provider) for part in self._parts() if may_lack(part, provider)])
-        for kept in (self._uploads.segments, self._uploads.recorded):
-            kept.update({id: without(held, provider) for id, held in kept.items() if may_lack(held, provider)})
+        self._uploads.lose([provider])
         cut = await cuts.begin_cut(self._store)
         try:
             held = (segment for segment in segments_at(cut) if may_lack(segment, provider))

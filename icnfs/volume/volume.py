@@ -263,7 +263,7 @@ class Volume:
         if failure is not None:
             raise failure
         if scope.cancelled_caught:
-            raise self._degraded(batch, seconds)
+            raise self.store.fenced or self._degraded(batch, seconds)
         self._report_once(progress)
         return self.publisher.batch
 
@@ -348,7 +348,7 @@ class Volume:
         self.network.check_clearing(config.providers)
         await self.network.transfer.set_providers(config.specs(), Limits(config.upload, config.download))
         gone = self.network.facts.keys() - config.providers.keys()
-        self.network.adopt(config)
+        self.publisher.emptied.times.update(self.network.adopt(config))
         self.config = config
         self.repair.judge_anew()
         for name in sorted(gone):

@@ -322,3 +322,66 @@ def test_a_new_provider_takes_the_place_of_those_that_are_lost_for_good(world: W
             await volume.publisher.settle()
 
     here.run(main)
+
+
+def test_what_a_publish_stored_at_the_old_place_is_not_held_at_a_faithful_copy(world: World) -> None:
+    """The copy was made before, and shows every head: also that of the publish, which was under way."""
+    here = world.machine()
+    here.init()
+    old, other = world.providers["dog"], empty("dog")
+    go_on, stored = trio.Event(), trio.Event()
+    put_old = old.put
+
+    def held_up(provider: MemoryProvider) -> None:
+        put = provider.put
+
+        async def slowly(name: str, data: Data) -> None:
+            if name.startswith(SHARES_PREFIX):
+                await go_on.wait()
+            await put(name, data)
+
+        provider.put = slowly  # type: ignore[method-assign]
+
+    async def tell(name: str, data: Data) -> None:
+        await put_old(name, data)
+        if name.startswith(SHARES_PREFIX):
+            stored.set()
+
+    async def main(volume: Volume) -> None:
+        await volume.loaded.wait()
+        await put_file(volume, b"one", DATA[:500_000])
+        await volume.sync()
+        other.objects.update(old.objects)
+        for name in ("ada", "bee", "cat"):
+            held_up(world.providers[name])
+        old.put = tell  # type: ignore[method-assign]
+        await put_file(volume, b"two", DATA)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(volume.sync)
+            await stored.wait()
+            world.providers["dog"] = other
+            nursery.start_soon(volume.adopt, changed(volume.config, "dog", url="file:///elsewhere"))
+            while "dog" not in volume.network.moved:
+                await trio.sleep(0.01)
+            go_on.set()
+        await volume.sync()
+        assert believed(world, volume) == []
+
+    here.run(main)
+
+
+def test_a_dead_provider_that_was_drained_is_doubted_no_more(wide: World) -> None:
+    """Compaction waits while anything is in doubt."""
+    here = wide.machine()
+    here.init()
+
+    async def main(volume: Volume) -> None:
+        await volume.loaded.wait()
+        await put_file(volume, b"f", DATA)
+        await volume.sync()
+        wide.lose("dog")
+        await volume.adopt(changed(volume.config, "dog", drain=True))
+        assert (await volume.leave("dog", 30)).unreachable
+        assert not volume.network.doubted and not volume.network.clearing
+
+    here.run(main)
