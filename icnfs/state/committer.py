@@ -369,7 +369,7 @@ class Committer:
             if self._failing:
                 self._failing = False
                 self._post(lambda: self._on_failure(None))
-            if self._env.lacks_reserve:
+            if not self._env.has_reserve:
                 self._env.take_reserve()
             if in_data and tries:  # what failed to be written may have been the last commit's meta page
                 self._insist(self._sync)

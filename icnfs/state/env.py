@@ -64,8 +64,8 @@ class Environments:
                 remedy = "move it away and run `icnfs recover`, which loses what was not published"
                 raise DamagedError(f"{root}: the local state is damaged ({error}); {remedy}") from None
             raise LocalDiskError(f"{root}: LMDB cannot open the local state: {error}; check the disk", EIO) from None
-        self.lacks_reserve = True
-        """Whether the blocks that are kept for commits on a full disk are in use, or there was no room for them."""
+        self.has_reserve = self.lacks_reserve = False
+        """Whether blocks are kept for commits on a full disk, and whether those that were are in use."""
         self.take_reserve()
 
     def close(self) -> None:
@@ -91,13 +91,14 @@ class Environments:
         """Occupy the reserve if there is ample room for it; where it cannot be had all the same, go on without."""
         path = self.root / "reserve"
         if path.exists() and path.stat().st_size == RESERVE:
-            self.lacks_reserve = False
+            self.has_reserve, self.lacks_reserve = True, False
         elif self.free_bytes() >= RESERVE + SLACK:
             self.lacks_reserve = False
             with contextlib.suppress(OSError):  # no inode, a quota, a file system that occupies nothing beforehand
                 fd = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600)
                 try:
                     os.posix_fallocate(fd, 0, RESERVE)
+                    self.has_reserve = True
                 except OSError as error:
                     self.lacks_reserve = error.errno == ENOSPC  # somebody was quicker
                     os.unlink(path)
@@ -106,7 +107,7 @@ class Environments:
 
     def give_up_reserve(self) -> bool:
         """Free the reserve's blocks, for what was accepted or makes room; false when they are gone already."""
-        self.lacks_reserve = True
+        self.has_reserve, self.lacks_reserve = False, True
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.root / "reserve")
             return True

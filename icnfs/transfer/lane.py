@@ -69,18 +69,22 @@ class Lane:
         with self._measured(self.health.writes, len(data)):
             async with self._writes.of(len(data)):
                 await self._mapped(lambda: self._guarded.again.put(name, data))
-        if self.retired:
-            raise ProviderAwayError(self.name, f"it was replaced while {name} was being stored")
+        self._require_in_use(name)
         self.health.bytes_up += len(data)
 
     async def put_new(self, name: str, data: Data) -> None:
         """As `put`, but NameTakenError where other bytes have that name already."""
         with self._measured(self.health.writes, len(data)):
             made = await self._mapped(lambda: self._guarded.again.put_new(name, data))
+        self._require_in_use(name)
         if made:
             self.health.bytes_up += len(data)
         elif await self._there(name) != bytes(data):
             raise NameTakenError(self.name, f"object {name} is there already, and holds something else")
+
+    def _require_in_use(self, name: str) -> None:
+        if self.retired:
+            raise ProviderAwayError(self.name, f"it was replaced while {name} was being stored")
 
     async def _there(self, name: str) -> bytes:
         try:

@@ -153,6 +153,8 @@ class Leaving:
         Before each part it looks whether another machine has taken over: that one may use the place.
         """
         transfer = self._network.transfer
+        if provider in self._network.free:
+            return len(await transfer.list_objects(provider, "", deadline=VISIT_SECONDS))
         try:
             for prefix in _prefixes():
                 names = await transfer.list_objects(provider, prefix, deadline=VISIT_SECONDS)

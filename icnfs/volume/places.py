@@ -150,12 +150,14 @@ class Places:
 
     async def take(self, provider: str) -> None:
         """Mark a free place as ours; it is to be given its key slots."""
+        facts = self._network.facts.get(provider)
         log.info("provider %s: its empty place is taken", provider)
         await self._network.transfer.put_object(
             provider, marker.NAME, marker.pack_marker(self._network.token(provider)), deadline=VISIT_SECONDS
         )
-        self._keyring.lost(provider)
-        self._note_ours(provider)
+        if _is_same(facts, self._network.facts.get(provider)):
+            self._keyring.lost(provider)
+            self._note_ours(provider)
 
     def _note_ours(self, provider: str) -> None:
         self._network.free.discard(provider)

@@ -100,7 +100,7 @@ class Publisher:
         self._dirty_limit = dirty_limit
         self._busy_limit = max(dirty_limit, busy_limit)
         self._uploads = Uploads()
-        self.busy: Callable[[], bool] = _never
+        self.busy: Callable[[], bool] = lambda: False
         """Whether the mount is busy; whoever serves requests says so.  Asked at each look."""
         self.standstill = trio.Lock()
         """Held while something is published or noted; whoever holds it finds nothing under way."""
@@ -368,7 +368,9 @@ class Publisher:
         for provider in self._network.vacant:
             if provider not in self._network.noted:
                 await self._note_lost(provider)
-                self._network.noted.add(provider)
+            if provider not in self._network.vacant:  # it is another place meanwhile
+                continue
+            self._network.noted.add(provider)
             self._network.moved.discard(provider)
             if not self.emptied.may_take(provider):
                 continue
@@ -480,10 +482,6 @@ class Publisher:
         )
         self._news = True
         await self._fence.keep_runs(self._runs, note)
-
-
-def _never() -> bool:
-    return False
 
 
 def segments_at(cut: PublishCut, *, all_of_them: bool = False) -> Iterator[SegmentInfo]:

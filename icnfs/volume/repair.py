@@ -241,7 +241,7 @@ class Repair:
         else:
             self._early[key] = None
             _bound(self._early)
-        if event.what == "stored":
+        if event.what == "stored" and event.provider in self._network.taken:
             self._come[key] = event.provider
             _bound(self._come)
 

@@ -357,7 +357,7 @@ class Volume:
             self.keyring.save()
         with trio.move_on_after(ADOPT_SECONDS):
             try:
-                await self.publisher.settle()
+                await (self.places.visit_all() if self.store.read_only else self.publisher.settle())
             except IcnfsError as error:
                 log.warning("the providers' places could not all be looked at yet: %s", error)
 

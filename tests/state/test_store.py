@@ -449,8 +449,8 @@ def test_who_cannot_have_a_reserve_goes_on_without_but_where_the_disk_is_full(
         raise OSError(code, os.strerror(code))
 
     async def body(store: Store) -> None:
-        (store.env.root / "reserve").unlink()
-        store.env.lacks_reserve = True
+        store.env.give_up_reserve()
+        assert store.env.lacks_reserve and not store.env.has_reserve
         with monkeypatch.context() as patch:
             patch.setattr(os, "posix_fallocate", refuse)
             store.env.take_reserve()
@@ -458,6 +458,11 @@ def test_who_cannot_have_a_reserve_goes_on_without_but_where_the_disk_is_full(
         assert not (store.env.root / "reserve").exists()
         (store.env.root / "reserve").mkdir()
         store.env.take_reserve()
-        assert not store.env.lacks_reserve
+        assert not store.env.lacks_reserve and not store.env.has_reserve
+        (store.env.root / "reserve").rmdir()
+        await store.flush()
+        store.touch()
+        await store.flush()
+        assert store.env.has_reserve, "a commit takes it where it can be had"
 
     local.run(body)

@@ -385,3 +385,53 @@ def test_a_dead_provider_that_was_drained_is_doubted_no_more(wide: World) -> Non
         assert not volume.network.doubted and not volume.network.clearing
 
     here.run(main)
+
+
+def test_a_url_that_is_corrected_while_a_loss_is_noted_marks_no_place_of_somebody_elses(tmp_path: Path) -> None:
+    ours, other = World(tmp_path / "ours"), World(tmp_path / "other")
+    here, there = ours.machine(), other.machine()
+    here.init()
+    there.init()
+    foreign = other.providers["dog"]
+    before = dict(foreign.objects)
+
+    async def main(volume: Volume) -> None:
+        await volume.loaded.wait()
+        await put_file(volume, b"f", DATA)
+        await volume.sync()
+        ours.providers["dog"].objects.clear()
+        volume.network.doubt("dog")
+        begun, go_on = trio.Event(), trio.Event()
+        note_lost = volume.publisher._note_lost
+
+        async def slowly(provider: str) -> None:
+            await note_lost(provider)
+            begun.set()
+            await go_on.wait()
+
+        volume.publisher._note_lost = slowly  # type: ignore[method-assign]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(volume.publisher.settle)
+            await begun.wait()
+            ours.providers["dog"] = foreign
+            nursery.start_soon(volume.adopt, changed(volume.config, "dog", url="file:///elsewhere"))
+            while "dog" not in volume.network.foreign:
+                await trio.sleep(0.01)
+            go_on.set()
+        assert foreign.objects == before and "dog" not in volume.network.taken
+
+    here.run(main)
+
+
+def test_a_mount_that_may_not_write_takes_over_a_toml_and_writes_nothing(world: World) -> None:
+    here = world.machine()
+    here.init()
+    other = empty("dog")
+
+    async def main(volume: Volume) -> None:
+        await volume.loaded.wait()
+        world.providers["dog"] = other
+        await volume.adopt(changed(volume.config, "dog", url="file:///elsewhere"))
+        assert not other.objects and "dog" in volume.network.vacant
+
+    here.run(main, read_only=True)
