@@ -210,7 +210,8 @@ def test_what_a_rate_holds_back_is_not_given_up(own: bool, wide: World, monkeypa
         assert trio.current_time() - began > 2, "held back for longer than an upload may take"
         moved = {name: replace(one, drain=name == "cat") for name, one in volume.network.facts.items()}
         await volume.adopt(replace(volume.config, providers=moved))
-        assert await volume.care_once()
+        while "cat" in volume.holdings():  # the mount's own round may have been quicker
+            await volume.care_once()
 
     if own:
         here.run(main, providers=slow)
