@@ -15,7 +15,7 @@ from typing import Final
 from icnfs.config.paths import NAME_PATTERN, check_volume_name
 from icnfs.errors import NotMountedError, UsageError
 from icnfs.format.snapshot import NAME_RULE, is_name
-from icnfs.fuse.mountpoint import FS_TYPE, MOUNTINFO, parse_mountinfo
+from icnfs.mountinfo import FS_TYPE, MOUNTINFO, parse_mountinfo
 
 PROC: Final = Path("/proc")
 

@@ -13,18 +13,13 @@ import ctypes
 import errno
 import logging
 import os
-import re
 import stat
 import subprocess
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from icnfs.errors import MountPointError
-
-FS_TYPE: Final = "fuse.icnfs"
-MOUNTINFO: Final = Path("/proc/self/mountinfo")
+from icnfs.mountinfo import FS_TYPE, MOUNTINFO, Mounted, parse_mountinfo
 
 MAX_BACKGROUND: Final = 512
 """Background requests (read-ahead) in flight; the kernel's 12 are used up by the readers of one dead file."""
@@ -36,39 +31,8 @@ _MNT_DETACH: Final = 2
 _UMOUNT_NOFOLLOW: Final = 8
 _FUSERMOUNT: Final = "fusermount3"
 _FUSERMOUNT_SECONDS: Final = 30
-_OCTAL: Final = re.compile(rb"\\([0-7]{3})")
-_USER: Final = re.compile(rb"\buser_id=(\d{1,10})\b")
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Mounted:
-    """One line of mountinfo (proc(5)): where, of which type, from what source, the device as 'major:minor', and for
-    FUSE whose mount it is."""
-
-    path: bytes
-    fs_type: str
-    source: bytes
-    device: str
-    uid: int = 0
-
-
-def parse_mountinfo(text: bytes) -> Iterator[Mounted]:
-    """The mounts that `text` lists, in order; lines that are not as proc(5) has them are passed over."""
-    for line in text.split(b"\n"):
-        fields = line.split(b" ")
-        tail = fields[fields.index(b"-", 6) + 1 :] if b"-" in fields[6:] else []
-        if len(tail) >= 2:
-            fs_type, device = tail[0].decode("ascii", "replace"), fields[2].decode("ascii", "replace")
-            user = _USER.search(tail[2]) if len(tail) > 2 else None
-            uid = int(user[1]) if user else 0
-            yield Mounted(_unescape(fields[4]), fs_type, _unescape(tail[1]), device, uid)
-
-
-def _unescape(field: bytes) -> bytes:
-    """proc(5): space, tab, newline and backslash are three octal digits after a backslash."""
-    return _OCTAL.sub(lambda match: bytes((int(match[1], 8) & 0xFF,)), field)
 
 
 def mounted_at(path: str) -> Mounted | None:

@@ -39,6 +39,7 @@ from icnfs.fuse.handlers import Handlers
 from icnfs.fuse.loop import MAX_TASKS, MIN_TASKS, DeviceLoop
 from icnfs.fuse.options import MountOptions
 from icnfs.fuse.wakeups import Wakeups
+from icnfs.mountinfo import FS_TYPE
 
 DEADLINE: Final = 20.0
 """Seconds that a handler may wait."""
@@ -137,7 +138,7 @@ def _close(path: str) -> None:
     """Free the session.  The mount is gone, or is detached here; what libfuse would do is to cut the connection."""
     pyfuse3.close(unmount=False)
     mounted = places.mounted_at(path)
-    if mounted is not None and mounted.fs_type == places.FS_TYPE:
+    if mounted is not None and mounted.fs_type == FS_TYPE:
         try:
             places.detach(path)
         except MountPointError as exc:

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
+from icnfs.mountinfo import FS_TYPE, MOUNTINFO, parse_mountinfo
 from icnfs.providers import pace
 from icnfs.providers.base import COMPONENT
 
@@ -26,11 +27,6 @@ STALE_AFTER: Final = 24 * 3600
 
 TEMPORARY: Final = ".put-"
 """How temporary files' names begin: with a dot, as no object's name does."""
-
-MOUNTINFO: Final = Path("/proc/self/mountinfo")
-"""See proc(5)."""
-
-OWN_TYPE: Final = b"fuse.icnfs"
 
 _NO_LINKS: Final = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK})
 """What link(2) says on file systems that have none, FAT for one; those know RENAME_NOREPLACE."""
@@ -51,16 +47,12 @@ def open_root(path: Path) -> int:
 def own_mount(fd: int) -> bool:
     """Whether an open directory lies on a volume of icnfs's that is mounted here, as far as the kernel tells."""
     device = os.fstat(fd).st_dev
-    wanted = f"{os.major(device)}:{os.minor(device)}".encode()
+    wanted = f"{os.major(device)}:{os.minor(device)}"
     try:
-        mounts = MOUNTINFO.read_bytes().splitlines()
+        mounts = parse_mountinfo(MOUNTINFO.read_bytes())
     except OSError:
         return False
-    for mount in mounts:
-        place, _, kind = mount.partition(b" - ")
-        if place.split()[2:3] == [wanted] and kind.split()[:1] == [OWN_TYPE]:
-            return True
-    return False
+    return any(mount.device == wanted and mount.fs_type == FS_TYPE for mount in mounts)
 
 
 def make_root(path: Path) -> None:

@@ -22,7 +22,7 @@ from icnfs.providers.faults import FaultPlan, Faults
 from icnfs.providers.s3 import S3Provider
 from icnfs.providers.s3keys import KeySource
 from icnfs.providers.s3place import KEYS as S3_KEYS
-from icnfs.providers.s3place import S3Place
+from icnfs.providers.s3place import SECRETS_ELSEWHERE, S3Place
 from icnfs.providers.s3place import parse as parse_s3
 
 
@@ -182,8 +182,6 @@ def _open_s3(spec: ProviderSpec, place: Place) -> Provider:
     assert place.s3 is not None
     return S3Provider(spec.name, place.s3, KeySource(spec.name, spec.credentials, spec.profile, spec.credential))
 
-
-SECRETS_ELSEWHERE: Final = "write the keys into a file of their own: credentials = FILE"
 
 _LEFT_OUT: Final = "..."
 _USER: Final = re.compile(r"//(?:(?!://).)*(?:@|%40)", re.DOTALL)

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
+SECRETS_ELSEWHERE: Final = "write the keys into a file of their own: credentials = FILE"
+
 PREFIX_MAX: Final = 200
 """Characters of the prefix: with an object's name it stays far below the 1,024 bytes of a key."""
 
@@ -56,7 +58,7 @@ class S3Place:
 def parse(parts: SplitResult, query: Mapping[str, str]) -> S3Place:
     """The place of a split `s3:` url, of whose query only KEYS are looked at; ValueError as `open.parse_url`."""
     if "@" in parts.netloc:
-        raise ValueError("holds a name or a password; write the keys into a file of their own: credentials = FILE")
+        raise ValueError(f"holds a name or a password; {SECRETS_ELSEWHERE}")
     bucket, prefix = parts.netloc, parts.path.strip("/")
     if _BUCKET.fullmatch(bucket) is None or ".." in bucket:
         raise ValueError(

@@ -18,6 +18,7 @@ from icnfs.errors import MountPointError
 from icnfs.fuse import mountpoint as places
 from icnfs.fuse.options import MountOptions, parse
 from icnfs.fuse.serve import End
+from icnfs.mountinfo import FS_TYPE
 from tests.fuse.memfs import MemFs
 from tests.fuse.mounting import BOUND, Mount, mounted
 
@@ -194,7 +195,7 @@ def test_the_mount_says_what_it_is(tmp_path: Path) -> None:
     with mounted(tmp_path / "mnt") as mount:
         found = places.mounted_at(str(mount.path))
         assert found is not None
-        assert (found.fs_type, found.source) == (places.FS_TYPE, b"mem")
+        assert (found.fs_type, found.source) == (FS_TYPE, b"mem")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may tune the kernel")

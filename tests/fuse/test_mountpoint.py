@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from icnfs.errors import MountPointError
 from icnfs.fuse import mountpoint as places
-from icnfs.fuse.mountpoint import Mounted, parse_mountinfo, prepare, tune
+from icnfs.fuse.mountpoint import prepare, tune
 from icnfs.fuse.serve import DEADLINE, deadline
+from icnfs.mountinfo import Mounted, parse_mountinfo
 
 
 def _refused(path: Path, code: int, text: str) -> None:

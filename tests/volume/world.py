@@ -320,5 +320,17 @@ def list_files(volume: Volume) -> list[bytes]:
     return sorted(entry.name for entry in volume.store.entries(loader.ROOT_INO, 0))
 
 
+def believed(world: World, volume: Volume) -> list[str]:
+    """Providers that are said to hold a share and do not."""
+    found = []
+    for id in volume.repair.ids():
+        segment = volume._segment(id)
+        assert segment is not None
+        for share, name in zip(segment.shares, volume.network.names_of(segment), strict=True):
+            if share.stored and name not in world.providers[share.provider].objects:
+                found.append(share.provider)
+    return found
+
+
 def flip(data: bytes, at: int) -> bytes:
     return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
