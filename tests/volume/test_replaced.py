@@ -12,6 +12,7 @@ import trio
 
 from icnfs.config.volume import VolumeConfig
 from icnfs.errors import ConfigError, ProviderAwayError, ProviderLiesError, TooFewProvidersError
+from icnfs.format.segment import SegmentInfo
 from icnfs.providers.base import Data
 from icnfs.providers.memory import MemoryProvider
 from icnfs.volume.network import SHARES_PREFIX
@@ -243,13 +244,23 @@ def test_sync_waits_until_what_a_provider_held_that_the_toml_no_longer_names_is_
     there.run(read)
 
 
+def chunks(volume: Volume) -> list[SegmentInfo]:
+    """Segments that records name, which stay where they are; parts of runs are stored anew."""
+    found = [volume.store.segment(id) for id in volume.repair.ids()]
+    return [segment for segment in found if segment is not None]
+
+
 def test_owners_that_became_one_are_shown_as_a_risk_that_sync_cannot_mend(wide: World) -> None:
     here = wide.machine()
     here.init()
 
     async def write(volume: Volume) -> None:
-        await put_file(volume, b"f", DATA)
-        await volume.sync()
+        """Until both hold shares of one segment of chunks: those go round seven providers."""
+        number = 0
+        while not any({"dog", "eel"} <= {share.provider for share in each.shares} for each in chunks(volume)):
+            number += 1
+            await put_file(volume, b"%d" % number, os.urandom(300_000))
+            await volume.sync()
 
     async def again(volume: Volume) -> None:
         await volume.sync()
