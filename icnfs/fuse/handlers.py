@@ -7,11 +7,7 @@ Kernel caches.  One mount writes a volume at a time and every change comes throu
 and negative entries are trusted for a day: what the kernel itself changes it knows, and it drops what it cannot work
 out.  Writeback cache is off: with it the kernel reads through write-only handles, ignores O_APPEND and owns the times.
 
-Two requests are declined on purpose:
-
-- FLUSH is answered ENOSYS, so the kernel stops sending it: close(2) promises nothing here and no error is ever late.
-- POSIX ACLs answer EOPNOTSUPP and enable_acl is off.  To be exact, files made below a default ACL need the mode before
-  the umask; the kernel sends it only to daemons that negotiate FUSE_DONT_MASK, which pyfuse3 cannot ask for.
+FLUSH is answered ENOSYS, so the kernel stops sending it: close(2) promises nothing here and no error is ever late.
 
 setxattr's XATTR_CREATE and XATTR_REPLACE are carried out by pyfuse3, which asks `getxattr` first; the kernel holds the
 inode's lock over both.  setattr's "now" comes as a time: pyfuse3 reads the clock.  O_TRUNC comes as a setattr.
@@ -41,7 +37,6 @@ from icnfs.vfs.attributes import SetAttr
 CACHE_SECONDS: Final = 86400.0
 """How long the kernel may trust an entry, its attributes, or that there is none."""
 
-_ACL_PREFIX: Final = b"system.posix_acl_"
 _PERMISSIONS: Final = 0o7777
 
 Ts = TypeVarTuple("Ts")
@@ -155,7 +150,7 @@ class Handlers(pyfuse3.Operations):
 
     supports_dot_lookup = True
     enable_writeback_cache = False
-    enable_acl = False
+    enable_acl = False  # `negotiate` asks for them, together with modes that the umask has not been taken from
 
     def __init__(
         self,
@@ -216,11 +211,11 @@ class Handlers(pyfuse3.Operations):
 
     @_changes(growing=True)
     def mknod(self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: RequestContext) -> EntryAttributes:
-        return self._given(self.fs.mknod(parent_inode, name, mode, rdev, ctx.uid, ctx.gid))
+        return self._given(self.fs.mknod(parent_inode, name, mode, rdev, ctx.uid, ctx.gid, ctx.umask))
 
     @_changes(growing=True)
     def mkdir(self, parent_inode: int, name: bytes, mode: int, ctx: RequestContext) -> EntryAttributes:
-        return self._given(self.fs.mkdir(parent_inode, name, mode, ctx.uid, ctx.gid))
+        return self._given(self.fs.mkdir(parent_inode, name, mode, ctx.uid, ctx.gid, ctx.umask))
 
     @_changes(growing=True)
     def symlink(self, parent_inode: int, name: bytes, target: bytes, ctx: RequestContext) -> EntryAttributes:
@@ -264,17 +259,15 @@ class Handlers(pyfuse3.Operations):
     def setattr(
         self, inode: int, attr: EntryAttributes, fields: SetattrFields, fh: int | None, ctx: RequestContext
     ) -> EntryAttributes:
-        return entry_of(self.fs.setattr(inode, change_of(attr, fields), ctx.uid))
+        return entry_of(self.fs.setattr(inode, change_of(attr, fields), ctx))
 
     @_answers
     def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:
-        _refuse_acl(name)
         return self.fs.getxattr(inode, name)
 
     @_changes(growing=True)
     def setxattr(self, inode: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
-        _refuse_acl(name)
-        self.fs.setxattr(inode, name, value)
+        self.fs.setxattr(inode, name, value, ctx)
 
     @_answers
     def listxattr(self, inode: int, ctx: RequestContext) -> list[bytes]:
@@ -284,7 +277,6 @@ class Handlers(pyfuse3.Operations):
 
     @_changes(growing=False)
     def removexattr(self, inode: int, name: bytes, ctx: RequestContext) -> None:
-        _refuse_acl(name)
         self.fs.removexattr(inode, name)
 
     @_answers
@@ -307,7 +299,7 @@ class Handlers(pyfuse3.Operations):
     def create(
         self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: RequestContext
     ) -> tuple[FileInfo, EntryAttributes]:
-        handle, inode = self.fs.create(parent_inode, name, mode, flags, ctx.uid, ctx.gid)
+        handle, inode = self.fs.create(parent_inode, name, mode, flags, ctx.uid, ctx.gid, ctx.umask)
         return FileInfo(fh=handle.fh, keep_cache=handle.keep_cache), self._given(inode)
 
     @_answers
@@ -360,8 +352,3 @@ class Handlers(pyfuse3.Operations):
     def fsyncdir(self, fh: int, datasync: bool) -> Awaitable[None]:
         self._syncing()
         return self.fs.fsyncdir(fh, datasync)
-
-
-def _refuse_acl(name: bytes) -> None:
-    if name.startswith(_ACL_PREFIX):
-        raise FsError(errno.EOPNOTSUPP)

@@ -4,12 +4,16 @@ libfuse answers INIT by itself and pyfuse3 offers no say in it.  So for that one
 socket: INIT is handed to libfuse through it, its answer is amended on the way back, and the descriptor is the device
 again before anything else is read.
 
-What is added is FUSE_HANDLE_KILLPRIV_V2 (Linux 5.11, include/uapi/linux/fuse.h), where the kernel offers it.  Without
-it the kernel asks for the attribute security.capability before every write, and for the attributes before every chown.
-With it the kernel does so once, and leaves set-id bits to the file system:
+What is added (include/uapi/linux/fuse.h), where the kernel offers it:
 
-- chown clears them; a write or a truncation clears them unless the caller has CAP_FSETID;
-- where the kernel itself sees that they must go, it sends a SETATTR that changes nothing else.
+- FUSE_HANDLE_KILLPRIV_V2 (Linux 5.11).  Without it the kernel asks for the attribute security.capability before every
+  write, and for the attributes before every chown.  With it the kernel does so once, and leaves set-id bits to the file
+  system: chown clears them; a write or a truncation clears them unless the caller has CAP_FSETID; where the kernel
+  itself sees that they must go, it sends a SETATTR that changes nothing else.
+- FUSE_POSIX_ACL (4.9): the kernel judges by access control lists and asks for an inode's once, as the attributes
+  system.posix_acl_access and system.posix_acl_default; what they do to modes is the file system's.
+- FUSE_DONT_MASK (2.6.31): modes come as the caller gave them, beside its umask, which a directory's default list
+  replaces.
 
 Two flags that libfuse sets are taken out:
 
@@ -33,11 +37,13 @@ from typing import Final
 
 ATOMIC_O_TRUNC: Final = 1 << 3
 AUTO_INVAL_DATA: Final = 1 << 12
+DONT_MASK: Final = 1 << 6
+POSIX_ACL: Final = 1 << 20
 EXPLICIT_INVAL_DATA: Final = 1 << 25
 HANDLE_KILLPRIV_V2: Final = 1 << 28
 
 TAKEN_OUT: Final = ATOMIC_O_TRUNC | AUTO_INVAL_DATA
-ADDED: Final = EXPLICIT_INVAL_DATA | HANDLE_KILLPRIV_V2
+ADDED: Final = EXPLICIT_INVAL_DATA | HANDLE_KILLPRIV_V2 | POSIX_ACL | DONT_MASK
 """Where the kernel offers them."""
 
 _REQUEST: Final = Struct("=IIQQIIIHH" + "IIII")

@@ -10,12 +10,15 @@ from typing import Final, NamedTuple
 from icnfs.errors import FsError
 from icnfs.limits import FILE_SIZE_MAX, XATTR_LIST_MAX, XATTR_SIZE_MAX, XATTRS_MAX
 from icnfs.state.inode import HAS_XATTRS, Inode
-from icnfs.vfs.setid import SET_ID, after_chown, after_request, after_write
+from icnfs.vfs import acl
+from icnfs.vfs.acl import Acl
+from icnfs.vfs.callers import ROOT, Caller
+from icnfs.vfs.setid import SET_ID, after_acl, after_chown, after_request, after_write
 from icnfs.vfs.times import clamped
 from icnfs.vfs.tree import Tree
 
 XATTR_PREFIXES: Final = (b"user.", b"trusted.", b"security.")
-"""Namespaces that are kept.  (POSIX ACLs, system.*, are not: see `fuse.handlers`.)"""
+"""Namespaces that are kept.  Of system.* there are access control lists alone."""
 
 
 class SetAttr(NamedTuple):
@@ -36,8 +39,8 @@ _NOTHING: Final = SetAttr()
 class Attributes(Tree):
     """The part of a `Vfs` that keeps attributes."""
 
-    def setattr(self, ino: int, change: SetAttr, uid: int = 0) -> Inode:
-        """chmod, chown, truncate, utimensat by `uid`; a change of nothing asks to clear set-id bits.
+    def setattr(self, ino: int, change: SetAttr, who: Caller = ROOT) -> Inode:
+        """chmod, chown, truncate, utimensat by `who`; a change of nothing asks to clear set-id bits.
 
         That is what the kernel asks before a write, which takes a handle, and for chown(-1, -1), which it leaves to the
         file system to refuse: EPERM.
@@ -47,22 +50,23 @@ class Attributes(Tree):
         if change.size is not None:
             self._check_size(node, change.size)
         marked = bool(node.mode & SET_ID) and not node.is_dir
-        if marked and change == _NOTHING and uid not in (0, node.uid) and not self._handles.is_written(ino):
+        if marked and change == _NOTHING and who.uid not in (0, node.uid) and not self._handles.is_written(ino):
             raise FsError(errno.EPERM)
         node = self._store.edit(ino)
         now = time.time_ns()
         if marked:
             if change.size is not None:
-                node.mode = after_write(node, uid)
+                node.mode = after_write(node, who)
             elif change.uid is not None or change.gid is not None:
                 node.mode = after_chown(node)
             elif change == _NOTHING:
-                node.mode = after_request(node, uid)
+                node.mode = after_request(node, who)
         if change.size is not None:
             self._store.contents.truncate(node, change.size)
             node.mtime = now
         if change.mode is not None:
             node.mode = stat.S_IFMT(node.mode) | stat.S_IMODE(change.mode)
+            self._follow_mode(node)
         if change.uid is not None:
             node.uid = change.uid
         if change.gid is not None:
@@ -97,39 +101,62 @@ class Attributes(Tree):
         node = self._store.inode(ino)
         return list(self._store.xattrs(ino)) if node.flags & HAS_XATTRS else []
 
-    def setxattr(self, ino: int, name: bytes, value: bytes) -> None:
+    def setxattr(self, ino: int, name: bytes, value: bytes, who: Caller = ROOT) -> None:
+        """Where that changes nothing, no time moves, as ext4 has it."""
         self._writable()
-        self._store.inode(ino)
+        node = self._store.inode(ino)
         _check_xattr_name(name)
         if len(value) > XATTR_SIZE_MAX:
             raise FsError(errno.E2BIG)
-        before = self._store.xattrs(ino)
-        if before.get(name) == value:  # ext4 leaves the inode's time alone
+        if name == acl.DEFAULT and not node.is_dir:
+            raise FsError(errno.EACCES)
+        mode = node.mode
+        xattrs = {**self._store.xattrs(ino), name: value}
+        if name in acl.NAMES:
+            new = Acl.parse(value)
+            xattrs[name] = new.pack()
+            if name == acl.ACCESS:
+                mode = after_acl(node, who, mode & ~acl.BITS | new.mode)
+                if new.is_mode:
+                    del xattrs[name]
+        self._put_xattrs(node, mode, xattrs)
+
+    def removexattr(self, ino: int, name: bytes) -> None:
+        """ENODATA, but for access control lists."""
+        self._writable()
+        _check_xattr_name(name)
+        xattrs = dict(self._store.xattrs(ino))
+        if xattrs.pop(name, None) is None and name not in acl.NAMES:
+            raise FsError(errno.ENODATA)
+        node = self._store.inode(ino)
+        self._put_xattrs(node, node.mode, xattrs)
+
+    def _put_xattrs(self, node: Inode, mode: int, xattrs: dict[bytes, bytes]) -> None:
+        before = self._store.xattrs(node.ino)
+        if mode == node.mode and xattrs == before:
             return
-        xattrs = {**before, name: value}
         if sum(len(n) + len(v) for n, v in xattrs.items()) > XATTRS_MAX:
             raise FsError(errno.ENOSPC)
         if sum(len(n) + 1 for n in xattrs) > XATTR_LIST_MAX:
             raise FsError(errno.ENOSPC)
-        self._put_xattrs(ino, xattrs)
-
-    def removexattr(self, ino: int, name: bytes) -> None:
-        self._writable()
-        _check_xattr_name(name)
-        xattrs = dict(self._store.xattrs(ino))
-        if xattrs.pop(name, None) is None:
-            raise FsError(errno.ENODATA)
-        self._put_xattrs(ino, xattrs)
-
-    def _put_xattrs(self, ino: int, xattrs: dict[bytes, bytes]) -> None:
-        node = self._store.edit(ino)
+        node = self._store.edit(node.ino)
+        node.mode = mode
         node.ctime = time.time_ns()
-        self._store.set_xattrs(node, xattrs)
+        if xattrs != before:
+            self._store.set_xattrs(node, xattrs)
+
+    def _follow_mode(self, node: Inode) -> None:
+        """The access list of an edited inode says what its mode says now."""
+        if node.flags & HAS_XATTRS:
+            xattrs = self._store.xattrs(node.ino)
+            value = xattrs.get(acl.ACCESS)
+            if value is not None:
+                self._store.set_xattrs(node, {**xattrs, acl.ACCESS: Acl.parse(value).with_mode(node.mode).pack()})
 
 
 def _check_xattr_name(name: bytes) -> None:
     """EOPNOTSUPP for a namespace that is not kept, EINVAL for a name that is only its namespace (as Linux answers)."""
-    if not name.startswith(XATTR_PREFIXES):
+    if not name.startswith(XATTR_PREFIXES) and name not in acl.NAMES:
         raise FsError(errno.EOPNOTSUPP)
     if name in XATTR_PREFIXES:
         raise FsError(errno.EINVAL)

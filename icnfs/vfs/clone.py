@@ -22,6 +22,7 @@ from icnfs.state.copying import Copy
 from icnfs.state.cut import begin_cut
 from icnfs.state.inode import Inode
 from icnfs.state.reader import Reader
+from icnfs.vfs import acl
 from icnfs.vfs.setid import SET_ID
 from icnfs.vfs.tree import Tree
 
@@ -132,4 +133,4 @@ def _adapt(uid: int, node: Inode, xattrs: dict[bytes, bytes]) -> dict[bytes, byt
         raise FsError(errno.EPERM)
     if node.uid != uid:
         node.uid, node.mode = uid, node.mode & ~SET_ID
-    return {name: value for name, value in xattrs.items() if name.startswith(b"user.")}
+    return {name: value for name, value in xattrs.items() if name.startswith(b"user.") or name in acl.NAMES}

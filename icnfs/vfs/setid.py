@@ -1,8 +1,6 @@
 """When a file's set-id bits go, as Linux's own file systems have it (fs/open.c, fs/inode.c, fs/attr.c).
 
-The kernel leaves this to the file system (FUSE_HANDLE_KILLPRIV_V2, see `fuse.negotiate`).  It tells who asks, but not
-which groups that user is in: of files whose group may not execute them, an owner counts as of the file's group, anybody
-else but root as not of it.
+The kernel leaves this to the file system (FUSE_HANDLE_KILLPRIV_V2, see `fuse.negotiate`).
 """
 
 from __future__ import annotations
@@ -11,13 +9,14 @@ import stat
 from typing import Final
 
 from icnfs.state.inode import Inode
+from icnfs.vfs.callers import Caller, is_member
 
 SET_ID: Final = stat.S_ISUID | stat.S_ISGID
 
 
-def after_write(node: Inode, uid: int) -> int:
-    """The mode of a regular file that `uid` wrote to, or truncated: only root keeps the bits."""
-    return node.mode if uid == 0 else after_request(node, uid)
+def after_write(node: Inode, who: Caller) -> int:
+    """The mode of a regular file that `who` wrote to, or truncated: only root keeps the bits."""
+    return node.mode if who.uid == 0 else after_request(node, who)
 
 
 def after_chown(node: Inode) -> int:
@@ -25,7 +24,11 @@ def after_chown(node: Inode) -> int:
     return node.mode & ~stat.S_ISUID & ~(stat.S_ISGID if node.mode & stat.S_IXGRP else 0)
 
 
-def after_request(node: Inode, uid: int) -> int:
+def after_request(node: Inode, who: Caller) -> int:
     """The mode where the kernel asks for the bits to go: at chown(-1, -1), and before a write that needs it."""
-    stranger = uid not in (0, node.uid)
-    return node.mode & ~SET_ID if stranger else after_chown(node)
+    return after_acl(node, who, after_chown(node))
+
+
+def after_acl(node: Inode, who: Caller, mode: int) -> int:
+    """`mode`, which `who` gives it by an access list: set-group-id is for root and the group's members to keep."""
+    return mode if not mode & stat.S_ISGID or who.uid == 0 or is_member(who, node.gid) else mode & ~stat.S_ISGID

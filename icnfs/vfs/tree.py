@@ -12,9 +12,10 @@ import trio
 from icnfs.errors import FsError
 from icnfs.format.records import Entry
 from icnfs.limits import LINK_MAX, NAME_MAX, SYMLINK_MAX
-from icnfs.state.inode import Inode
+from icnfs.state.inode import HAS_XATTRS, Inode
 from icnfs.state.loader import ROOT_INO
 from icnfs.state.store import Store
+from icnfs.vfs import acl
 from icnfs.vfs.handles import Handle, Handles
 from icnfs.vfs.times import Atime, is_due
 
@@ -109,15 +110,15 @@ class Tree:
 
     # --- making -----------------------------------------------------------------------------------------------------
 
-    def mknod(self, parent: int, name: bytes, mode: int, rdev: int, uid: int, gid: int) -> Inode:
+    def mknod(self, parent: int, name: bytes, mode: int, rdev: int, uid: int, gid: int, umask: int = 0) -> Inode:
         """A file, fifo, socket or device."""
-        node = self._new(parent, name, mode, uid, gid)
+        node = self._new(parent, name, mode, uid, gid, umask)
         if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
             node.rdev = rdev
         return node
 
-    def mkdir(self, parent: int, name: bytes, mode: int, uid: int, gid: int) -> Inode:
-        return self._new(parent, name, stat.S_IFDIR | stat.S_IMODE(mode), uid, gid)
+    def mkdir(self, parent: int, name: bytes, mode: int, uid: int, gid: int, umask: int = 0) -> Inode:
+        return self._new(parent, name, stat.S_IFDIR | stat.S_IMODE(mode), uid, gid, umask)
 
     def symlink(self, parent: int, name: bytes, target: bytes, uid: int, gid: int) -> Inode:
         if len(target) > SYMLINK_MAX:
@@ -129,16 +130,19 @@ class Tree:
         node.size = len(target)
         return node
 
-    def create(self, parent: int, name: bytes, mode: int, flags: int, uid: int, gid: int) -> tuple[Handle, Inode]:
+    def create(
+        self, parent: int, name: bytes, mode: int, flags: int, uid: int, gid: int, umask: int = 0
+    ) -> tuple[Handle, Inode]:
         """A regular file, and a handle on it."""
-        node = self._new(parent, name, stat.S_IFREG | stat.S_IMODE(mode), uid, gid)
+        node = self._new(parent, name, stat.S_IFREG | stat.S_IMODE(mode), uid, gid, umask)
         return self._handles.open(node.ino, flags, True), node
 
-    def _new(self, parent: int, name: bytes, mode: int, uid: int, gid: int) -> Inode:
+    def _new(self, parent: int, name: bytes, mode: int, uid: int, gid: int, umask: int = 0) -> Inode:
         """POSIX open(O_CREAT), mkdir, mknod, symlink: a new inode under a free name.
 
         In a set-group-id directory the group is the directory's, and a new directory is set-group-id too (as Linux
-        does; the kernel has stripped S_ISGID from files where the caller may not set it).
+        does; the kernel has stripped S_ISGID from files where the caller may not set it).  A directory's default access
+        list takes the place of `umask`.
         """
         self._writable()
         directory = self._parent_for(parent, name)
@@ -154,7 +158,14 @@ class Tree:
             raise FsError(errno.EMLINK)
         cookie = self._store.free_cookie(parent, name)
         now = time.time_ns()
+        lists: dict[bytes, bytes] = {}
+        if directory.flags & HAS_XATTRS and not stat.S_ISLNK(mode):
+            mode, lists = acl.inherited(self._store.xattrs(parent), mode, umask)
+        else:
+            mode &= ~umask
         node = self._store.new_inode(mode, uid, gid, now)
+        if lists:
+            self._store.set_xattrs(node, lists)
         if node.is_dir:
             node.nlink = 2
             node.parent = parent

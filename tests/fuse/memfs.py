@@ -18,6 +18,7 @@ from icnfs.errors import FsError
 from icnfs.limits import CHUNK_SIZE, NAME_MAX
 from icnfs.state.inode import HAS_XATTRS, Inode
 from icnfs.vfs.attributes import SetAttr
+from icnfs.vfs.callers import Caller
 from icnfs.vfs.vfs import StatVfs
 
 ROOT = 1
@@ -49,6 +50,8 @@ class MemFs:
         self.before: Callable[[str], None] = lambda method: None
         self.pause: Callable[[str], Pause | None] = lambda method: None
         self.calls: list[str] = []
+        self.asked: list[tuple[int, int]] = []
+        """Mode and umask of what was made."""
         self.references: dict[int, int] = {}
         self.congested = False
         self._nodes: dict[int, Node] = {}
@@ -108,7 +111,7 @@ class MemFs:
         self._enter("getattr")
         return self._node(ino).inode
 
-    def setattr(self, ino: int, change: SetAttr, uid: int) -> Inode:
+    def setattr(self, ino: int, change: SetAttr, who: Caller) -> Inode:
         self._enter("setattr")
         node = self._node(ino)
         inode = node.inode
@@ -146,22 +149,23 @@ class MemFs:
         self._next_cookie += 1
         directory.inode.mtime = directory.inode.ctime = time.time_ns()
 
-    def _new(self, parent: int, name: bytes, mode: int, uid: int, gid: int) -> Node:
+    def _new(self, parent: int, name: bytes, mode: int, uid: int, gid: int, umask: int = 0) -> Node:
         if name in self._node(parent).entries:
             raise FsError(errno.EEXIST)
-        node = self._make(mode, uid, gid)
+        self.asked.append((stat.S_IMODE(mode), umask))
+        node = self._make(mode & ~umask, uid, gid)
         self._add(parent, name, node.inode.ino)
         return node
 
-    def mknod(self, parent: int, name: bytes, mode: int, rdev: int, uid: int, gid: int) -> Inode:
+    def mknod(self, parent: int, name: bytes, mode: int, rdev: int, uid: int, gid: int, umask: int) -> Inode:
         self._enter("mknod")
-        node = self._new(parent, name, mode, uid, gid)
+        node = self._new(parent, name, mode, uid, gid, umask)
         node.inode.rdev = rdev
         return node.inode
 
-    def mkdir(self, parent: int, name: bytes, mode: int, uid: int, gid: int) -> Inode:
+    def mkdir(self, parent: int, name: bytes, mode: int, uid: int, gid: int, umask: int) -> Inode:
         self._enter("mkdir")
-        node = self._new(parent, name, mode, uid, gid)
+        node = self._new(parent, name, mode, uid, gid, umask)
         node.inode.nlink = 2
         node.inode.parent = parent
         self._node(parent).inode.nlink += 1
@@ -221,9 +225,11 @@ class MemFs:
             source.inode.nlink -= 1
             target.inode.nlink += 1
 
-    def create(self, parent: int, name: bytes, mode: int, flags: int, uid: int, gid: int) -> tuple[Open, Inode]:
+    def create(
+        self, parent: int, name: bytes, mode: int, flags: int, uid: int, gid: int, umask: int
+    ) -> tuple[Open, Inode]:
         self._enter("create")
-        node = self._new(parent, name, mode, uid, gid)
+        node = self._new(parent, name, mode, uid, gid, umask)
         return self._opened(node.inode.ino, flags), node.inode
 
     def _opened(self, ino: int, flags: int) -> Open:
@@ -289,7 +295,7 @@ class MemFs:
             raise FsError(errno.ENODATA)
         return node.xattrs[name]
 
-    def setxattr(self, ino: int, name: bytes, value: bytes) -> None:
+    def setxattr(self, ino: int, name: bytes, value: bytes, who: Caller) -> None:
         self._enter("setxattr")
         self._node(ino).xattrs[name] = value
         self._node(ino).inode.flags |= HAS_XATTRS

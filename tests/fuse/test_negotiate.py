@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from icnfs.fuse.negotiate import (
     ATOMIC_O_TRUNC,
     AUTO_INVAL_DATA,
+    DONT_MASK,
     EXPLICIT_INVAL_DATA,
     HANDLE_KILLPRIV_V2,
+    POSIX_ACL,
     amended,
 )
 from tests.fuse.mounting import Mount, mounted
@@ -37,7 +39,8 @@ def answer(flags: int, error: int = 0) -> bytes:
 
 @given(st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1))
 def test_flags_are_added_where_they_are_offered_and_others_are_taken_out(offered: int, wanted: int) -> None:
-    expected = wanted & ~(ATOMIC_O_TRUNC | AUTO_INVAL_DATA) | offered & (EXPLICIT_INVAL_DATA | HANDLE_KILLPRIV_V2)
+    added = DONT_MASK | POSIX_ACL | EXPLICIT_INVAL_DATA | HANDLE_KILLPRIV_V2
+    expected = wanted & ~(ATOMIC_O_TRUNC | AUTO_INVAL_DATA) | offered & added
     assert amended(request(offered), answer(wanted)) == answer(expected)
 
 

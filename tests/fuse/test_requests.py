@@ -194,16 +194,26 @@ def test_extended_attributes_and_their_flags(mount: Mount) -> None:
     assert os.listxattr(path) == ["user.empty"]
 
 
-def test_acls_are_not_supported_and_say_so(mount: Mount) -> None:
+def test_the_kernel_judges_by_lists_and_asks_for_each_once(mount: Mount) -> None:
     path = mount.path / "file"
-    path.touch()
-    acl = bytes.fromhex("02000000 01000600ffffffff 04000400ffffffff 20000400ffffffff")
-    for name in ("system.posix_acl_access", "system.posix_acl_default"):
-        with pytest.raises(OSError) as caught:
-            os.setxattr(mount.path if name.endswith("default") else path, name, acl)
-        assert caught.value.errno == errno.EOPNOTSUPP
-    assert "setxattr" not in mount.fs.calls
-    os.setxattr(path, "user.key", b"the rest works on")
+    path.touch(0o600)
+    acl = bytes.fromhex("02000000 01000600ffffffff 0200040092100000 04000000ffffffff 10000400ffffffff 20000000ffffffff")
+    os.setxattr(path, "system.posix_acl_access", acl)
+    asked = mount.fs.calls.count("getxattr")
+    for _ in range(5):
+        assert os.getxattr(path, "system.posix_acl_access") == acl
+    assert mount.fs.calls.count("getxattr") == asked + 1
+
+
+def test_modes_come_before_the_umask_and_it_beside_them(mount: Mount) -> None:
+    old = os.umask(0o027)
+    try:
+        os.mkdir(mount.path / "folder", 0o777)
+        os.close(os.open(mount.path / "file", os.O_CREAT, 0o666))
+        os.mkfifo(mount.path / "fifo", 0o666)
+    finally:
+        os.umask(old)
+    assert mount.fs.asked == [(0o777, 0o027), (0o666, 0o027), (0o666, 0o027)]
 
 
 def test_fsync_is_asked_each_time_and_flush_only_once(mount: Mount) -> None:

@@ -461,17 +461,6 @@ def check_file_capability_is_dropped_by_a_write(d: str) -> object:
     return outcome(os.getxattr, f, "security.capability") == capability
 
 
-def check_acls(d: str) -> object:
-    """An access list of three entries is the mode itself; a longer one needs the file system."""
-    import struct
-
-    f = make(f"{d}/f", b"", 0o640)
-    entries = [(1, 6, 0xFFFFFFFF), (2, 4, OTHER), (4, 4, 0xFFFFFFFF), (16, 4, 0xFFFFFFFF), (32, 0, 0xFFFFFFFF)]
-    acl = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
-    answer = done(os.setxattr, f, "system.posix_acl_access", acl)
-    return answer, as_user(OTHER, lambda: read(f)), mode(f)
-
-
 def check_immutable_flag_is_not_pretended(d: str) -> object:
     import fcntl
 

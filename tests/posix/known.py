@@ -13,10 +13,6 @@ class Difference(NamedTuple):
 
 
 KNOWN: Final[dict[str, Difference]] = {
-    "check_acls": Difference(
-        ("ENOTSUP", "EACCES", "0o640"),
-        "ACLs are off: a file system that hands them to the kernel half-way would show permissions it does not enforce",
-    ),
     "check_fallocate": Difference(
         ("ENOTSUP", 3),
         "pyfuse3 has no fallocate handler; posix_fallocate(3) falls back to writing where the handle reads as well",
@@ -32,10 +28,6 @@ KNOWN: Final[dict[str, Difference]] = {
     "check_seek_data_and_hole": Difference(
         [0, 1052672, 524288, 1052672, "ENXIO"],
         "pyfuse3 has no lseek handler: the kernel calls the whole file data, which lseek(2) allows",
-    ),
-    "check_setgid_without_group_execute_and_groups": Difference(
-        ["0o2666", "0o666"],
-        "the kernel does not tell which groups the caller is in: see vfs.setid",
     ),
     "check_tmpfile": Difference(
         ("ENOTSUP", []),

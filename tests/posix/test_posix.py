@@ -9,7 +9,7 @@ from typing import Final
 
 import pytest
 
-from tests.posix import checks_attributes, checks_data, checks_directories, checks_names
+from tests.posix import checks_acls, checks_attributes, checks_data, checks_directories, checks_names
 from tests.posix.known import KNOWN
 
 Check = Callable[[str], object]
@@ -20,7 +20,7 @@ def _checks(*modules: ModuleType) -> dict[str, Check]:
     return dict(sorted(found.items()))
 
 
-CHECKS: Final = _checks(checks_names, checks_data, checks_attributes, checks_directories)
+CHECKS: Final = _checks(checks_names, checks_data, checks_attributes, checks_directories, checks_acls)
 
 
 def _fresh(parent: Path, name: str) -> str:

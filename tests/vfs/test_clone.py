@@ -19,10 +19,13 @@ from icnfs.state.cut import PublishCut, begin_cut
 from icnfs.state.loader import ROOT_INO
 from icnfs.state.marks import Count, unmark
 from icnfs.state.store import Store
+from icnfs.vfs.acl import ACCESS, GROUP_OBJ, MASK, NO_ID, OTHER, USER_OBJ, Acl, Entry
 from icnfs.vfs.attributes import SetAttr
 from icnfs.vfs.vfs import Vfs
 from tests.state.local import Local, deadline, until
 from tests.state.tree import check_accounts, check_marks, recount, settle
+
+LIST = Acl(Entry(tag, perm, NO_ID) for tag, perm in ((USER_OBJ, 7), (GROUP_OBJ, 0), (MASK, 5), (OTHER, 5)))
 
 
 @pytest.fixture
@@ -169,9 +172,11 @@ def test_who_is_not_root_gets_what_cp_would_give_him(local: Local) -> None:
         vfs.setattr(ino, SetAttr(mode=0o6755))
         vfs.setxattr(ino, b"user.colour", b"blue")
         vfs.setxattr(ino, b"trusted.x", b"1")
+        kept = {b"user.colour": b"blue", ACCESS: LIST.pack()}
+        vfs.setxattr(ino, ACCESS, kept[ACCESS])
         await vfs.clone(ino, ROOT_INO, b"b", 1000)
         node = vfs.lookup(ROOT_INO, b"b")
-        assert (node.uid, stat.S_IMODE(node.mode), store.xattrs(node.ino)) == (1000, 0o755, {b"user.colour": b"blue"})
+        assert (node.uid, stat.S_IMODE(node.mode), store.xattrs(node.ino)) == (1000, 0o755, kept)
         vfs.setattr(node.ino, SetAttr(mode=0o4700))
         await vfs.clone(node.ino, ROOT_INO, b"c", 1000)
         assert stat.S_IMODE(vfs.lookup(ROOT_INO, b"c").mode) == 0o4700, "his own"
