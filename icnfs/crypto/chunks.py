@@ -60,16 +60,18 @@ class ChunkSealer:
         self._salts = salts
         self._key = lru_cache(maxsize=CHUNK_KEYS_CACHED)(self._derive)
 
-    def seal(self, file_key: bytes, key_id: int, version: int, plain: Buffer) -> tuple[bytes, bytes]:
-        """Seal 1 to CHUNK_SIZE plain bytes under the current salt: (sealed chunk, its tag of 16 bytes)."""
+    def seal(self, file_key: bytes, key_id: int, salt_id: int, version: int, plain: Buffer) -> tuple[bytes, bytes]:
+        """Seal 1 to CHUNK_SIZE plain bytes: (sealed chunk, its tag of 16 bytes).
+
+        `salt_id` is that of the salt that was current a moment ago; another one may have become so since.
+        """
         view = memoryview(plain).cast("B")
         total = len(view)
         if not 1 <= total <= CHUNK_SIZE:
             raise ValueError(f"a chunk has 1 to {CHUNK_SIZE} bytes, not {total}")
-        salts = self._salts
-        if not salts.current:
+        if not salt_id:
             raise RuntimeError("no sealing salt was chosen")
-        key = self._key(file_key, key_id, salts.current)
+        key = self._key(file_key, key_id, salt_id)
         nonce = urandom(NONCE_SIZE)
         tags, bodies = [nonce], []
         for block, start in enumerate(range(0, total, BLOCK_SIZE)):
@@ -77,7 +79,7 @@ class ChunkSealer:
             sealed = memoryview(key.cipher.encrypt(_block_nonce(nonce, block), view[start : start + BLOCK_SIZE], ad))
             tags.append(sealed[-TAG_SIZE:])  # type: ignore[arg-type]  # join takes any buffer
             bodies.append(sealed[:-TAG_SIZE])
-        salts.seals += len(bodies)
+        self._salts.seals += len(bodies)
         head = b"".join(tags)
         return b"".join((head, *bodies)), _chunk_tag(head, total)
 

@@ -1,9 +1,9 @@
 """The thread that owns LMDB's write transactions.
 
-Work comes in a queue and is taken in groups.  Of each group, first every chunk is sealed and put into `data`, which
-is committed and, where a batch is in the group, made durable; then all batches and tasks go into one `meta`
-commit.  So what `meta` names always lies in `data`, concurrent fsyncs share a commit, and an fsync waits for no more
-bulk data than ACCEPTED_MAX.
+Work comes in a queue, its large chunks sealed (see `sealer`), and is taken in groups.  Of each group, first every chunk
+is put into `data`, which is committed and, where a batch is in the group, made durable; then all batches and tasks go
+into one `meta` commit.  So what `meta` names always lies in `data`, concurrent fsyncs share a commit, and an fsync
+waits for no more bulk data than ACCEPTED_MAX.
 
 A batch that somebody waits for goes to the `journal` instead, with the few chunks that were sealed for it: it is
 durable then, and LMDB follows when no more work has come for SETTLE_SECONDS or the journal holds enough, with all of
@@ -42,6 +42,7 @@ from icnfs.state.env import Environments
 from icnfs.state.jobs import CacheJob, Done, Job, Last, SealJob, Task, lasting, merged
 from icnfs.state.journal import Journal
 from icnfs.state.journaled import Journaled
+from icnfs.state.sealer import Sealer
 
 log = logging.getLogger(__name__)
 
@@ -137,14 +138,13 @@ class Committer:
         """Dooms clean chunks; called in the thread when the disk takes nothing."""
         self._env = env
         self._records = records
-        self._chunks = chunks
-        self._salts = salts
         self._post = post
         self._on_done = on_done
         self._on_failure = on_failure
         self._on_durable = on_durable
         self._journaled = Journaled(journal)
         self._queue: queue.SimpleQueue[Job | _Wake | None] = queue.SimpleQueue()
+        self._sealer = Sealer(chunks, salts, self._queue.put)
         self._kick = threading.Event()
         self._doomed: list[int] = []
         self._forgotten: list[int] = []
@@ -162,6 +162,7 @@ class Committer:
         self._thread = threading.Thread(target=self._run, name="committer", daemon=True)
 
     def start(self) -> None:
+        self._sealer.start()
         self._thread.start()
 
     def submit(self, job: Job) -> None:
@@ -169,7 +170,7 @@ class Committer:
             self._gathered.append(job)
             return
         self._submitted += 1
-        self._queue.put(job)
+        self._sealer.put(job)
 
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
@@ -197,7 +198,7 @@ class Committer:
                 return False
             seals = [job for job in jobs if isinstance(job, SealJob)]
             for job in seals:
-                self._seal(job)
+                self._sealer.seal(job)
             rested = not self._journaled.jobs
             if not self._put_journal(jobs, seals, lambda told: told()):
                 return False
@@ -214,8 +215,9 @@ class Committer:
     def stop(self) -> None:
         """Commit what was submitted and end; blocks.  Where the disk takes nothing, what waits is given up."""
         self._stopping = True
-        self._queue.put(None)
+        self._sealer.put(None)
         self._kick.set()
+        self._sealer.join()
         self._thread.join()
 
     # --- the thread -------------------------------------------------------------------------------------------------
@@ -283,7 +285,7 @@ class Committer:
         """Make `jobs` durable; none: let LMDB take over what the journal holds."""
         seals = [j for j in jobs if isinstance(j, SealJob)]
         for job in seals:
-            self._seal(job)
+            self._sealer.seal(job)
         if jobs and self._journaled.hold(jobs, seals):
             return
         if jobs and self._put_journal(jobs, seals, self._post):
@@ -314,12 +316,6 @@ class Committer:
                     task.committed()
         self.commits += 1
         self._post(lambda: self._on_done(done))
-
-    def _seal(self, job: SealJob) -> None:
-        record = job.record
-        job.sealed, record.tag = self._chunks.seal(job.file_key, record.key_id, record.version, job.plain)
-        record.salt_id = self._salts.current
-        record.length = len(job.sealed)
 
     def _put_journal(self, jobs: list[Job], seals: list[SealJob], tell: Callable[[Callable[[], None]], None]) -> bool:
         """Make a group of awaited batches durable by the journal alone, and `tell` so; false where LMDB must."""

@@ -188,8 +188,7 @@ class Store(Records):
     async def _draw_salt(self) -> None:
         """A new sealing salt, durable before it is used, and used from then on: see `journal`.
 
-        All in the committer's thread: so a chunk is never sealed under one and noted under the other.  Of draws that
-        one commit makes, as after a full disk, the last stands.
+        Of draws that one commit makes, as after a full disk, the last stands.
         """
 
         def work(writer: Writer, generation: int) -> None:

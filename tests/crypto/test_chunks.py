@@ -29,7 +29,7 @@ def salts_of(*pairs: tuple[int, int]) -> Salts:
 
 
 SEALER = ChunkSealer(VOLUME, salts_of((1, 1), (2, 2)))
-WHOLE, WHOLE_TAG = SEALER.seal(KEY, KEY_ID, VERSION, PATTERN)
+WHOLE, WHOLE_TAG = SEALER.seal(KEY, KEY_ID, SALT_ID, VERSION, PATTERN)
 sizes = st.one_of(
     st.integers(1, 200),
     st.sampled_from([BLOCK_SIZE - 1, BLOCK_SIZE, BLOCK_SIZE + 1, 3 * BLOCK_SIZE, CHUNK_SIZE - 1, CHUNK_SIZE]),
@@ -41,7 +41,7 @@ sizes = st.one_of(
 @given(sizes)
 def test_a_chunk_opens_to_what_was_sealed(size: int) -> None:
     plain = PATTERN[:size]
-    sealed, tag = SEALER.seal(KEY, KEY_ID, VERSION, memoryview(plain))
+    sealed, tag = SEALER.seal(KEY, KEY_ID, SALT_ID, VERSION, memoryview(plain))
     assert len(sealed) == ChunkSealer.sealed_size(size)
     assert ChunkSealer.plain_size(len(sealed)) == size
     assert len(tag) == 16
@@ -74,16 +74,16 @@ def test_a_range_outside_the_chunk_is_refused(start: int, end: int) -> None:
 @pytest.mark.parametrize("plain", [b"", bytes(CHUNK_SIZE + 1)])
 def test_an_empty_or_overlong_chunk_is_not_sealed(plain: bytes) -> None:
     with pytest.raises(ValueError, match="a chunk has"):
-        SEALER.seal(KEY, KEY_ID, VERSION, plain)
+        SEALER.seal(KEY, KEY_ID, SALT_ID, VERSION, plain)
 
 
 def test_nothing_is_sealed_before_a_salt_was_chosen() -> None:
     with pytest.raises(RuntimeError):
-        ChunkSealer(VOLUME, Salts()).seal(KEY, KEY_ID, VERSION, b"plain")
+        ChunkSealer(VOLUME, Salts()).seal(KEY, KEY_ID, 0, VERSION, b"plain")
 
 
 def test_every_flipped_bit_of_a_small_chunk_and_of_its_tag_is_detected() -> None:
-    sealed, tag = SEALER.seal(KEY, KEY_ID, VERSION, b"small chunk")
+    sealed, tag = SEALER.seal(KEY, KEY_ID, SALT_ID, VERSION, b"small chunk")
     for bit in range(len(sealed) * 8):
         with pytest.raises(DamagedError):
             SEALER.open(KEY, KEY_ID, SALT_ID, VERSION, tag, flipped(sealed, bit))
@@ -134,30 +134,30 @@ def test_a_chunk_opens_in_no_other_volume_and_under_no_other_salt_of_that_number
 
 
 def test_an_older_state_of_a_chunk_does_not_pass_for_the_newer() -> None:
-    old, _ = SEALER.seal(KEY, KEY_ID, 1, b"old contents")
-    _, tag = SEALER.seal(KEY, KEY_ID, 2, b"new contents")
+    old, _ = SEALER.seal(KEY, KEY_ID, SALT_ID, 1, b"old contents")
+    _, tag = SEALER.seal(KEY, KEY_ID, SALT_ID, 2, b"new contents")
     with pytest.raises(DamagedError):
         SEALER.open(KEY, KEY_ID, SALT_ID, 2, tag, old)
 
 
 def test_a_sealed_chunk_shows_nothing_that_repeats() -> None:
-    again, tag = SEALER.seal(KEY, KEY_ID, VERSION, PATTERN)
+    again, tag = SEALER.seal(KEY, KEY_ID, SALT_ID, VERSION, PATTERN)
     assert again != WHOLE
     assert tag != WHOLE_TAG
-    zeros, _ = SEALER.seal(KEY, KEY_ID, VERSION, bytes(CHUNK_SIZE))
+    zeros, _ = SEALER.seal(KEY, KEY_ID, SALT_ID, VERSION, bytes(CHUNK_SIZE))
     blocks = {zeros[at : at + 16] for at in range(0, len(zeros), 16)}
     assert len(blocks) == -(-len(zeros) // 16)
 
 
 def test_the_block_counter_wraps_within_its_four_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("icnfs.crypto.chunks.urandom", lambda size: b"\xff" * size)
-    sealed, tag = SEALER.seal(KEY, KEY_ID, VERSION, PATTERN)
+    sealed, tag = SEALER.seal(KEY, KEY_ID, SALT_ID, VERSION, PATTERN)
     assert SEALER.open(KEY, KEY_ID, SALT_ID, VERSION, tag, sealed) == PATTERN
 
 
 def test_every_block_counts_as_a_seal() -> None:
     salts = salts_of((1, 1))
-    ChunkSealer(VOLUME, salts).seal(KEY, KEY_ID, VERSION, bytes(BLOCK_SIZE + 1))
+    ChunkSealer(VOLUME, salts).seal(KEY, KEY_ID, 1, VERSION, bytes(BLOCK_SIZE + 1))
     assert salts.seals == 2
 
 
