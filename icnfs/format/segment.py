@@ -3,7 +3,8 @@
 Encoded: msgpack array [1, id, k, n, share_len, size, [[provider, root, stored], ...]]; the first number is the format
 version.  A pack's chunk lies whole in one data share, the least filled so far (the first of equals), at its fill:
 chunks of one size go round the shares in turn, and chunks of mixed sizes leave little to fill up.  The longest share
-sets the length of all.  A run's bytes are cut in k equal parts.  What is left over is zeros.
+sets the length of all.  A run's bytes are cut in k equal parts.  What is left over is filled with random bytes: were it
+zeros, each parity share of a pack of one chunk would be that chunk times a constant, and so would be the whole of it.
 
 Promises: decoding takes any bytes and gives a value or a FormatError, and every number is capped.  It does not know
 what the payload means.

@@ -443,5 +443,5 @@ def _next_part(frames: Iterator[bytes], ahead: bytes, k: int) -> tuple[int, int,
             break
         pieces.append(frame)
         size += len(frame)
-    pieces.append(bytes(k * run_share_len(size, k) - size))
+    pieces.append(secrets.token_bytes(k * run_share_len(size, k) - size))
     return bulk.holding(pieces, "run"), size, overflow

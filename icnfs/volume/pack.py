@@ -91,9 +91,13 @@ def fill(pack: Pack, k: int, read: Callable[[int], bytes | memoryview]) -> int:
     """The pack's payload in a new memfd, which the caller closes; blocks on `read`, so call it in a thread."""
     fd = bulk.create("pack")
     try:
-        os.ftruncate(fd, k * pack.share_len)
+        ends = [share * pack.share_len for share in range(k)]
         for version, place in pack.places:
-            _write(fd, read(version), place.share * pack.share_len + place.offset)
+            at = place.share * pack.share_len + place.offset
+            _write(fd, read(version), at)
+            ends[place.share] = at + place.length
+        for share, end in enumerate(ends, 1):
+            _write(fd, os.urandom(share * pack.share_len - end), end)
     except BaseException:
         os.close(fd)
         raise

@@ -489,15 +489,12 @@ class Schedule:
             self.crashes = 0.0
             await self.wake()
         self.crashes = 0.0
-        if self.volume.store.fenced is not None:
-            if not self._is_forked():
-                raise BrokenError(f"{self.life.name} is fenced, and nobody took over")
-            world.note("  a fork ends both")
-            self.life.crash()
-            await self._recover()
+        await self._survive_a_fork()
         if world.harmed or self.rng.random() < 0.5:
             await self.reopen()
-        synced = await self._sync(self.life, PATIENCE)
+        synced = await self._sync(self.life, PATIENCE) or (
+            await self._survive_a_fork() and await self._sync(self.life, PATIENCE)
+        )
         if not synced and not self._may_stay_degraded():
             raise BrokenError("sync did not come to an end in clear weather")
         await self._read(self.life, must=True)
@@ -520,6 +517,17 @@ class Schedule:
         await self._read(self.life, must=synced)
         for name in self.snapshots.there(self.life):
             await self.snapshots.check(self.life, name, must=synced)
+
+    async def _survive_a_fork(self) -> bool:
+        """Whether there was one that has ended this machine, which it may find out only now, and another recovery."""
+        if self.volume.store.fenced is None:
+            return False
+        if not self._is_forked():
+            raise BrokenError(f"{self.life.name} is fenced, and nobody took over")
+        self.world.note("  a fork ends both")
+        self.life.crash()
+        await self._recover()
+        return True
 
     async def _age(self) -> None:
         """All that is not needed is condemned, and goes."""

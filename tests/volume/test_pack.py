@@ -38,6 +38,23 @@ def test_every_chunk_is_found_where_its_location_says(sizes: list[int], k: int, 
             assert payload[at : at + place.length] == chunk(version, sizes[version - 1])
 
 
+@given(st.lists(st.integers(1, 3000), min_size=1, max_size=9), st.integers(2, 5))
+def test_no_share_says_more_than_its_part(sizes: list[int], k: int) -> None:
+    """What no chunk takes is noise, so that neither a data share nor parity tells of the others."""
+    (pack,) = packs.plan(list(enumerate(sizes, 1)), k)
+    taken = bytearray(k * pack.share_len)
+    for _, place in pack.places:
+        at = place.share * pack.share_len + place.offset
+        taken[at : at + place.length] = b"x" * place.length
+    payloads = []
+    for _ in range(2):
+        with bulk.closing(packs.fill(pack, k, lambda version: chunk(version, sizes[version - 1]))) as fd:
+            payloads.append(os.pread(fd, 1 << 30, 0))
+    for at in range(len(taken) - 7):
+        if not any(taken[at : at + 8]):
+            assert payloads[0][at : at + 8] != payloads[1][at : at + 8]
+
+
 def test_a_pack_is_closed_once_it_is_full() -> None:
     planned = packs.plan([(version, 1000) for version in range(100)], 4, 10_000)
     assert [len(pack) for pack in planned] == [10] * 10
