@@ -91,10 +91,11 @@ ARGON2_PASSES: Final = 3
 ARGON2_LANES: Final = 4
 """RFC 9106's second recommended choice: 64 MiB, three passes, four lanes."""
 
-ARGON2_MEMORY_KIB_MAX: Final = 1024 * KIB
+ARGON2_MEMORY_KIB_MAX: Final = 256 * KIB
 ARGON2_PASSES_MAX: Final = 16
 ARGON2_LANES_MAX: Final = 16
-"""Costs read from a slot above these are refused before anything is computed."""
+"""Costs read from a slot above these are refused before anything is computed: a small machine can pay them, for a slot
+that somebody made up as well."""
 
 SEALS_PER_KEY: Final = 2**30
 """Seals under one random-nonce AES-GCM subkey before it changes (NIST SP 800-38D asks for at most 2**32)."""

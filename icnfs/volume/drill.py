@@ -41,7 +41,7 @@ from icnfs.volume.load import load
 from icnfs.volume.losses import Holdings, Standing, draw, files_in, lost_segments, paths_of
 from icnfs.volume.network import Network, Starter, Transfer, start_transfer
 from icnfs.volume.read_back import Progress, ReadBack
-from icnfs.volume.recover import find, slots_of
+from icnfs.volume.recover import find, slots_of, unlocked
 from icnfs.volume.remains import Memo, Remains
 from icnfs.volume.sample import Sample
 from icnfs.volume.scratch import check_room, scratch
@@ -220,7 +220,7 @@ async def _recovered(
         begun = trio.current_time()
         transfer = Remains(inner, without)
         slots = await slots_of(config, transfer)
-        master = await trio.to_thread.run_sync(unlock, [slot for _, slot in slots], offered)
+        master = await unlocked(config, transfer, slots, offered)
         network, _, head, missing = await find(config, transfer, master)
         report = _begin(head, without, seed)
         report.away = {name: str(error) for name, error in missing.items() if name not in without}
@@ -270,7 +270,7 @@ async def _judge_all(
     """Judge every set: found by the same code from what the others hold, which is asked for once; then by records."""
     trials: list[Trial] = []
     async with _recovered(config, half, offered, plan.without, plan.seed, progress, start) as got:
-        openers = await trio.to_thread.run_sync(_openers, got.slots, offered)
+        openers = await trio.to_thread.run_sync(_openers, got.slots, offered, got.master)
         holdings = Holdings()
         parts = list(got.head.segments())
         await holdings.load(got.store.reader, parts, plan.seed)
@@ -286,14 +286,14 @@ async def _judge_all(
     return trials, got.report
 
 
-def _openers(slots: Sequence[tuple[str, Slot]], offered: Secrets) -> set[str]:
-    """In a thread: the providers that hold a slot which the secret opens."""
+def _openers(slots: Sequence[tuple[str, Slot]], offered: Secrets, master: MasterKey) -> set[str]:
+    """In a thread: the providers that hold a slot which the secret opens, and the volume's."""
     openers: set[str] = set()
     for provider, slot in slots:
         if provider not in openers:
             try:
-                unlock([slot], offered)
-                openers.add(provider)
+                if unlock([slot], offered) == master:
+                    openers.add(provider)
             except IcnfsError as error:
                 log.debug("provider %s: a key slot: %s", provider, error)
     return openers

@@ -18,7 +18,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -97,25 +97,40 @@ _WORDS: Final = {SlotKind.PASSPHRASE: "passphrase", SlotKind.KEYFILE: "key file"
 
 
 def unlock(slots: Iterable[Slot], offered: Secrets) -> MasterKey:
-    """The master key, from the first slot that opens; cheap kinds are tried before passphrases.
+    """The master key, from the first slot that opens.  Raises `SecretError` as `opened` does."""
+    return next(opened(slots, offered))
+
+
+def opened(slots: Iterable[Slot], offered: Secrets) -> Iterator[MasterKey]:
+    """The master key of each slot that opens, one at least; the cheapest are tried first, for whoever makes up a slot
+    chooses what it costs.
 
     Raises `SecretError` when none opens, saying whether no fitting slot was there or the secret is wrong.
     """
     if not offered:
         raise SecretError("no secret was given; give a passphrase, a key file or the recovery key")
     tried: set[str] = set()
-    for slot in sorted(slots, key=lambda s: s.kind == SlotKind.PASSPHRASE):
+    found = False
+    for slot in sorted(slots, key=_cost):
         secret = offered.of(slot.kind)
         if secret is None:
             continue
         tried.add(_WORDS[slot.kind])
         try:
-            return open_slot(slot, secret)
+            master = open_slot(slot, secret)
         except (SecretError, FormatError):
             continue
+        found = True
+        yield master
     if not tried:
         raise SecretError("the volume has no key slot for the kind of secret that was given; try another kind")
-    raise SecretError(f"this {' or '.join(sorted(tried))} does not open the volume; check it and try again")
+    if not found:
+        raise SecretError(f"this {' or '.join(sorted(tried))} does not open the volume; check it and try again")
+
+
+def _cost(slot: Slot) -> int:
+    """What it takes to try a slot: KiB times passes, 0 where nothing is guessed at."""
+    return slot.costs.memory_kib * slot.costs.passes if slot.costs is not None else 0
 
 
 class Keyring:

@@ -33,7 +33,7 @@ from icnfs.volume import setting_up
 from icnfs.volume.keyring import Keyring, Secrets, unlock
 from icnfs.volume.load import Progress, load, load_past, load_places
 from icnfs.volume.network import Network, Starter, Transfer, start_transfer
-from icnfs.volume.recover import find, slots_of
+from icnfs.volume.recover import find, slots_of, unlocked
 from icnfs.volume.remains import Remains
 from icnfs.volume.scratch import check_room, scratch, sweep
 from icnfs.volume.volume import Volume, open_volume
@@ -161,5 +161,5 @@ async def _master(config: VolumeConfig, state_dir: Path, transfer: Transfer, off
     try:
         slots = Keyring.load(state_dir).slots()
     except NoVolumeError:
-        slots = [slot for _, slot in await slots_of(config, transfer)]
+        return await unlocked(config, transfer, await slots_of(config, transfer), offered)
     return await trio.to_thread.run_sync(unlock, slots, offered)

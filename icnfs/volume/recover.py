@@ -48,7 +48,7 @@ from icnfs.volume import setting_up
 from icnfs.volume.attempt import reasons
 from icnfs.volume.fence import Claim, Own
 from icnfs.volume.heads import Heads, Survey
-from icnfs.volume.keyring import Keyring, Secrets, unlock
+from icnfs.volume.keyring import Keyring, Secrets, opened
 from icnfs.volume.load import Progress, load
 from icnfs.volume.network import Network, Starter, Transfer, start_transfer
 from icnfs.volume.places import VISIT_SECONDS, Places
@@ -101,8 +101,7 @@ async def recover(
     """
     with setting_up.partial_state(state_dir, "recover") as half:
         async with start(config.specs(), Limits(config.upload, config.download)) as transfer:
-            slots = await slots_of(config, transfer)
-            master = await trio.to_thread.run_sync(unlock, [slot for _, slot in slots], offered)
+            master = await unlocked(config, transfer, await slots_of(config, transfer), offered)
             network, heads, head, missing = await find(config, transfer, master, at_least, bound)
             if bound is not None:
                 await _look_for_newest(network, heads, head)
@@ -177,6 +176,31 @@ async def slots_of(config: VolumeConfig, transfer: Transfer) -> list[tuple[str, 
     for provider, error in sorted(false.items()):
         log.warning("provider %s: a key slot: %s", provider, error)
     return slots
+
+
+async def unlocked(
+    config: VolumeConfig, transfer: Transfer, slots: Sequence[tuple[str, Slot]], offered: Secrets
+) -> MasterKey:
+    """The master key of the volume whose places the providers are.
+
+    Who holds a place of another volume of the same person can show a slot of that one among the others, and the same
+    secret opens it.  So a key must make k places its own; where none does, it is the one that makes most.
+    Raises `SecretError` as `opened` does.
+    """
+    masters = opened([slot for _, slot in slots], offered)
+    tried: list[MasterKey] = []
+    best: tuple[int, MasterKey] | None = None
+    while (master := await trio.to_thread.run_sync(next, masters, None)) is not None:
+        if master not in tried:
+            tried.append(master)
+            network = Network.of(config, master, transfer)
+            await _visit(network)
+            if best is None or len(network.taken) > best[0]:
+                best = len(network.taken), master
+            if best[0] >= config.k:
+                break
+    assert best is not None
+    return best[1]
 
 
 async def find(

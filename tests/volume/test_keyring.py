@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from icnfs.crypto.keys import MasterKey, Secret
-from icnfs.crypto.slots import Costs, SlotKind, decode_slot, new_recovery_key
+from icnfs.crypto.slots import Costs, Slot, SlotKind, decode_slot, make_slot, new_recovery_key
 from icnfs.errors import DamagedError, FormatError, NoVolumeError, SecretError, UsageError
-from icnfs.volume.keyring import Keyring, Secrets, encode_entry, unlock
+from icnfs.volume import keyring as keyrings
+from icnfs.volume.keyring import Keyring, Secrets, encode_entry, opened, unlock
 
 CHEAP = Costs(64, 1, 1)
 MASTER = MasterKey.random()
@@ -156,3 +157,21 @@ def test_any_damage_gives_a_keyring_or_one_error(at: int, junk: bytes) -> None:
 
 
 RAW = ring()[0].encode()
+
+
+def test_cheap_slots_are_tried_before_those_that_cost_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    passphrase = Secret(b"correct horse")
+    costs = [Costs(64 * 2**i, 1 + i, 1) for i in (3, 0, 2, 1)]
+    slots = [make_slot("passphrase", passphrase, MASTER, label="", costs=each) for each in costs]
+    tried: list[Costs | None] = []
+    open_slot = keyrings.open_slot
+
+    def spy(slot: Slot, secret: Secret) -> MasterKey:
+        tried.append(slot.costs)
+        return open_slot(slot, secret)
+
+    monkeypatch.setattr(keyrings, "open_slot", spy)
+    assert unlock(slots, Secrets(passphrase=passphrase)) == MASTER
+    assert tried == [costs[1]]
+    assert list(opened(slots, Secrets(passphrase=passphrase))) == [MASTER] * 4
+    assert tried[1:] == [costs[i] for i in (1, 3, 2, 0)]

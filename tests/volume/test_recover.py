@@ -14,7 +14,8 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from icnfs.crypto.slots import format_recovery_key, new_recovery_key
+from icnfs.crypto.keys import MasterKey
+from icnfs.crypto.slots import encode_slot, format_recovery_key, make_slot, new_recovery_key, parse_recovery_key
 from icnfs.errors import (
     FencedError,
     NewerFormatError,
@@ -224,6 +225,21 @@ def test_made_up_slots_are_tried_after_one_of_each_provider_and_take_no_more_tha
     monkeypatch.setattr(recovering, "SLOTS_SECONDS", 0.5)
     world.machine("elsewhere").recover(key)
     assert 1 <= asked <= 6
+
+
+def test_a_slot_of_another_volume_that_the_same_secret_opens_changes_nothing(world: World) -> None:
+    """Who holds places of both can show it, before all real ones."""
+    _, key, number = filled(world)
+    other = encode_slot(make_slot("recovery", parse_recovery_key(key), MasterKey.random(), label=""))
+    for name in NAMES[:2]:
+        objects = world.providers[name].objects
+        for real in [real for real in objects if real.startswith("slots/")]:
+            del objects[real]
+        objects["slots/" + "0" * 32] = other
+    there = world.machine("there")
+    found = there.recover(key)
+    assert (found.epoch, found.sequence) == number
+    assert there.run(read_all) == CONTENTS
 
 
 @pytest.mark.parametrize("prefix", ["heads/", "slots/", "shares/"])
