@@ -34,7 +34,7 @@ from icnfs.state.store import Store
 from icnfs.volume import condemned
 from icnfs.volume.attempt import Attempt, Progress, Uploads
 from icnfs.volume.condemned import Condemned
-from icnfs.volume.emptied import Emptied, but_for, may_lack, without
+from icnfs.volume.emptied import but_for, may_lack, without
 from icnfs.volume.fence import Fence
 from icnfs.volume.heads import Heads
 from icnfs.volume.keyring import Keyring
@@ -111,7 +111,7 @@ class Publisher:
         """Whether the next head is wanted although no record changed: for mended runs, or a place without any head."""
         self.owes_head = False
         """Whether shares lie elsewhere than the last head says: a recovery from it would look for them in vain."""
-        self.emptied = Emptied()
+        self.emptied = repair.emptied
         self._dirty_before = 0
         """Of the last look: what was written since may be the beginning of more."""
         self._idle_batch = -1
@@ -384,8 +384,7 @@ class Publisher:
 
     async def _note_lost(self, provider: str) -> None:
         """What `provider` was given is gone and to be stored again: noted durably before its place is taken."""
-        self.emptied.times[provider] += 1
-        self._repair.forget_arrivals(provider)
+        self._repair.lose([provider])
         await self._mend([without(part, provider) for part in self._parts() if may_lack(part, provider)])
         self._uploads.lose([provider])
         cut = await cuts.begin_cut(self._store)

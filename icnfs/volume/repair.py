@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -26,6 +27,7 @@ from icnfs import placement
 from icnfs.errors import IcnfsError
 from icnfs.format.segment import SegmentInfo
 from icnfs.transfer.messages import ShareEvent
+from icnfs.volume.emptied import Emptied
 from icnfs.volume.network import Network
 from icnfs.volume.together import together
 
@@ -95,7 +97,8 @@ class Repair:
         self.lacking: dict[bytes, SegmentInfo] = {}
         self._held: dict[bytes, tuple[Holders, int]] = {}
         self._groups: dict[tuple[str, ...], Holders] = {}
-        self._late: dict[tuple[bytes, int], None] = {}
+        self.emptied = Emptied()
+        self._late: dict[tuple[bytes, int], Counter[str]] = {}
         self._early: dict[tuple[bytes, int], None] = {}
         self._come: dict[tuple[bytes, int], str] = {}
         self._turn = secrets.randbelow(1 << 16)
@@ -225,29 +228,36 @@ class Repair:
 
     # --- shares on their way ------------------------------------------------------------------------------------------
 
-    def expect(self, segment: bytes, late: Iterable[int]) -> None:
-        """These shares are on their way to slow providers: nothing is to be done for them yet."""
+    def expect(self, segment: bytes, late: Iterable[int], emptied: Counter[str]) -> None:
+        """These shares are on their way to slow providers: nothing is to be done for them yet.
+
+        `emptied` is `emptied.times` as it was before they were sent: what may have been stored before a place was found
+        empty has not come.
+        """
         for key in ((segment, index) for index in late):
             if key in self._early:
                 del self._early[key]
+                if self._come.get(key) in self.emptied.since(emptied):
+                    del self._come[key]
             else:
-                self._late[key] = None
+                self._late[key] = emptied
 
     def heard(self, event: ShareEvent) -> None:
         """What became of a share that was on its way, which may be told before it was said to be late."""
-        key = event.segment, event.index
+        key, gone = (event.segment, event.index), Counter[str]()
         if key in self._late:
-            del self._late[key]
+            gone = self.emptied.since(self._late.pop(key))
         else:
             self._early[key] = None
             _bound(self._early)
-        if event.what == "stored" and event.provider in self._network.taken:
+        if event.what == "stored" and event.provider in self._network.taken and event.provider not in gone:
             self._come[key] = event.provider
             _bound(self._come)
 
-    def forget_arrivals(self, provider: str) -> None:
-        """What came to `provider` is lost again."""
-        self._come = {key: name for key, name in self._come.items() if name != provider}
+    def lose(self, providers: Collection[str]) -> None:
+        """What these were given until now is gone, or may be: none of it counts as stored that was not noted yet."""
+        self.emptied.times.update(providers)
+        self._come = {key: name for key, name in self._come.items() if name not in providers}
 
     def arrived(self, segment: SegmentInfo) -> SegmentInfo:
         """A segment that is not noted yet, with those of its late shares that have come by now."""

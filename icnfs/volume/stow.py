@@ -77,7 +77,7 @@ class Stow:
         return info
 
     async def _put(self, meant: SegmentInfo, fd: int, enough: int) -> SegmentInfo:
-        network = self._network
+        network, emptied = self._network, self._repair.emptied.times.copy()
         away = network.away()
         wanted = [index for index, share in enumerate(meant.shares) if share.provider not in away]
         info = msgspec.structs.replace(meant, shares=tuple(ShareInfo(s.provider, b"", False) for s in meant.shares))
@@ -96,7 +96,7 @@ class Stow:
                 places, _ = network.spare(info, missing, next(self._rotation.spares), failed)
                 info = _moved(info, places)
                 wanted = sorted(places)
-        self._repair.expect(info.id, late)
+        self._repair.expect(info.id, late, emptied)
         if info.stored() < network.k:
             why = "; ".join(sorted({str(error) for error in errors.values()})) or "they are down"
             raise TooFewProvidersError(f"fewer than {network.k} of {network.n} shares could be stored: {why}")

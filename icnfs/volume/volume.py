@@ -348,7 +348,7 @@ class Volume:
         self.network.check_clearing(config.providers)
         await self.network.transfer.set_providers(config.specs(), Limits(config.upload, config.download))
         gone = self.network.facts.keys() - config.providers.keys()
-        self.publisher.emptied.times.update(self.network.adopt(config))
+        self.repair.lose(self.network.adopt(config))
         self.config = config
         self.repair.judge_anew()
         for name in sorted(gone):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +30,7 @@ from icnfs.volume.network import SHARES_PREFIX
 from icnfs.volume.pack import Pack
 from icnfs.volume.recover import recover
 from icnfs.volume.volume import Volume, open_volume
-from tests.volume.world import NAMES, Machine, World, describe, get_file, put_file
+from tests.volume.world import NAMES, Machine, World, believed, describe, get_file, put_file
 
 DATA = os.urandom(3_000_000)
 SMALL = b"a small file"
@@ -275,7 +276,7 @@ def test_late_shares_are_waited_for_and_not_sent_again(world: World) -> None:
         segment = max(segments(volume), key=lambda s: s.share_len)
         lacking = replace_stored(segment, 2, False)
         await describe(volume, lacking)
-        volume.repair.expect(segment.id, [2])
+        volume.repair.expect(segment.id, [2], Counter())
         assert not await volume.care_once(), "it is on its way"
         provider, name = segment.shares[2].provider, volume.network.names_of(segment)[2]
         volume.repair.heard(ShareEvent(provider, name, segment.id, 2, "stored", ""))
@@ -314,9 +315,58 @@ def test_a_late_share_may_be_told_of_before_it_is_expected(world: World) -> None
         segment = max(segments(volume), key=lambda s: s.share_len)
         await describe(volume, replace_stored(segment, 2, False))
         volume.repair.heard(ShareEvent(segment.shares[2].provider, "x", segment.id, 2, "failed", "it broke off"))
-        volume.repair.expect(segment.id, [2])
+        volume.repair.expect(segment.id, [2], Counter())
         assert await volume.care_once(), "it did not come, and is rebuilt"
         assert volume._segment(segment.id) == segment
+
+    here.run(main)
+
+
+def test_a_late_share_does_not_count_whose_place_was_emptied_before_its_answer_came(world: World) -> None:
+    here = world.machine()
+    here.init()
+    slow = world.providers["cat"]
+    put, landed, go_on = slow.put, trio.Event(), trio.Event()
+
+    async def put_and_answer_late(name: str, data: Data) -> None:
+        await put(name, data)
+        if len(data) > len(DATA) // 4:
+            landed.set()
+            await go_on.wait()
+
+    async def main(volume: Volume) -> None:
+        await volume.loaded.wait()
+        await volume.looked.wait()
+        slow.put = put_and_answer_late  # type: ignore[method-assign]
+        await put_file(volume, b"f", DATA)
+        await volume.drain()
+        assert len(volume.repair._late) == 1 and landed.is_set()
+        slow.objects.clear()
+        volume.network.doubt("cat")
+        await volume.publisher.settle()
+        assert "cat" in volume.network.taken, "it is taken anew"
+        go_on.set()
+        while volume.repair._late:
+            await trio.sleep(0.001)
+        await volume.sync()
+        assert believed(world, volume) == []
+
+    here.run(main)
+
+
+def test_a_share_that_was_told_of_early_does_not_count_whose_place_was_emptied_since_it_was_sent(world: World) -> None:
+    here = world.machine()
+    here.init()
+
+    async def main(volume: Volume) -> None:
+        await write(volume)
+        segment = max(segments(volume), key=lambda s: s.share_len)
+        provider, sent = segment.shares[2].provider, volume.repair.emptied.times.copy()
+        volume.repair.lose([provider])
+        volume.repair.heard(ShareEvent(provider, "x", segment.id, 2, "stored", ""))
+        volume.repair.expect(segment.id, [2], sent)
+        await describe(volume, replace_stored(segment, 2, False))
+        assert volume.repair.arrivals() == []
 
     here.run(main)
 
@@ -845,7 +895,7 @@ def test_what_has_come_says_nothing_of_what_is_lost_later(world: World) -> None:
         segment = segments(volume)[0]
         without = replace_stored(segment, 2, False)
         fixer = repair.Repair(volume.network)
-        fixer.expect(segment.id, [2])
+        fixer.expect(segment.id, [2], Counter())
         fixer.note([without])
         fixer.heard(ShareEvent(segment.shares[2].provider, "x", segment.id, 2, "stored", ""))
         fixer.note([segment])
