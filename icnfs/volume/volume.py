@@ -213,10 +213,11 @@ class Volume:
         async with self._caring:
             emptied = self.publisher.emptied.times.copy()
             arrived = await self._noted(self.repair.arrivals(), emptied)
-            restored = await self._noted(await self.repair.round(), emptied)
-            self.findings.restored(restored)
-            self.orphans.restored(restored)
-            return bool(arrived or restored)
+            gains = await self.repair.round()
+            stored = [gain.after for gain in gains]  # told before it is noted: who waits for that may give up
+            self.findings.restored(stored)
+            self.orphans.restored(stored)
+            return bool(await self._noted(gains, emptied) or arrived)
 
     async def _noted(self, gains: list[Gain], emptied: Counter[str]) -> list[SegmentInfo]:
         """Note what segments gained, whatever became of their other shares meanwhile; those."""

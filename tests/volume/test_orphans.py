@@ -6,6 +6,7 @@ import os
 import random
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -22,7 +23,7 @@ from icnfs.volume.orphans import PEEKS_AT_ONCE, Named, OrphanReport
 from icnfs.volume.repair import Gain
 from icnfs.volume.volume import Volume
 from tests.volume.test_crash import Cutter
-from tests.volume.world import World, files_of, get_file, list_files, put_file
+from tests.volume.world import World, believed, files_of, get_file, list_files, put_file
 
 DAY = 86_400.0
 Objects = set[tuple[str, str]]
@@ -238,6 +239,54 @@ def test_what_a_failed_attempt_stored_for_the_next_one_is_no_orphan(
 
     here.run(main)
     assert needed(world, key, "there")[1] == {b"f": data}
+
+
+def test_what_repair_stores_again_stays_though_nobody_waited_until_it_was_noted(tmp_path: Path, clock: Clock) -> None:
+    """A crash left a share that was moved; it is moved there again while a run is about to delete it."""
+    world = World(tmp_path, more=("gnu",))
+    here = world.machine()
+    here.init()
+
+    async def main(volume: Volume) -> None:
+        clock.set(volume)
+        await put_file(volume, b"f", os.urandom(300_000))
+        await volume.sync()
+        await volume.loaded.wait()
+        await volume.looked.wait()
+        segment = max(filter(None, map(volume._segment, volume.repair.ids())), key=lambda s: s.share_len)
+        (spare,) = world.providers.keys() - {share.provider for share in segment.shares}
+        moved = await volume.repair._restore(segment, {0: spare})
+        assert orphans_of(await volume.orphans.run()) == 1
+        clock.now += DAY + 1
+        rounds = [[Gain(segment, moved)]]
+
+        async def once() -> list[Gain]:
+            return rounds.pop() if rounds else []
+
+        task, peek = volume.store.task, volume.network.transfer.peek
+
+        async def move_meanwhile(*args: Any, **options: Any) -> tuple[int, bytes]:
+            with trio.CancelScope() as scope:
+
+                async def given_up(work: Any, *more: Any) -> Any:
+                    if "put_segments" in repr(work):
+                        scope.cancel()
+                    return await task(work, *more)
+
+                volume.store.task = given_up  # type: ignore[method-assign]
+                await volume.care_once()
+            volume.store.task = task  # type: ignore[method-assign]
+            await volume.publisher.publish()
+            return await peek(*args, **options)
+
+        volume.repair.round = once  # type: ignore[method-assign]
+        volume.network.transfer.peek = move_meanwhile  # type: ignore[method-assign]
+        await volume.orphans.run(delete=True)
+        now = volume._segment(segment.id)
+        assert not rounds and now is not None and now.shares[0].provider == spare, "it is noted all the same"
+        assert believed(world, volume) == []
+
+    here.run(main)
 
 
 def test_what_is_foreign_is_told_and_never_touched(world: World, clock: Clock) -> None:
