@@ -66,6 +66,7 @@ class Lane:
 
     async def put(self, name: str, data: Data) -> None:
         """As Provider.put; fails at once while the provider is down."""
+        self._require_in_use(name)
         with self._measured(self.health.writes, len(data)):
             async with self._writes.of(len(data)):
                 await self._mapped(lambda: self._guarded.again.put(name, data))

@@ -11,7 +11,7 @@ them) and n - k parity shares; 24 MiB for 16 MiB coded 4-of-6.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -28,6 +28,7 @@ from icnfs.format.segment import SegmentInfo, ShareInfo
 from icnfs.limits import LEAF_SIZE
 from icnfs.providers.base import Buffer, Pieces
 from icnfs.transfer.fetch import code_for, recover_shares
+from icnfs.transfer.lane import Lane
 from icnfs.transfer.late import Late, Storing
 from icnfs.transfer.messages import Order
 from icnfs.transfer.shares import Segment, Shares, share_event
@@ -115,6 +116,7 @@ async def put_segment(
     A share that is not stored by then is reported as ProviderAwayError.  Once `enough` of them are stored the slow ones
     are waited for no longer (see `late`).  Raises DamagedError (see `prove`).
     """
+    lanes = _lanes(shares, order.providers)
     made = await shares.compute(len(payload), lambda: code_segment(order, payload))
     info = SegmentInfo(
         order.id,
@@ -128,7 +130,7 @@ async def put_segment(
     roots, chosen = tuple(share.root for share in made), {index: made[index] for index in wanted}
     del made
     # Nothing may come between the answer and whoever it is given to: what is heard of late shares must come after it.
-    storing = await _store(shares, late, Segment(info, order.names), chosen, enough, until)
+    storing = await _store(shares, late, Segment(info, order.names), chosen, lanes, enough, until)
     return PutResult(roots, storing.errors, frozenset(storing.late))
 
 
@@ -146,7 +148,7 @@ async def complete_segment(
     Raises TooFewProvidersError where k other shares cannot be had, DamagedError where what they give is not what the
     segment's roots say, ProviderAwayError where nothing was rebuilt by `until` (a trio time).
     """
-    info = segment.info
+    info, lanes = segment.info, _lanes(shares, providers)
     with trio.move_on_at(until):
         payloads = await _regain(shares, segment, missing)
         made = await shares.compute(
@@ -162,7 +164,7 @@ async def complete_segment(
         moved = msgspec.structs.replace(info, shares=tuple(holders[index] for index in range(info.n)))
         called = dict(enumerate(segment.names)) | dict(zip(missing, targets, strict=True))
         renamed = Segment(moved, tuple(called[index] for index in range(info.n)))
-        storing = await _store(shares, late, renamed, made, len(made), until)
+        storing = await _store(shares, late, renamed, made, lanes, len(made), until)
         return PutResult(tuple(share.root for share in info.shares), storing.errors)
     raise ProviderAwayError("", f"segment {info.id.hex()} could not be read in time to rebuild what it lacks")
 
@@ -183,15 +185,26 @@ async def _regain(shares: Shares, segment: Segment, missing: Sequence[int]) -> l
     return [found[index] for index in missing]
 
 
+def _lanes(shares: Shares, providers: Iterable[str]) -> dict[str, Lane | None]:
+    """To the places that are meant by these names now: whoever has one of them later may be another."""
+    return {provider: shares.lane(provider) for provider in providers}
+
+
 async def _store(
-    shares: Shares, late: Late, segment: Segment, made: Mapping[int, Coded], enough: int, until: float
+    shares: Shares,
+    late: Late,
+    segment: Segment,
+    made: Mapping[int, Coded],
+    lanes: Mapping[str, Lane | None],
+    enough: int,
+    until: float,
 ) -> Storing:
     """Store all of `made` at once until `until`; what became of it."""
     info = segment.info
 
     async def put(index: int, share: Coded) -> None:
         provider = info.shares[index].provider
-        lane = shares.lane(provider)
+        lane = lanes[provider]
         if lane is None:
             raise ProviderRefusedError(provider, "the TOML does not name it")
         await lane.put(segment.names[index], share.file)

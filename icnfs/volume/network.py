@@ -170,6 +170,12 @@ class Network:
         """Take over providers, policy and weights; those that moved, which are visited as if they were new."""
         moved: set[str] = set()
         known = (self.taken, self.free, self.noted, self.foreign)
+    def let_go(self, wanted: Mapping[str, ProviderFacts]) -> None:
+        """Who will be another place, or none, is given nothing more: nobody has looked at the other one."""
+        self.taken -= {
+            name for name, facts in self.facts.items() if name not in wanted or wanted[name].url != facts.url
+        }
+
         for name, facts in self.facts.items():
             there = config.providers.get(name)
             if there is None or there.url != facts.url:

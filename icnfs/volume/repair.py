@@ -291,7 +291,7 @@ class Repair:
         self.obstacle = None
 
         async def restore(segment: SegmentInfo, to: dict[int, str]) -> None:
-            if len(failed) >= FAILURES:
+            if len(failed) >= FAILURES or not self._network.taken.issuperset(to.values()):
                 return
             restored = await self._restore(segment, to)
             if restored != segment:

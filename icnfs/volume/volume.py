@@ -335,6 +335,7 @@ class Volume:
     async def adopt(self, config: VolumeConfig) -> None:
         """Take over the providers, policy, weights and limits of a TOML that was read again.
 
+        self.network.let_go(config.providers)
         Raises `ConfigError` where anything else of it has changed, for that takes another mount, and where a provider
         that holds shares is no longer in it.
         """

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
 import trio
@@ -11,11 +13,13 @@ import trio.testing
 from icnfs.errors import NameTakenError, ProviderAwayError
 from icnfs.limits import KIB, LEAF_SIZE, SEGMENT_SIZE
 from icnfs.providers.faults import FaultPlan
+from icnfs.providers.memory import MemoryProvider
 from icnfs.transfer import late as lateness
 from icnfs.transfer.engine import Engine
 from icnfs.transfer.late import PATIENCE_SECONDS, Late, Storing
 from icnfs.transfer.lately import LateShares
 from icnfs.transfer.messages import Order, ShareEvent, Stored
+from icnfs.transfer.shares import Shares
 from icnfs.transfer.upload import PutResult
 from tests.transfer.network import SHARE, K, N, Network, run
 
@@ -287,6 +291,31 @@ def test_providers_come_and_go_while_others_stay_as_they_are() -> None:
             await trio.sleep(1)
             assert engine.states()["p5"].state == "up"
             assert not (await engine.put_segment(new, memoryview(network.payload), deadline=60)).errors
+
+    run(main)
+
+
+def test_a_share_does_not_go_to_a_place_that_took_the_name_of_its_own_while_it_was_coded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def main() -> None:
+        network = Network()
+        others: list[MemoryProvider] = []
+        async with network.engine() as engine:
+            compute = Shares.compute
+
+            async def replaced(shares: Shares, size: int, work: Callable[[], Any]) -> Any:
+                others.append(MemoryProvider("p5"))
+                engine.set_providers([*network.faults[:5], others[-1]])
+                return await compute(shares, size, work)
+
+            monkeypatch.setattr(Shares, "compute", replaced)
+            result = await engine.put_segment(network.order, memoryview(network.payload), deadline=60)
+            assert set(result.errors) == {5} and "it was replaced" in str(result.errors[5])
+            lacking = network.info(result)
+            result = await engine.complete_segment(lacking, network.names, [5], ["p5"], ["again"], deadline=60)
+            assert set(result.errors) == {5}
+            assert not any(other.objects for other in others)
 
     run(main)
 

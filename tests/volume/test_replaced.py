@@ -170,6 +170,33 @@ def test_a_place_that_was_taken_without_an_answer_and_then_replaced_holds_nothin
     here.run(main)
 
 
+def test_nothing_more_is_sent_to_a_place_that_is_to_become_another(wide: World) -> None:
+    """From before transfer knows the other place until that was looked at, whatever was meant for this one."""
+    here = wide.machine()
+    here.init()
+
+    async def main(volume: Volume) -> None:
+        await put_file(volume, b"f", DATA)
+        await volume.sync()
+        segment = max(filter(None, map(volume._segment, volume.repair.ids())), key=lambda s: s.share_len)
+        (spare,) = wide.providers.keys() - {share.provider for share in segment.shares}
+        volume.repair._waiting = lambda: iter([segment])  # type: ignore[method-assign]
+        volume.repair._destinations = lambda _: {0: spare}  # type: ignore[method-assign]
+        change, gained = volume.network.transfer.set_providers, 0
+
+        async def changed_and_sent(*args: Any) -> None:
+            nonlocal gained
+            await change(*args)
+            gained += len(await volume.repair.round())
+
+        volume.network.transfer.set_providers = changed_and_sent  # type: ignore[method-assign]
+        wide.providers[spare] = other = empty(spare)
+        await volume.adopt(changed(volume.config, spare, url="file:///elsewhere"))
+        assert gained == 0 and not [name for name in other.objects if name.startswith(SHARES_PREFIX)]
+
+    here.run(main)
+
+
 def test_what_was_stored_elsewhere_meanwhile_is_not_held_at_a_place_that_comes_back(world: World) -> None:
     here = world.machine()
     here.init()
