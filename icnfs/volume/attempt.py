@@ -163,6 +163,7 @@ class Attempt:
         self._uploads.unnamed.clear()
         await self._put_head(head, spare)
         documents = {fences.HEAD: fences.encode_base(head)}
+        documents[fences.ACKNOWLEDGED] = fences.encode_acknowledged(self._network.acknowledged)
         keep = runs.remembered(head.runs)
         gone = self._gone(base_runs, head)
         with trio.CancelScope(shield=True):  # what local state has recorded, this mount has to know

@@ -264,6 +264,7 @@ class Collector:
             if provider in self._passed_by():
                 left.append((provider, name))
                 return
+            self._network.forgo(provider, name)
             try:
                 await self._network.transfer.delete_object(provider, name, deadline=DELETE_SECONDS)
                 self.deleted += 1

@@ -184,7 +184,7 @@ class Compactor:
     def _may(self) -> bool:
         """Whether the volume is at peace: requests, publishing and repair come first."""
         store, network = self._store, self._network
-        amiss = network.vacant or network.doubted or not network.lost().isdisjoint(network.homes)
+        amiss = network.vacant or network.doubted or network.gone_back or not network.lost().isdisjoint(network.homes)
         troubled = amiss or self._repair.unsafe
         return not (store.read_only or store.congested or self._publisher.failure or troubled)
 

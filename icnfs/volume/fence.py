@@ -35,7 +35,8 @@ log = logging.getLogger(__name__)
 CLAIM: Final = "claim"
 FENCED: Final = "fenced"
 HEAD: Final = "head"
-"""Names of the settings that hold the claim, the reason for being fenced, and the base."""
+ACKNOWLEDGED: Final = "acknowledged"
+"""Names of the settings that hold the claim, the reason for being fenced, the base, and who stored which head."""
 
 OWN_MAX: Final = 256
 """Claims remembered since the last publish; a machine that mounts more often without one forgets the oldest."""
@@ -74,6 +75,7 @@ class Fence:
         self._heads = heads
         self.base = base
         self.claim = load_claim(store)
+        network.acknowledged = load_acknowledged(store)
         self._claimed = False
 
     @property
@@ -233,3 +235,17 @@ def load_fenced(store: Store) -> FencedError | None:
     """Why the volume is fenced, where it is."""
     raw = store.get_setting(FENCED)
     return None if raw is None else FencedError(raw.decode())
+
+
+def encode_acknowledged(heads: dict[str, str]) -> bytes:
+    """What `load_acknowledged` reads."""
+    return msgspec.msgpack.encode(heads)
+
+
+def load_acknowledged(store: Store) -> dict[str, str]:
+    """The newest head that each provider said it stored; none where that cannot be read."""
+    try:
+        return msgspec.msgpack.decode(store.get_setting(ACKNOWLEDGED) or b"\x80", type=dict[str, str])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        log.warning("who stored which head cannot be read: %s", error)
+        return {}

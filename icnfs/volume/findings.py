@@ -67,7 +67,7 @@ class Findings:
         check."""
         self._network = network
         self._amend = amend
-        self._told = told
+        self.told = told
         self._suspects: dict[tuple[bytes, int], None] = {}
         self._came = trio.Event()
         self._looking: set[tuple[bytes, int]] = set()
@@ -136,7 +136,7 @@ class Findings:
                 log.warning("provider %s: segment %s, share %d: %s", provider, segment.id.hex(), index, looked.detail)
         elif looked.outcome == "present" and leaves is not None and not leaves:
             self._forget(segment.id, index)
-        self._told(provider, looked.outcome)
+        self.told(provider, looked.outcome)
         return looked
 
     async def _was_emptied(self, provider: str, before: int) -> bool:

@@ -185,6 +185,7 @@ class Heads:
             try:
                 await self._network.transfer.put_object(provider, str(name), raw, new=True, deadline=deadline)
                 stored.providers.add(provider)
+                self._network.acknowledge(provider, str(name))
             except NameTakenError as error:
                 stored.errors[provider] = error
                 with suppress(ProviderError):

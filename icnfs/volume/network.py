@@ -146,6 +146,10 @@ class Network:
     """Providers of which it is noted durably that they hold nothing, since their place was found empty."""
     moved: set[str] = field(default_factory=set)
     """Providers whose url has changed, until it is known whether what they held moved with them."""
+    acknowledged: dict[str, str] = field(default_factory=dict)
+    """The newest head that each provider said it stored, but for those that were deleted there since."""
+    gone_back: set[str] = field(default_factory=set)
+    """Providers that lack this head, until it is known what else they lack (see `gone_back`)."""
     clearing: set[str] = field(default_factory=set)
     """Providers that are being left, from which all is being deleted."""
     foreign: dict[str, str] = field(default_factory=dict)
@@ -166,16 +170,16 @@ class Network:
         made.upload, made.download = config.upload, config.download
         return made
 
-    def adopt(self, config: VolumeConfig) -> set[str]:
-        """Take over providers, policy and weights; those that moved, which are visited as if they were new."""
-        moved: set[str] = set()
-        known = (self.taken, self.free, self.noted, self.foreign)
     def let_go(self, wanted: Mapping[str, ProviderFacts]) -> None:
         """Who will be another place, or none, is given nothing more: nobody has looked at the other one."""
         self.taken -= {
             name for name, facts in self.facts.items() if name not in wanted or wanted[name].url != facts.url
         }
 
+    def adopt(self, config: VolumeConfig) -> set[str]:
+        """Take over providers, policy and weights; those that moved, which are visited as if they were new."""
+        moved: set[str] = set()
+        known = (self.taken, self.free, self.noted, self.foreign, self.gone_back)
         for name, facts in self.facts.items():
             there = config.providers.get(name)
             if there is None or there.url != facts.url:
@@ -370,7 +374,7 @@ class Network:
     @property
     def unsure(self) -> frozenset[str]:
         """Providers of which it is not known that they still hold what they were given, for a reason."""
-        return frozenset(self.doubted.keys() | self.foreign.keys() | self.vacant | self.moved)
+        return frozenset(self.doubted.keys() | self.foreign.keys() | self.vacant | self.moved | self.gone_back)
 
     @property
     def doubtful(self) -> frozenset[str]:
@@ -380,6 +384,16 @@ class Network:
     def doubt(self, provider: str) -> trio.Event:
         """Have a place looked at again; the event is set when that was tried, or it is not one of ours any more."""
         return self.doubted.setdefault(provider, trio.Event())
+
+    def acknowledge(self, provider: str, head: str) -> None:
+        """`provider` says that it stored a head.  In doubt it is one from before the doubt that is looked for."""
+        if provider not in self.doubted and provider not in self.gone_back:
+            self.acknowledged[provider] = max(self.acknowledged.get(provider, ""), head)
+
+    def forgo(self, provider: str, name: str) -> None:
+        """An object is about to be deleted there: if it is a head, it is missed no more."""
+        if self.acknowledged.get(provider) == name:
+            del self.acknowledged[provider]
 
     async def wake(self) -> None:
         """Ask the providers that are down whether they are back; whoever answers is up again."""

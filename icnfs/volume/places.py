@@ -2,8 +2,8 @@
 
 A place that bears no marker is free, if it bears no heads or such as we stored: then it lost what came before them.
 One that bears this volume's token for this provider is ours; anything else is somebody else's and is never written to.
-Whether a place is ours is looked at once for each provider and mount, when it first answers, and again when it lacks
-what it was given (`Network.doubted`).
+Whether a place is ours, and still has the last head that it said it stored (see `gone_back`), is looked at once for
+each provider and mount, when it first answers, and again when it lacks what it was given (`Network.doubted`).
 
 Looking writes nothing.  Taking a free place, giving and taking back key slots come only after the volume's heads were
 looked at: a machine that was overtaken must not delete what now opens the volume.
@@ -109,6 +109,7 @@ class Places:
         facts, still = network.facts.get(provider), False
         try:
             ours = await self.is_ours(provider)
+            back = ours and await self._went_back(provider)
             network.foreign.pop(provider, None)
             if not _is_same(facts, network.facts.get(provider)):
                 return
@@ -116,6 +117,7 @@ class Places:
                 if provider in network.free:  # it was taken, and the answer was lost
                     self._keyring.lost(provider)
                 self._note_ours(provider)
+                network.gone_back |= {provider} if back else set()
             else:
                 self._note_free(provider)
         except ForeignProviderError as error:
@@ -131,6 +133,15 @@ class Places:
             network.doubted.pop(provider, trio.Event()).set()
             if still:
                 network.doubt(provider)
+
+    async def _went_back(self, provider: str) -> bool:
+        """Whether it lacks a head that it said it stored, and that nobody has deleted."""
+        network = self._network
+        head = network.acknowledged.get(provider)
+        if head is None or provider in network.clearing:
+            return False
+        listed = await network.transfer.list_objects(provider, head, deadline=VISIT_SECONDS)
+        return head not in listed and network.acknowledged.get(provider) == head
 
     def _note_free(self, provider: str) -> None:
         network = self._network
@@ -152,6 +163,8 @@ class Places:
         """Mark a free place as ours; it is to be given its key slots."""
         facts = self._network.facts.get(provider)
         log.info("provider %s: its empty place is taken", provider)
+        self._network.acknowledged.pop(provider, None)
+        self._network.gone_back.discard(provider)
         await self._network.transfer.put_object(
             provider, marker.NAME, marker.pack_marker(self._network.token(provider)), deadline=VISIT_SECONDS
         )

@@ -99,7 +99,7 @@ class Publisher:
         self._seconds = seconds
         self._dirty_limit = dirty_limit
         self._busy_limit = max(dirty_limit, busy_limit)
-        self._uploads = Uploads()
+        self.uploads = Uploads()
         self.busy: Callable[[], bool] = lambda: False
         """Whether the mount is busy; whoever serves requests says so.  Asked at each look."""
         self.standstill = trio.Lock()
@@ -257,7 +257,7 @@ class Publisher:
                 self._network,
                 self._heads,
                 self._fence,
-                self._uploads,
+                self.uploads,
                 self._repair,
                 self.progress,
                 self.rotation,
@@ -265,7 +265,7 @@ class Publisher:
             try:
                 head, added = await attempt.run(cut, self._runs, self._keyring.encode(), self._spare)
             finally:
-                self._uploads.lose(moved := self.emptied.since(before))
+                self.uploads.lose(moved := self.emptied.since(before))
                 if attempt.needless:
                     self._spare.start_soon(withdraw, self._network, self.look_out, attempt.needless)
         finally:
@@ -360,7 +360,7 @@ class Publisher:
         survey = await self._heads.survey(self._fence.number)
         await self._fence.pass_by(survey)
         seen = self._network.moved & self._network.taken & (survey.listed.keys() - survey.unread)
-        self._uploads.lose(seen)
+        self.uploads.lose(seen)
         for provider in seen:  # it may be an older state of what it was
             if provider in self._fence.without_base(survey):
                 await self._note_lost(provider)
@@ -386,7 +386,7 @@ class Publisher:
         """What `provider` was given is gone and to be stored again: noted durably before its place is taken."""
         self._repair.lose([provider])
         await self._mend([without(part, provider) for part in self._parts() if may_lack(part, provider)])
-        self._uploads.lose([provider])
+        self.uploads.lose([provider])
         cut = await cuts.begin_cut(self._store)
         try:
             held = (segment for segment in segments_at(cut) if may_lack(segment, provider))
@@ -453,7 +453,7 @@ class Publisher:
         """What providers hold for this machine that no record names: parts of runs, and what attempts that came to no
         head have stored for the next one."""
         base = self._fence.base.segments() if self._fence.base is not None else ()
-        return [*self._parts(), *base, *self._uploads.segments.values(), *self._uploads.recorded.values()]
+        return [*self._parts(), *base, *self.uploads.segments.values(), *self.uploads.recorded.values()]
 
     def part(self, id: bytes) -> SegmentInfo | None:
         """The part of a run that has this id."""

@@ -36,6 +36,7 @@ from icnfs.volume.audit import Audit
 from icnfs.volume.collect import Collector
 from icnfs.volume.fence import Fence
 from icnfs.volume.findings import Findings
+from icnfs.volume.gone_back import GoneBack
 from icnfs.volume.heads import Heads
 from icnfs.volume.health import Health
 from icnfs.volume.keyring import Entry, Keyring, Secrets, unlock_local
@@ -46,7 +47,7 @@ from icnfs.volume.orphans import Orphans
 from icnfs.volume.places import Places
 from icnfs.volume.publish import Publisher, segments_at
 from icnfs.volume.repair import Gain, Repair
-from icnfs.volume.report import look_at_file, status_of, usage_of
+from icnfs.volume.report import degraded_of, look_at_file, status_of, usage_of
 from icnfs.volume.scheduler import Scheduler
 from icnfs.volume.scrub import Scrub, ScrubProgress, ScrubReport
 from icnfs.volume.snapshots import Snapshots
@@ -197,10 +198,12 @@ class Volume:
                     busy = False
 
     async def watch_over(self) -> None:
-        """Audit, and look at what reads have found wrong, once it is known what there is."""
+        """Audit, and look at what reads have found wrong and at who went back, once it is known what there is."""
         await self.loaded.wait()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.findings.watch, self._segment)
+            back = GoneBack(self.store, self.network, self.repair, self.publisher, self.findings, self.places)
+            nursery.start_soon(back.run)
             await self.audit.run(self.findings)
 
     async def _amend(self, id: bytes, change: Callable[[SegmentInfo], SegmentInfo | None]) -> None:
@@ -264,7 +267,7 @@ class Volume:
         if failure is not None:
             raise failure
         if scope.cancelled_caught:
-            raise self.store.fenced or self._degraded(batch, seconds)
+            raise self.store.fenced or degraded_of(self, batch, seconds)
         self._report_once(progress)
         return self.publisher.batch
 
@@ -306,21 +309,6 @@ class Volume:
         """Providers that lack shares, where fewer owners than are to be safe hold all that is published; else none."""
         return sorted(self.repair.lacking_at()) if self.repair.unsafe else []
 
-    def _degraded(self, batch: int, seconds: float) -> DegradedError:
-        failure = self.publisher.failure
-        if self.publisher.batch < batch:
-            cause = f": {failure}" if failure is not None else ""
-            if self.network.foreign and failure is not None:
-                cause += "; " + "; ".join(f"{name}: {reason}" for name, reason in sorted(self.network.foreign.items()))
-            return DegradedError(f"degraded: not published within {seconds:.0f} s, and kept on this machine{cause}")
-        amiss = dict.fromkeys(self.network.unsure, "may have lost what it held")
-        amiss |= {name: f"lacks {count} share{'s' * (count != 1)}" for name, count in self.repair.lacking_at().items()}
-        why = {name: f" ({trouble})" for name in amiss if (trouble := self.network.trouble(name))}
-        names = ", ".join(f"{name} {what}{why.get(name, '')}" for name, what in sorted(amiss.items())) or "try again"
-        return DegradedError(
-            f"degraded: published, but not whole at {self.network.safe} owners: {names}; bring them back or make room"
-        )
-
     async def _report(self, progress: Callable[[SyncProgress], None]) -> None:
         while True:
             self._report_once(progress)
@@ -335,7 +323,6 @@ class Volume:
     async def adopt(self, config: VolumeConfig) -> None:
         """Take over the providers, policy, weights and limits of a TOML that was read again.
 
-        self.network.let_go(config.providers)
         Raises `ConfigError` where anything else of it has changed, for that takes another mount, and where a provider
         that holds shares is no longer in it.
         """
@@ -348,6 +335,7 @@ class Volume:
             if name in self.network.facts and name not in config.providers:
                 raise ConfigError(f"provider {name} holds {held.segments} shares; drain it before it is removed")
         self.network.check_clearing(config.providers)
+        self.network.let_go(config.providers)
         await self.network.transfer.set_providers(config.specs(), Limits(config.upload, config.download))
         gone = self.network.facts.keys() - config.providers.keys()
         self.repair.lose(self.network.adopt(config))

@@ -194,7 +194,7 @@ class Life(Stepper):
         if self.dead or volume is None:
             return not self.dead
         publisher = volume.publisher
-        return publisher.standstill.locked() or publisher.owes_head or bool(publisher._uploads.segments)
+        return publisher.standstill.locked() or publisher.owes_head or bool(publisher.uploads.segments)
 
     @asynccontextmanager
     async def start(self, specs: Sequence[ProviderSpec], limits: Limits) -> AsyncIterator[LocalTransfer]:
