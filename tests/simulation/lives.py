@@ -311,9 +311,9 @@ class Life(Stepper):
         possible = [tree for tree in trees if sorted(tree) == names]
         if not possible:
             raise BrokenError(f"{self.name} opens with {names}, which is none of {[describe(t) for t in trees]}")
-        self.history = History(possible[0], self.volume.store.committed, trio.current_time())
+        self.machine.trees = possible  # also where it crashes while it is looked at
         seen = await self.look()
-        found = next((tree for tree in trees if matches(seen, tree)), None)
+        found = next((tree for tree in possible if matches(seen, tree)), None)
         if found is None:
             raise BrokenError(
                 f"{self.name} opens with [{describe(seen)}], which is none of {[describe(t) for t in trees]}"
