@@ -44,7 +44,10 @@ def open_journal(reader: Reader, records: RecordSealer, salts: Salts) -> Journal
         log.warning("%s: no journal, so each fsync waits for LMDB: %s", root, error)
         return None
     try:
-        _replay(journal, reader, records, salts)
+        try:
+            _replay(journal, reader, records, salts)
+        except OSError as error:
+            raise LocalDiskError(f"{root / NAME}: cannot be taken over: {error}; check the disk", errno.EIO) from None
         journal.prepare()
     except OSError as error:
         journal.close()

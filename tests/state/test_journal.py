@@ -541,3 +541,32 @@ def test_a_full_disk_at_replay_is_told_and_loses_nothing(
         with pytest.raises(LocalDiskError, match="takes no more"):
             Store.open(copies[0].root, local.master)
     copies[0].run(look, upkeep=False)
+
+
+def test_a_disk_that_fails_at_replay_is_told_and_loses_nothing(
+    local: Local, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the journal holds is not passed over as if there were none."""
+    copies: list[Local] = []
+
+    async def body(store: Store) -> None:
+        make(store, b"one", b"1")
+        await store.persist()
+        copies.append(crash(local, tmp_path / "copy"))
+
+    async def look(store: Store) -> None:
+        assert await content(store, b"one") == b"1"
+
+    def full(*_: object) -> None:
+        raise lmdb.DiskError("full")
+
+    def fails(*_: object) -> bool:
+        raise OSError(5, "Input/output error")
+
+    local.run(body, upkeep=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(Writer, "put_counters", full)
+        patch.setattr(Environments, "give_up_reserve", fails)
+        with pytest.raises(LocalDiskError, match="cannot be taken over"):
+            Store.open(copies[0].root, local.master)
+    copies[0].run(look, upkeep=False)
