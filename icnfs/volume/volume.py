@@ -67,6 +67,9 @@ LOAD_STEP: Final = 1024
 ADOPT_SECONDS: Final = 30.0
 """What looking at the places of new providers may take; later ones are looked at before the next publish."""
 
+ASK_SECONDS: Final = 5.0
+"""A `sync` with nothing to publish asks all providers, for so long, whether they still have the last head."""
+
 SYNC_RETRY: Final = 0.5
 """Between the tries of a `sync` that cannot publish yet."""
 
@@ -286,9 +289,12 @@ class Volume:
                 await trio.sleep(SYNC_RETRY)
 
     async def _until_safe(self, batch: int) -> None:
+        asked = self.publisher.sure < batch or self.publisher.owes_head
         await self._until_published(batch)
         await self.loaded.wait()
-        if self.repair.unsure:  # the publish raised doubts
+        if not asked:
+            await self._look_for_base()
+        if self.repair.unsure:  # the publish raised doubts, or the look
             await self.places.visit_doubtful()
         told = ""
         while self.repair.unsafe or self.repair.unsure or self.network.unnoted or self.publisher.owes_head:
@@ -304,6 +310,12 @@ class Volume:
                 await self._until_published(batch)
                 if self.repair.unsure:
                     await self.places.visit_doubtful()
+
+    async def _look_for_base(self) -> None:
+        """Doubt who answers in time and lacks the last head: nothing was published, so nobody was asked."""
+        survey = await self.heads.survey(self.fence.number, ASK_SECONDS)
+        for provider in self.fence.without_base(survey) & self.network.taken:
+            self.network.doubt(provider)
 
     def unsafe_at(self) -> list[str]:
         """Providers that lack shares, where fewer owners than are to be safe hold all that is published; else none."""

@@ -223,3 +223,29 @@ def test_who_stored_the_last_head_is_known_to_the_next_mount(world: World) -> No
 
 def _number(head: str) -> str:
     return head.rpartition("-")[0]
+
+
+@pytest.mark.parametrize("emptied", [True, False])
+def test_a_sync_with_nothing_to_publish_asks_whether_all_is_there(world: World, emptied: bool) -> None:
+    here, key, before = started(world)
+    dog = world.providers["dog"]
+
+    async def main(volume: Volume) -> None:
+        await write_more(volume)
+        dog.objects = {} if emptied else before
+        await volume.sync()
+        assert believed(world, volume) == []
+
+    here.run(main)
+    require_whole(world, key)
+
+
+def test_a_sync_with_nothing_to_publish_succeeds_with_everybody_away(world: World) -> None:
+    here, _, _ = started(world)
+
+    async def main(volume: Volume) -> None:
+        await write_more(volume)
+        world.away(*world.providers)
+        await volume.sync()
+
+    here.run(main)
