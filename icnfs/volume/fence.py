@@ -141,8 +141,8 @@ class Fence:
             return
         raise RolledBackError(
             f"no provider that answers shows the head {base.epoch}-{base.sequence}, which this machine published: they "
-            "went back to an older state, or lost it; all records are published anew, contents that were lost are not "
-            "known before they are read"
+            "went back to an older state, or lost it; all records are published anew, and what "
+            "contents are lost is being found out"
         )
 
     def _require(self, survey: Survey) -> None:

@@ -195,8 +195,8 @@ def test_a_machine_that_remembers_notices_a_rollback_and_publishes_its_records_a
             await volume.publisher.publish()
         except RolledBackError as error:
             assert volume.publisher.failure is error
-        with caplog.at_level(logging.CRITICAL):
-            await volume.sync()
+        with caplog.at_level(logging.CRITICAL), pytest.raises(DegradedError):
+            await volume.sync(3)  # the contents of one file are gone
         assert volume.publisher.head.runs[0].is_checkpoint  # type: ignore[union-attr]
         assert len(volume.publisher.head.runs) == 1  # type: ignore[union-attr]
 
