@@ -13,10 +13,12 @@ A person may want an older state, where what was published last is the work of a
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import secrets
 import shutil
+import time
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -41,6 +43,7 @@ from icnfs.errors import (
     TooFewProvidersError,
 )
 from icnfs.format.head import Head
+from icnfs.format.segment import SegmentInfo
 from icnfs.transfer.messages import Limits
 from icnfs.volume import fence as fences
 from icnfs.volume import keyring as keyrings
@@ -58,6 +61,9 @@ log = logging.getLogger(__name__)
 SLOTS_SECONDS: Final = 60.0
 SLOTS_MAX: Final = 128
 """Slots looked at per provider: two for every key that a volume can have."""
+
+OLDER_MAX: Final = 16
+"""Heads looked at before one that cannot be loaded."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +125,12 @@ async def recover(
                         fences.HEAD: fences.encode_base(taken_over),
                         fences.CLAIM: msgspec.msgpack.encode(claim),
                     }
-                    await load(network, half, head, settings, progress)
+                    try:
+                        await load(network, half, head, settings, progress)
+                    except (TooFewProvidersError, DamagedError) as error:
+                        if older := await _older_whole(network, heads, head):
+                            raise type(error)(f"{error}; {older}") from error
+                        raise
                     await _take_over(network, heads, taken_over)
                     later = await _later(network, heads, newest, own)
                     if later is None:
@@ -417,6 +428,30 @@ def _taking_over(head: Head, newest: tuple[int, int], *, abandons: bool) -> tupl
         head, epoch=mine.epoch, sequence=mine.sequence, writer=mine.writer, previous=newest if abandons else head.number
     )
     return taken_over, Claim((mine,))
+
+
+async def _older_whole(network: Network, heads: Heads, head: Head) -> str:
+    """Of the heads before one that cannot be loaded, the newest of which enough shares should be there, and how to go
+    back to it; "" where there is none among OLDER_MAX."""
+    with contextlib.suppress(IcnfsError):
+        survey = await heads.survey()
+        numbers = sorted({(name.epoch, name.sequence) for names in survey.listed.values() for name in names})
+        for _ in range(OLDER_MAX):
+            numbers = numbers[: bisect_left(numbers, head.number)]
+            older = await heads.newest(_cut(survey, numbers[0], numbers[-1])) if numbers else None
+            if older is None:
+                break
+            head = older
+            if all(_is_there(network, part) for part in older.segments()):
+                when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(older.time_ns / 1e9))
+                number = f"{older.epoch}-{older.sequence}"
+                return f"the state of {when} should be whole: recover that with --at-most {number}"
+    return ""
+
+
+def _is_there(network: Network, part: SegmentInfo) -> bool:
+    lost = network.lost()
+    return sum(share.stored and share.provider not in lost for share in part.shares) >= part.k
 
 
 async def _take_over(network: Network, heads: Heads, head: Head) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from icnfs.errors import DamagedError, DegradedError, FencedError, IcnfsError
+from icnfs.errors import DamagedError, DegradedError, FencedError, IcnfsError, TooFewProvidersError
 from icnfs.format.records import Table
 from icnfs.state.apply import Writer
 from icnfs.state.loader import ROOT_INO
@@ -236,6 +236,8 @@ def test_a_safe_state_outlives_one_that_is_not_safe_yet(world: World, here: Mach
     here.run(main)
     world.away()
     world.lose("ada", "bee")
+    with pytest.raises(TooFewProvidersError, match=f"--at-most {safe[0][0]}-{safe[0][1]}"):
+        world.machine("elsewhere").recover(key)
     assert recovered(world, key, bound=Bound(number=safe[0])) == {b"one": content(1)}
 
 
