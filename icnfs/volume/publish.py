@@ -33,7 +33,6 @@ from icnfs.state.cut import PublishCut
 from icnfs.state.store import Store
 from icnfs.volume import condemned
 from icnfs.volume.attempt import Attempt, Progress, Uploads
-from icnfs.volume.condemned import Condemned
 from icnfs.volume.emptied import Emptied, but_for, may_lack, without
 from icnfs.volume.fence import Fence
 from icnfs.volume.heads import Heads
@@ -110,7 +109,8 @@ class Publisher:
         self._news = False
         """Whether the next head is wanted although no record changed: for mended runs, or a place without any head."""
         self.owes_head = False
-        """Whether shares lie elsewhere than the last head says: a recovery from it would look for them in vain."""
+        """Whether shares lie elsewhere than the last head says, or do not lie where it says: a recovery from it would
+        look for them in vain.  Those that come late where they belong it finds."""
         self.emptied = Emptied()
         self._dirty_before = 0
         """Of the last look: what was written since may be the beginning of more."""
@@ -425,11 +425,12 @@ class Publisher:
         names = {part.id: part for part in self._parts()}
         records = [part for part in parts if self._store.segment(part.id) is not None]
         in_runs = [part for part in parts if part.id in names]
-        await self._condemn_old_places(parts, names)
+        before = {part.id: names.get(part.id) or self._store.segment(part.id) or part for part in parts}
+        await self._condemn_old_places(parts, before)
         note = partial(cuts.put_segments, records)
         if records:
             self._store.touch()
-        self.owes_head = True
+        self.owes_head |= not all(part.bears_out(before[part.id]) for part in parts)
         try:
             if in_runs:
                 await self._mend_runs(in_runs, note)
@@ -438,13 +439,9 @@ class Publisher:
         finally:  # whoever waits may give up; what the committer was given is done all the same
             self._repair.note([*records, *in_runs])
 
-    async def _condemn_old_places(self, parts: Sequence[SegmentInfo], names: Mapping[bytes, SegmentInfo]) -> None:
+    async def _condemn_old_places(self, parts: Sequence[SegmentInfo], before: Mapping[bytes, SegmentInfo]) -> None:
         """Note what the shares that moved have left behind, before it is known where they are now."""
-        left: list[Condemned] = []
-        for part in parts:
-            before = names.get(part.id) or self._store.segment(part.id)
-            if before is not None:
-                left += condemned.of_moves(self._network, before, part)
+        left = [note for part in parts for note in condemned.of_moves(self._network, before[part.id], part)]
         if left:
             now = time.time_ns()
             rows = [(condemned.make_key(now), condemned.writer_of(document)) for document in left]
