@@ -49,7 +49,8 @@ class Attributes(Tree):
         if change.size is not None:
             self._check_size(node, change.size)
         marked = bool(node.mode & SET_ID) and not node.is_dir
-        if marked and change == _NOTHING and who.uid not in (0, node.uid) and not self._handles.is_written(ino):
+        stranger = change == _NOTHING and who.uid not in (0, node.uid) and not self._handles.is_written(ino)
+        if marked and stranger and after_request(node, who) != node.mode:
             raise FsError(errno.EPERM)
         node = self._store.edit(ino)
         if marked:

@@ -496,10 +496,11 @@ def check_stat_of_open_descriptors(d: str) -> object:
 
 def check_chown_of_nothing_by_a_stranger(d: str) -> object:
     seen = []
-    for bits in (0o4755, 0o2750, 0o755):
+    for bits in (0o4755, 0o2750, 0o755, 0o2640):
         path = make(f"{d}/f{bits:o}", b"", bits)
         made = touched(path, lambda p=path: os.close(os.open(p, os.O_RDONLY)))  # type: ignore[misc]
         seen.append((made, as_user(OTHER, lambda p=path: os.chown(p, -1, -1)), mode(path)))  # type: ignore[misc]
+        seen.append((as_user(OTHER, lambda p=path: os.chown(p, -1, -1), groups=(0,)), mode(path)))  # type: ignore[misc]
     return seen
 
 
