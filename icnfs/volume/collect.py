@@ -126,7 +126,10 @@ class Collector:
         try:
             await self._mark()
             await self._unmark()
-            sparse = await self._condemn()
+            sparse, lost = await self._condemn()
+            if lost:
+                await self.compactor.rescue(lost)
+                sparse, _ = await self._condemn()
             await self._carry_out(await self._passed())
             await self.compactor.run(sparse)
         except IcnfsError as error:
@@ -171,30 +174,31 @@ class Collector:
         async with self._publisher.standstill:
             return await cuts.begin_cut(self._store)
 
-    async def _condemn(self) -> dict[bytes, Places]:
-        """Condemn needless segments; what is to be moved out of sparse ones."""
+    async def _condemn(self) -> tuple[dict[bytes, Places], dict[bytes, Places]]:
+        """Condemn needless segments; what is to be moved out of sparse ones, and out of those that are lost."""
         base = self._fence.base
         assert base is not None
         cut = await self._quiet_cut()
         if cut.has_changed(base.generation, Table.SNAPSHOTS):
             cut.close()
-            return {}
+            return {}, {}
         held: defaultdict[bytes, list[int]] = defaultdict(list)
-        sparse: dict[bytes, Places] = {}
+        moving: dict[bytes, Places] = {}
+        lost = self._repair.hopeless & self._repair.lacking.keys()
         try:
             census = Census(cut, base.generation, self._publisher.parts())
             await walk(census.steps())
             needless = census.needless()[:SEGMENTS_AT_ONCE]
             await walk(_sorted_out(census.versions(needless), held))
             self.tally = tally(census)
-            await walk(gathered(census.living(choose(census, self._network.k)), sparse))
+            await walk(gathered(census.living([*choose(census, self._network.k), *lost]), moving))
         finally:
             cut.close()
         for id in needless:
             await self._release(id, held[id], base.generation)
         if needless:
             log.info("%d segments hold nothing that lives and are condemned", len(needless))
-        return sparse
+        return {id: moving[id] for id in moving.keys() - lost}, {id: moving[id] for id in moving.keys() & lost}
 
     async def _release(self, id: bytes, versions: list[int], upto: int) -> None:
         """Forget a segment and what lay in it, with a note of what is to be deleted."""

@@ -47,7 +47,7 @@ from icnfs.volume.fence import Fence, keep
 from icnfs.volume.heads import Heads
 from icnfs.volume.keyring import is_slot_name
 from icnfs.volume.network import SHARES_PREFIX, Network
-from icnfs.volume.publish import Publisher, segments_at
+from icnfs.volume.publish import Publisher
 from icnfs.volume.together import together
 
 log = logging.getLogger(__name__)
@@ -247,7 +247,7 @@ class Orphans:
     def _naming(self, named: Named, cut: cuts.PublishCut, parts: Iterable[SegmentInfo]) -> Iterator[None]:
         for segment in parts:
             named.add(condemned.shares_of(self._network, segment))
-        for segment in segments_at(cut, all_of_them=True):
+        for segment in cuts.segments_at(cut, all_of_them=True):
             named.add(condemned.shares_of(self._network, segment))
             yield
         for key, _ in cut.reader.rows(Table.CONDEMNED):

@@ -44,7 +44,7 @@ from icnfs.volume.locks import Locks
 from icnfs.volume.network import Network, Starter, start_transfer
 from icnfs.volume.orphans import Orphans
 from icnfs.volume.places import Places
-from icnfs.volume.publish import Publisher, segments_at
+from icnfs.volume.publish import Publisher
 from icnfs.volume.repair import Gain, Repair
 from icnfs.volume.report import look_at_file, status_of, usage_of
 from icnfs.volume.scheduler import Scheduler
@@ -168,7 +168,7 @@ class Volume:
             self.repair.load(base.segments())
         cut = await cuts.begin_cut(self.store)
         try:
-            segments = segments_at(cut)
+            segments = cuts.segments_at(cut)
             while some := await trio.to_thread.run_sync(lambda: list(islice(segments, LOAD_STEP))):
                 self.repair.load(some)
         finally:
