@@ -57,8 +57,13 @@ def _keys(name: str) -> list[KeyFacts]:
     mount = Mount(runtime_dir(), check_volume_name(name))
     if mount.alive():
         return take_facts(mount.ask(KeysRequest()), list[KeyFacts])
-    load(name)
-    return [key_facts(entry) for entry in Keyring.load(state_dir(name)).entries()]
+    keepers = _keepers(load(name))
+    return [key_facts(entry, keepers) for entry in Keyring.load(state_dir(name)).entries()]
+
+
+def _keepers(config: VolumeConfig) -> list[str]:
+    """Providers that are to keep what they are given."""
+    return [name for name, facts in config.providers.items() if not facts.drain]
 
 
 def _row(key: KeyFacts) -> tuple[str, ...]:
@@ -158,7 +163,7 @@ def _hand_over(config: VolumeConfig, entry: Entry) -> KeyFacts:
     if mount.alive():
         return take_facts(mount.ask(AddKeyRequest(encode_entry(entry))), KeyFacts)
     with unmounted_keyring(config.name) as ring:
-        return key_facts(ring.adopt(encode_entry(entry)))
+        return key_facts(ring.adopt(encode_entry(entry)), _keepers(config))
 
 
 @verb.command("remove")
@@ -182,7 +187,7 @@ def remove_key(name: str, key_id: str, yes: bool, as_json: bool) -> None:
         removed = take_facts(mount.ask(RemoveKeyRequest(key_id)), KeyFacts)
     else:
         with unmounted_keyring(name) as ring:
-            removed = key_facts(ring.remove(key_id))
+            removed = key_facts(ring.remove(key_id), _keepers(config))
     if as_json:
         print_json({"id": removed.id, "kind": removed.kind, "label": removed.label})
         return

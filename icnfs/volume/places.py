@@ -28,7 +28,7 @@ from icnfs.format import head as head_format
 from icnfs.format import marker
 from icnfs.format.head import PREFIX as HEADS
 from icnfs.providers.facts import ProviderFacts
-from icnfs.volume.keyring import Keyring
+from icnfs.volume.keyring import Entry, Keyring
 from icnfs.volume.network import Network
 
 log = logging.getLogger(__name__)
@@ -176,10 +176,25 @@ class Places:
     def owes(self) -> bool:
         """Whether a place that is ours lacks key slots, or holds any that were removed."""
         homes = self._network.homes
-        return any(map(self._keyring.undelivered, homes)) or any(map(self._keyring.undeleted, homes))
+        ring = self._keyring
+        return any(map(ring.undelivered, homes)) or any(map(ring.undeleted, homes)) or bool(self._wanting())
+
+    def _wanting(self) -> list[tuple[Entry, str]]:
+        """Places that are ours and have no copy of a key that is to be there: see `Keyring.wanting`."""
+        network = self._network
+        keepers = frozenset(network.keepers) - network.foreign.keys()
+        return self._keyring.wanting(
+            network.homes, network.facts, lambda have: network.owners(keepers.intersection(have)) >= network.n
+        )
 
     async def deliver_all(self) -> None:
-        """`deliver` to every place that is ours, all at once; what cannot be done waits for the next time."""
+        """`deliver` to every place that is ours, all at once; what cannot be done waits for the next time.
+
+        Places that providers were given since the key was added are handed its slot, too.
+        """
+        if wanting := self._wanting():
+            self._keyring.hand_out(wanting, self._network.facts)
+            self._save()
         await self._each(self._network.homes, self.deliver)
 
     async def _each(self, providers: Iterable[str], work: Callable[[str], Awaitable[None]]) -> None:

@@ -32,6 +32,7 @@ from icnfs.state.upkeep import Budget, Upkeep
 from icnfs.transfer.engine import bare_errors
 from icnfs.transfer.messages import Limits, ShareEvent
 from icnfs.volume import fence as fences
+from icnfs.volume import openable, shortfall
 from icnfs.volume.audit import Audit
 from icnfs.volume.collect import Collector
 from icnfs.volume.fence import Fence
@@ -263,7 +264,9 @@ class Volume:
         if failure is not None:
             raise failure
         if scope.cancelled_caught:
-            raise self.store.fenced or self._degraded(batch, seconds)
+            if self.publisher.batch < batch:
+                raise self.store.fenced or shortfall.unpublished(self.publisher, self.network, seconds)
+            raise self.store.fenced or shortfall.unsafe(self.network, self.repair, self.keyring)
         self._report_once(progress)
         return self.publisher.batch
 
@@ -287,38 +290,36 @@ class Volume:
         if self.repair.unsure:  # the publish raised doubts
             await self.places.visit_doubtful()
         told = ""
-        while self.repair.unsafe or self.repair.unsure or self.network.unnoted or self.publisher.owes_head:
+        while self._unsafe or self.publisher.owes_head:
+            if self.unopenable == openable.LOCAL_ONLY:  # nothing that could be waited for changes it
+                raise shortfall.unsafe(self.network, self.repair, self.keyring)
             try:
                 await self.publisher.settle()
                 await self.care_once()
             except TooFewProvidersError as error:
                 if told != (told := str(error)):
                     log.info("sync waits for providers: %s", error)
-            if self.repair.unsafe or self.repair.unsure or self.network.unnoted:
+            if self._unsafe:
                 await trio.sleep(SYNC_RETRY)
             else:
                 await self._until_published(batch)
                 if self.repair.unsure:
                     await self.places.visit_doubtful()
 
-    def unsafe_at(self) -> list[str]:
-        """Providers that lack shares, where fewer owners than are to be safe hold all that is published; else none."""
-        return sorted(self.repair.lacking_at()) if self.repair.unsafe else []
+    @property
+    def _unsafe(self) -> bool:
+        return bool(self.repair.unsafe or self.repair.unsure or self.network.unnoted or self.unopenable)
 
-    def _degraded(self, batch: int, seconds: float) -> DegradedError:
-        failure = self.publisher.failure
-        if self.publisher.batch < batch:
-            cause = f": {failure}" if failure is not None else ""
-            if self.network.foreign and failure is not None:
-                cause += "; " + "; ".join(f"{name}: {reason}" for name, reason in sorted(self.network.foreign.items()))
-            return DegradedError(f"degraded: not published within {seconds:.0f} s, and kept on this machine{cause}")
-        amiss = dict.fromkeys(self.network.unsure, "may have lost what it held")
-        amiss |= {name: f"lacks {count} share{'s' * (count != 1)}" for name, count in self.repair.lacking_at().items()}
-        why = {name: f" ({trouble})" for name in amiss if (trouble := self.network.trouble(name))}
-        names = ", ".join(f"{name} {what}{why.get(name, '')}" for name, what in sorted(amiss.items())) or "try again"
-        return DegradedError(
-            f"degraded: published, but not whole at {self.network.safe} owners: {names}; bring them back or make room"
-        )
+    @property
+    def unopenable(self) -> str:
+        """What keeps the volume's keys from being safe, "" for nothing: see `openable`."""
+        return openable.obstacle(self.network, self.keyring)
+
+    def unsafe_at(self) -> list[str]:
+        """Providers that lack shares or key slots, where fewer owners than must hold all of these; else none."""
+        shares = self.repair.lacking_at() if self.repair.unsafe else ()
+        slots = filter(self.keyring.undelivered, self.network.keepers) if self.unopenable else ()
+        return sorted({*shares, *slots})
 
     async def _report(self, progress: Callable[[SyncProgress], None]) -> None:
         while True:
@@ -347,14 +348,9 @@ class Volume:
                 raise ConfigError(f"provider {name} holds {held.segments} shares; drain it before it is removed")
         self.network.check_clearing(config.providers)
         await self.network.transfer.set_providers(config.specs(), Limits(config.upload, config.download))
-        gone = self.network.facts.keys() - config.providers.keys()
         self.publisher.emptied.times.update(self.network.adopt(config))
         self.config = config
         self.repair.judge_anew()
-        for name in sorted(gone):
-            self.keyring.bequeath(name, self.network.homes)
-        if gone:
-            self.keyring.save()
         with trio.move_on_after(ADOPT_SECONDS):
             try:
                 await (self.places.visit_all() if self.store.read_only else self.publisher.settle())

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from icnfs.volume.keyring import Keyring
 from tests.cli.machine import World, write_secret
 
 KEY = re.compile(r"([0-9A-Z]{6}-){5}[0-9A-Z]{6}\n")
@@ -115,6 +116,23 @@ def test_the_last_key_that_providers_hold_goes_only_with_yes_and_the_last_of_all
     (left,) = keys(world)
     assert "is the last that opens the volume" in world.run("key", "remove", "demo", left[0], "--yes", code=2).stderr
     ring.write_bytes(whole)
+
+
+def test_slots_at_providers_that_left_the_toml_count_for_nothing(world: World, recovery: Path) -> None:
+    """So the last key that others hold is told as such, though a copy of another is remembered."""
+    ring = world.root / "state" / "demo" / "slots"
+    keyring = Keyring.load(ring.parent)
+    there, elsewhere = keyring.entries()
+    for name in list(elsewhere.copies):
+        elsewhere.copies[f"old-{name}"] = elsewhere.copies.pop(name)
+    before = ring.read_bytes()
+    keyring.save()
+    try:
+        rows = {row[0]: row[4] for row in keys(world)}
+        assert rows == {there.id: "6 of 6", elsewhere.id: "0 of 6"}
+        assert "only one that providers hold" in world.run("key", "remove", "demo", there.id, code=2).stderr
+    finally:
+        ring.write_bytes(before)
 
 
 def test_a_new_recovery_key_is_printed_once_and_opens(world: World, recovery: Path) -> None:

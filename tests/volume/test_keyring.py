@@ -59,6 +59,43 @@ def test_copies_are_owed_until_delivered_and_again_once_lost() -> None:
     assert keyring.undelivered("one") == [copy]
 
 
+def test_the_copy_of_who_left_goes_to_who_has_none_and_is_deleted_should_it_return() -> None:
+    keyring, _, _ = ring()
+    entry = next(e for e in keyring.entries() if e.kind == "recovery")
+    left, named = entry.copies["one"], ("two", "three", "new", "newer")
+    wanting = keyring.wanting(("two", "new", "newer"), named, lambda have: len(have) >= 3)
+    assert wanting == [(entry, "new")], "one has left, and three are enough"
+    keyring.hand_out(wanting, named)
+    assert keyring.undelivered("new")[0].slot == left.slot
+    assert "one" not in entry.copies
+    assert keyring.undeleted("one") == [left.name]
+    assert not keyring.wanting(("two", "new", "newer"), named, lambda have: len(have) >= 3)
+
+
+def test_a_copy_of_anothers_is_handed_out_only_while_too_few_have_one() -> None:
+    keyring, recovery, _ = ring()
+    entry = next(e for e in keyring.entries() if e.kind == "recovery")
+    named = (*PROVIDERS, "new", "newer")
+    assert not keyring.wanting(named, named, lambda have: len(have) >= 3)
+    wanting = keyring.wanting(named, named, lambda have: len(have) >= 4)
+    assert wanting == [(entry, "new")], "and none of the passphrase, which stays local"
+    keyring.hand_out(wanting, named)
+    (copy,) = keyring.undelivered("new")
+    assert unlock([decode_slot(copy.slot)], Secrets(recovery=recovery)) == MASTER
+    assert copy.name not in [entry.copies[name].name for name in PROVIDERS]
+
+
+def test_what_a_drained_provider_had_is_kept_until_somebody_needs_it() -> None:
+    keyring, _, _ = ring()
+    entry = next(e for e in keyring.entries() if e.kind == "recovery")
+    for name in PROVIDERS:
+        keyring.bequeath(name, ())
+    assert len(entry.copies) == 3, "a key that no home has yet still goes to providers"
+    wanting = keyring.wanting(("new",), ("new",), bool)
+    keyring.hand_out(wanting, ("new",))
+    assert len(keyring.undelivered("new")) == 1
+
+
 def test_a_removed_key_is_deleted_where_it_was_and_no_longer_opens() -> None:
     keyring, recovery, _ = ring()
     entry = next(e for e in keyring.entries() if e.kind == "recovery")
