@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 VISIT_SECONDS: Final = 30.0
 """Bound of each request of a visit."""
 
+SLOTS_SECONDS: Final = 86_400.0
+"""Between looks at the key slots: a small object for each key and provider."""
 
 DOUBT_SECONDS: Final = 1.0
 DOUBT_MOST: Final = 60.0
@@ -219,11 +221,25 @@ class Places:
             wait = min(2 * wait, DOUBT_MOST) if left and left <= before else DOUBT_SECONDS
             before = left
 
-    async def verify_all(self) -> None:
-        """See that the key slots at every place that is ours are what was stored; others are owed again (`owes`)."""
-        await self._each(self._network.homes, self._verify)
+    async def watch_slots(self, look: Callable[[], Awaitable[object]]) -> None:
+        """Daily, `look` at the key slots: what is lost one by one in the months of a mount must not add up."""
+        while True:
+            await trio.sleep(SLOTS_SECONDS)
+            try:
+                await look()
+            except IcnfsError as error:
+                log.warning("the key slots could not be seen to: %s", error)
 
-    async def _verify(self, provider: str) -> None:
+    async def verify_all(self) -> int:
+        """See that the key slots at every place that is ours are what was stored; how many are not.
+
+        Those are owed again (`owes`).
+        """
+        bad: list[str] = []
+        await self._each(self._network.homes, lambda provider: self._verify(provider, bad))
+        return len(bad)
+
+    async def _verify(self, provider: str, bad: list[str]) -> None:
         for copy in self._keyring.held(provider):
             try:
                 raw = await self._network.transfer.get_object(provider, copy.name, deadline=VISIT_SECONDS)
@@ -233,6 +249,7 @@ class Places:
             if raw != copy.slot:
                 log.error("provider %s: key slot %s is %s; it is stored anew", provider, copy.name, what)
                 copy.stored = False
+                bad.append(copy.name)
 
     async def deliver(self, provider: str) -> None:
         """Give `provider` the slots it lacks and take back those that were removed."""

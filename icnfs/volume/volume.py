@@ -146,21 +146,23 @@ class Volume:
     # --- what runs beside requests ------------------------------------------------------------------------------------
 
     async def first_look(self) -> None:
-        """See early whether somebody else went on with the volume; without providers that waits for a publish.
-
-        Key slots, which nothing else ever reads before the day that they are needed, are looked at as well.
-        """
+        """See early whether somebody else went on with the volume; without providers that waits for a publish."""
         try:
             await (self.places.visit_all() if self.store.read_only else self.publisher.settle())
-            await self.places.verify_all()
-            if self.places.owes and not self.store.read_only:
-                await self.publisher.settle()
+            await self.look_at_slots()
         except FencedError:
             return
         except IcnfsError as error:
             log.warning("the providers' heads could not be looked at yet: %s", error)
         finally:
             self.looked.set()
+
+    async def look_at_slots(self) -> int:
+        """See to the key slots, which nothing else reads before the day that they are needed; how many were bad."""
+        bad = await self.places.verify_all()
+        if self.places.owes and not self.store.read_only:
+            await self.publisher.settle()
+        return bad
 
     async def load_segments(self) -> None:
         """Learn who holds what, and which segments lack shares, from records and head; it is not kept apart."""
@@ -202,6 +204,7 @@ class Volume:
         await self.loaded.wait()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.findings.watch, self._segment)
+            nursery.start_soon(self.places.watch_slots, self.look_at_slots)
             await self.audit.run(self.findings)
 
     async def _amend(self, id: bytes, change: Callable[[SegmentInfo], SegmentInfo | None]) -> None:
@@ -398,13 +401,14 @@ class Volume:
         rate: int = 0,
         progress: Callable[[ScrubProgress], None] = lambda _: None,
     ) -> ScrubReport:
-        """Look at every share, once it is known what there is, and then for strays: see `scrub.Scrub.run`."""
+        """Look at every share, once it is known what there is, then at key slots and for strays: see `scrub.Scrub`."""
         await self.loaded.wait()
         report = await self.scrubbing.run(full=full, restart=restart, rate=rate, progress=progress)
         try:
+            report = replace(report, bad_slots=await self.look_at_slots())
             return replace(report, strays=await self.orphans.run())
         except IcnfsError as error:
-            log.warning("what lies at the providers could not be listed: %s", error)
+            log.warning("what else lies at the providers could not be looked at: %s", error)
             return report
 
     async def _publish_all(self) -> None:

@@ -8,11 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import trio
 
 from icnfs.crypto.keys import Secret
 from icnfs.crypto.slots import SlotKind
-from icnfs.errors import DegradedError
-from icnfs.volume import openable
+from icnfs.errors import DegradedError, IcnfsError
+from icnfs.volume import openable, places
 from icnfs.volume.places import Places
 from icnfs.volume.volume import Volume
 from tests.volume.world import NAMES, World, get_file, put_file
@@ -115,6 +116,43 @@ def test_sync_waits_until_enough_owners_hold_a_slot(world: World, monkeypatch: p
         await volume.sync()
         assert volume.status().keys == ""
         assert volume.unsafe_at() == []
+
+    here.run(main)
+
+
+def test_slots_are_looked_at_daily_and_by_a_scrub(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = world.machine()
+    here.init()
+
+    async def main(volume: Volume) -> None:
+        await write(volume)
+        await volume.looked.wait()
+        before = world.objects("slots/")
+        lose_slots(world, *NAMES)
+        report = await volume.scrub()
+        assert (report.bad_slots, report.is_good) == (6, False)
+        assert world.objects("slots/") == before
+        report = await volume.scrub()
+        assert (report.bad_slots, report.is_good) == (0, True)
+        lose_slots(world, *NAMES)
+        looks = 0
+
+        async def look() -> None:
+            nonlocal looks
+            looks += 1
+            if looks == 1:
+                raise IcnfsError("nobody answers")
+            if looks == 2:
+                await volume.look_at_slots()
+                seen.set()
+
+        seen = trio.Event()
+        monkeypatch.setattr(places, "SLOTS_SECONDS", 0.001)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(volume.places.watch_slots, look)
+            await seen.wait()
+            nursery.cancel_scope.cancel()
+        assert world.objects("slots/") == before
 
     here.run(main)
 
