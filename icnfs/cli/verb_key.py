@@ -193,7 +193,10 @@ def remove_key(name: str, key_id: str, yes: bool, as_json: bool) -> None:
         return
     say(f"Key {removed.id} ({removed.kind}) no longer opens volume {name}.")
     if removed.providers:
-        say("Providers delete its slot as the volume is mounted and reaches them.")
+        say(
+            "Providers delete their slots of it as the volume is mounted and reaches them; until then those open it.  "
+            "Where another machine went on with the volume they never do: remove it there."
+        )
 
 
 def _ask_whether_to_strand(name: str, keys: list[KeyFacts], key_id: str) -> None:

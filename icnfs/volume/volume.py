@@ -32,7 +32,7 @@ from icnfs.state.upkeep import Budget, Upkeep
 from icnfs.transfer.engine import bare_errors
 from icnfs.transfer.messages import Limits, ShareEvent
 from icnfs.volume import fence as fences
-from icnfs.volume import openable, shortfall
+from icnfs.volume import keys, openable, shortfall
 from icnfs.volume.audit import Audit
 from icnfs.volume.collect import Collector
 from icnfs.volume.fence import Fence
@@ -434,19 +434,9 @@ class Volume:
 
     # --- keys ---------------------------------------------------------------------------------------------------------
 
-    def mend_keyring(self) -> None:
-        """Put back keys that are damaged on this machine, as far as the last head has them."""
-        try:
-            if self.fence.base is not None:
-                self.keyring.mend(self.fence.base.keyring)
-        except IcnfsError as error:
-            log.warning("damaged keys could not be put back: %s", error)
-
     def remove_key(self, key_id: str) -> Entry:
-        """Remove a key; providers delete their copies with the next publish, or when they return."""
-        entry = self.keyring.remove(key_id)
-        self.keyring.save()
-        return entry
+        """Remove a key; providers delete their copies with the next publish, or when they return: see `keys.remove`."""
+        return keys.remove(self.keyring, self.store, key_id)
 
 
 @asynccontextmanager
@@ -474,7 +464,7 @@ async def open_volume(
             limits = Limits(config.upload, config.download)
             async with start(config.specs(), limits) as transfer, trio.open_nursery() as nursery:
                 volume = Volume(config, store, Network.of(config, master, transfer), keyring, nursery)
-                volume.mend_keyring()
+                keys.mend(keyring, volume.fence)
                 await nursery.start(store.run)
                 store.read_only |= read_only
                 upkeep = Upkeep(store, Budget(config.cache_clean, config.cache_dirty, config.reserve))
