@@ -72,6 +72,11 @@ def verb(
             ("tree", f"{what.files} files, {size(what.bytes_used)}"),
         ]
     )
+    if bound is not None:
+        say(
+            f"The volume's keys are those of now, not of then: look at `icnfs key list {name}`, and remove any that is "
+            "not yours once it is mounted."
+        )
     say(f"Next: icnfs mount {name} DIR")
 
 

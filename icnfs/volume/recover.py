@@ -47,7 +47,7 @@ from icnfs.format.segment import SegmentInfo
 from icnfs.transfer.messages import Limits
 from icnfs.volume import fence as fences
 from icnfs.volume import keyring as keyrings
-from icnfs.volume import setting_up
+from icnfs.volume import keys, setting_up
 from icnfs.volume.attempt import reasons
 from icnfs.volume.fence import Claim, Own
 from icnfs.volume.heads import Heads, Survey
@@ -100,7 +100,7 @@ async def recover(
 ) -> Found:
     """Rebuild the local state; `found` is told what was found before anything is loaded (again where that changes).
 
-    With a `bound` an older state becomes the newest.
+    With a `bound` an older state becomes the newest, with the keys that the newest has: see `keys.going_back`.
     Raises `VolumeExistsError`, `TooFewProvidersError` (saying who is missing), `NoVolumeError` where there is no head,
     `SecretError`, `RolledBackError` where the newest head is below `at_least`, (epoch, sequence), `NewerFormatError`,
     `DamagedError` where all that is shown of a newer one is false, unless `at_least` allows an older, `LocalDiskError`.
@@ -119,6 +119,8 @@ async def recover(
                 while True:
                     found(_found(head))
                     setting_up.start_over(half)
+                    if bound is not None:
+                        head = await trio.to_thread.run_sync(keys.going_back, head, newest, offered, network.master)
                     taken_over, claim = _taking_over(head, newest.number, abandons=bound is not None)
                     own.add(taken_over.writer)
                     settings = {
