@@ -11,14 +11,14 @@ import fcntl
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import click
 
 from icnfs.cli import asking
-from icnfs.cli.output import json_option, moment, print_json, print_rows, say
+from icnfs.cli.output import json_option, moment, print_json, print_rows, say, shown_once
 from icnfs.cli.taking import FILE
 from icnfs.config import VolumeConfig, load, runtime_dir, state_dir
 from icnfs.config.paths import check_volume_name
@@ -112,15 +112,18 @@ def add_key(
     fresh = new_recovery_key_of(new_recovery_key) or asking.choosing_one(config, where)
     added = _hand_over(config, _wrapped(ring, config, fresh, master, label, passphrase_at_providers))
     shown = format_recovery_key(fresh.recovery) if fresh.recovery is not None else None
+    lost = f"nobody knows key {added.id}; remove it by `icnfs key remove {name} {added.id}`, and add another"
     if as_json:
-        print_json({"id": added.id, "kind": added.kind, "label": added.label, "recovery_key": shown})
+        with shown_once(lost) if shown is not None else nullcontext():
+            print_json({"id": added.id, "kind": added.kind, "label": added.label, "recovery_key": shown})
         return
     say(f"Key {added.id} ({added.kind}) opens volume {name} from now on.")
     if added.providers:
         say(_delivery(Mount(runtime_dir(), name)))
     if shown is not None:
         say("This is the new recovery key.  It is not shown again: write it down, and keep it away from this machine.")
-        print(shown, flush=True)
+        with shown_once(lost):
+            print(shown)
 
 
 def _delivery(mount: Mount) -> str:

@@ -117,16 +117,28 @@ def opened(slots: Iterable[Slot], offered: Secrets) -> Iterator[MasterKey]:
         if secret is None:
             continue
         tried.add(_WORDS[slot.kind])
-        try:
-            master = open_slot(slot, secret)
-        except (SecretError, FormatError):
-            continue
-        found = True
-        yield master
+        for spelling in _spellings(slot.kind, secret):
+            try:
+                master = open_slot(slot, spelling)
+            except (SecretError, FormatError):
+                continue
+            found = True
+            yield master
+            break
     if not tried:
         raise SecretError("the volume has no key slot for the kind of secret that was given; try another kind")
     if not found:
         raise SecretError(f"this {' or '.join(sorted(tried))} does not open the volume; check it and try again")
+
+
+def _spellings(kind: SlotKind, secret: Secret) -> Iterator[Secret]:
+    """The secret as it was given, and a passphrase with its letters composed, if they were not.
+
+    Keyboards differ in how they write an accent; a passphrase that is typed anew is composed before it is used.
+    """
+    yield secret
+    if kind is SlotKind.PASSPHRASE and (composed := secret.composed()) != secret:
+        yield composed
 
 
 def _cost(slot: Slot) -> int:

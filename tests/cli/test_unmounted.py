@@ -142,6 +142,26 @@ def test_a_new_recovery_key_is_printed_once_and_opens(world: World, recovery: Pa
     world.run("key", "add", "demo", "--new-recovery-key", "--recovery-key-file", path)
 
 
+def test_a_recovery_key_that_stdout_does_not_take_is_said_to_be_lost(world: World, recovery: Path) -> None:
+    before = keys(world)
+    for options in ((), ("--json",)):
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(
+                [sys.executable, "-m", "icnfs.cli", "key", "add", "demo", "--new-recovery-key", *options],
+                check=False,
+                env=world.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=full,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        assert done.returncode == 1
+        (added,) = [row[0] for row in keys(world) if row not in before]
+        assert f"No space left on device): nobody knows key {added}; remove it by" in done.stderr
+        world.run("key", "remove", "demo", added)
+    assert keys(world) == before
+
+
 def test_adding_a_key_takes_one_that_opens(world: World, recovery: Path) -> None:
     wrong = write_secret(world.root / "wrong", b"w" * 32)
     before = keys(world)

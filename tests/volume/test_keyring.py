@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from unicodedata import normalize
 
 import msgspec
 import pytest
@@ -47,6 +48,19 @@ def test_a_passphrase_stays_local_and_no_two_copies_share_a_byte_run() -> None:
         assert len({getattr(slot, field) for slot in slots}) == 3
     assert len({copies[0].name for copies in by_provider.values()}) == 3
     assert all(unlock([slot], Secrets(recovery=recovery)) == MASTER for slot in slots)
+
+
+def test_a_passphrase_opens_however_its_accents_were_typed() -> None:
+    composed, apart = Secret("Zürich passé".encode()), Secret(normalize("NFD", "Zürich passé").encode())
+    assert composed != apart
+    for kept, typed in ((composed, apart), (apart, apart), (composed, composed)):
+        slot = make_slot("passphrase", kept, MASTER, label="", costs=CHEAP)
+        assert unlock([slot], Secrets(passphrase=typed)) == MASTER
+    bytes_alone = Secret(b"caf\xe9")
+    assert unlock([make_slot("passphrase", bytes_alone, MASTER, label="", costs=CHEAP)], Secrets(bytes_alone)) == MASTER
+    keyfile = Secret(apart.reveal() * 3)
+    with pytest.raises(SecretError, match="does not open"):
+        unlock([make_slot("keyfile", keyfile.composed(), MASTER, label="")], Secrets(keyfile=keyfile))
 
 
 def test_copies_are_owed_until_delivered_and_again_once_lost() -> None:
