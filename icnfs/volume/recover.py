@@ -76,7 +76,10 @@ class Bound:
 
 @dataclass(frozen=True)
 class Found:
-    """The published state that was found: its number, when its cut was taken (Unix time, ns), and what it weighs."""
+    """The published state that was found: its number, when its cut was taken (Unix time, ns), and what it weighs.
+
+    So many `owners` show its head.
+    """
 
     volume: bytes
     epoch: int
@@ -85,6 +88,7 @@ class Found:
     files: int
     bytes_used: int
     record_bytes: int
+    owners: int
 
 
 async def recover(
@@ -109,6 +113,7 @@ async def recover(
         async with start(config.specs(), Limits(config.upload, config.download)) as transfer:
             master = await unlocked(config, transfer, await slots_of(config, transfer), offered)
             network, heads, head, missing = await find(config, transfer, master, at_least, bound)
+            owners = heads.showing(head)
             if bound is not None:
                 await _look_for_newest(network, heads, head)
             newest = heads.highest or head
@@ -117,7 +122,7 @@ async def recover(
             own: set[bytes] = set()
             try:
                 while True:
-                    found(_found(head))
+                    found(_found(head, owners))
                     setting_up.start_over(half)
                     if bound is not None:
                         head = await trio.to_thread.run_sync(keys.going_back, head, newest, offered, network.master)
@@ -139,12 +144,12 @@ async def recover(
                         break
                     newest = later
                     if bound is None:
-                        head = later
+                        head, owners = later, heads.showing(later)
             except BaseException:
                 shutil.rmtree(half, ignore_errors=True)
                 raise
         setting_up.complete(half, state_dir)
-    return _found(head)
+    return _found(head, owners)
 
 
 # --- finding ----------------------------------------------------------------------------------------------------------
@@ -415,9 +420,9 @@ def _too_few(k: int, silent_most: int, providers: Mapping[str, object], away: Ma
     )
 
 
-def _found(head: Head) -> Found:
-    weight = sum(run.size for run in head.runs)
-    return Found(head.volume, head.epoch, head.sequence, head.time_ns, head.counters[0], head.counters[1], weight)
+def _found(head: Head, owners: int) -> Found:
+    weight, (files, size) = sum(run.size for run in head.runs), head.counters[:2]
+    return Found(head.volume, head.epoch, head.sequence, head.time_ns, files, size, weight, owners)
 
 
 # --- loading ----------------------------------------------------------------------------------------------------------

@@ -129,6 +129,24 @@ def test_an_older_head_than_the_caller_knows_of_is_refused(world: World) -> None
     there.recover(key, at_least=(epoch, sequence))
 
 
+def test_it_is_told_how_many_owners_show_the_head(world: World) -> None:
+    here, key, number = filled(world)
+    older = dict(world.providers["cat"].objects)
+
+    async def more(volume: Volume) -> tuple[int, int]:
+        await put_file(volume, b"more", b"x")
+        await volume.sync()
+        return volume.fence.number
+
+    newer = here.run(more)
+    world.away("ada")
+    world.providers["cat"].objects = older
+    found = world.machine("there").recover(key, bound=Bound(number=newer))
+    assert (found.epoch, found.sequence, found.owners) == (*newer, 4)
+    found = world.machine("again").recover(key, bound=Bound(number=number))
+    assert (found.epoch, found.sequence, found.owners) == (*number, 5)
+
+
 async def ruin(volume: Volume) -> tuple[int, int]:
     """What an intruder does who has the machine."""
     for name in list_files(volume):
