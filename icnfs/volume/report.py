@@ -8,7 +8,7 @@ from heapq import merge
 from operator import itemgetter
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from icnfs.errors import DegradedError, LocalDiskError
+from icnfs.errors import LocalDiskError
 from icnfs.format.segment import SegmentInfo
 from icnfs.state.cut import snapshots
 from icnfs.state.reader import Reader
@@ -62,7 +62,7 @@ def status_of(volume: Volume, now_ns: int) -> Status:
         sequence=fence.number[1],
         read_only=store.read_only,
         fenced=str(store.fenced) if store.fenced is not None else "",
-        degraded=risk.segments > 0 or failure is not None,
+        degraded=risk.segments > 0 or failure is not None or bool(volume.unopenable),
         failure=why,
         files=store.files,
         bytes_used=store.bytes_used,
@@ -84,6 +84,7 @@ def status_of(volume: Volume, now_ns: int) -> Status:
         health=volume.health().counts(),
         held_bytes=tally.held if tally is not None else None,
         live_bytes=tally.live if tally is not None else None,
+        keys=volume.unopenable,
     )
 
 
@@ -268,20 +269,3 @@ def _segment(info: SegmentInfo, owners: dict[str, str]) -> _Segment:
         for index, share in enumerate(info.shares)
     )
     return _Segment(info.id.hex(), shares, survives(info, owners))
-
-
-def degraded_of(volume: Volume, batch: int, seconds: float) -> DegradedError:
-    """What a sync says that has waited `seconds` for what was accepted up to `batch`."""
-    failure = volume.publisher.failure
-    if volume.publisher.batch < batch:
-        cause = f": {failure}" if failure is not None else ""
-        if volume.network.foreign and failure is not None:
-            cause += "; " + "; ".join(f"{name}: {reason}" for name, reason in sorted(volume.network.foreign.items()))
-        return DegradedError(f"degraded: not published within {seconds:.0f} s, and kept on this machine{cause}")
-    amiss = dict.fromkeys(volume.network.unsure, "may have lost what it held")
-    amiss |= {name: f"lacks {count} share{'s' * (count != 1)}" for name, count in volume.repair.lacking_at().items()}
-    why = {name: f" ({trouble})" for name in amiss if (trouble := volume.network.trouble(name))}
-    names = ", ".join(f"{name} {what}{why.get(name, '')}" for name, what in sorted(amiss.items())) or "try again"
-    return DegradedError(
-        f"degraded: published, but not whole at {volume.network.safe} owners: {names}; bring them back or make room"
-    )

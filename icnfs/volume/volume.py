@@ -32,6 +32,7 @@ from icnfs.state.upkeep import Budget, Upkeep
 from icnfs.transfer.engine import bare_errors
 from icnfs.transfer.messages import Limits, ShareEvent
 from icnfs.volume import fence as fences
+from icnfs.volume import keys, openable, shortfall
 from icnfs.volume.audit import Audit
 from icnfs.volume.collect import Collector
 from icnfs.volume.fence import Fence
@@ -45,9 +46,9 @@ from icnfs.volume.locks import Locks
 from icnfs.volume.network import Network, Starter, start_transfer
 from icnfs.volume.orphans import Orphans
 from icnfs.volume.places import Places
-from icnfs.volume.publish import Publisher, segments_at
+from icnfs.volume.publish import Publisher
 from icnfs.volume.repair import Gain, Repair
-from icnfs.volume.report import degraded_of, look_at_file, status_of, usage_of
+from icnfs.volume.report import look_at_file, status_of, usage_of
 from icnfs.volume.scheduler import Scheduler
 from icnfs.volume.scrub import Scrub, ScrubProgress, ScrubReport
 from icnfs.volume.snapshots import Snapshots
@@ -66,9 +67,6 @@ LOAD_STEP: Final = 1024
 
 ADOPT_SECONDS: Final = 30.0
 """What looking at the places of new providers may take; later ones are looked at before the next publish."""
-
-ASK_SECONDS: Final = 5.0
-"""A `sync` with nothing to publish asks all providers, for so long, whether they still have the last head."""
 
 SYNC_RETRY: Final = 0.5
 """Between the tries of a `sync` that cannot publish yet."""
@@ -149,21 +147,23 @@ class Volume:
     # --- what runs beside requests ------------------------------------------------------------------------------------
 
     async def first_look(self) -> None:
-        """See early whether somebody else went on with the volume; without providers that waits for a publish.
-
-        Key slots, which nothing else ever reads before the day that they are needed, are looked at as well.
-        """
+        """See early whether somebody else went on with the volume; without providers that waits for a publish."""
         try:
             await (self.places.visit_all() if self.store.read_only else self.publisher.settle())
-            await self.places.verify_all()
-            if self.places.owes and not self.store.read_only:
-                await self.publisher.settle()
+            await self.look_at_slots()
         except FencedError:
             return
         except IcnfsError as error:
             log.warning("the providers' heads could not be looked at yet: %s", error)
         finally:
             self.looked.set()
+
+    async def look_at_slots(self) -> int:
+        """See to the key slots, which nothing else reads before the day that they are needed; how many were bad."""
+        bad = await self.places.verify_all()
+        if self.places.owes and not self.store.read_only:
+            await self.publisher.settle()
+        return bad
 
     async def load_segments(self) -> None:
         """Learn who holds what, and which segments lack shares, from records and head; it is not kept apart."""
@@ -172,7 +172,7 @@ class Volume:
             self.repair.load(base.segments())
         cut = await cuts.begin_cut(self.store)
         try:
-            segments = segments_at(cut)
+            segments = cuts.segments_at(cut)
             while some := await trio.to_thread.run_sync(lambda: list(islice(segments, LOAD_STEP))):
                 self.repair.load(some)
         finally:
@@ -207,6 +207,7 @@ class Volume:
             nursery.start_soon(self.findings.watch, self._segment)
             back = GoneBack(self.store, self.network, self.repair, self.publisher, self.findings, self.places)
             nursery.start_soon(back.run)
+            nursery.start_soon(self.places.watch_slots, self.look_at_slots)
             await self.audit.run(self.findings)
 
     async def _amend(self, id: bytes, change: Callable[[SegmentInfo], SegmentInfo | None]) -> None:
@@ -270,7 +271,9 @@ class Volume:
         if failure is not None:
             raise failure
         if scope.cancelled_caught:
-            raise self.store.fenced or degraded_of(self, batch, seconds)
+            if self.publisher.batch < batch:
+                raise self.store.fenced or shortfall.unpublished(self.publisher, self.network, seconds)
+            raise self.store.fenced or shortfall.unsafe(self.network, self.repair, self.keyring)
         self._report_once(progress)
         return self.publisher.batch
 
@@ -293,33 +296,40 @@ class Volume:
         await self._until_published(batch)
         await self.loaded.wait()
         if not asked:
-            await self._look_for_base()
+            await self.publisher.ask_for_base()
         if self.repair.unsure:  # the publish raised doubts, or the look
             await self.places.visit_doubtful()
         told = ""
-        while self.repair.unsafe or self.repair.unsure or self.network.unnoted or self.publisher.owes_head:
+        while self._unsafe or self.publisher.owes_head:
+            if self.unopenable == openable.LOCAL_ONLY:  # nothing that could be waited for changes it
+                raise shortfall.unsafe(self.network, self.repair, self.keyring)
             try:
                 await self.publisher.settle()
                 await self.care_once()
             except TooFewProvidersError as error:
                 if told != (told := str(error)):
                     log.info("sync waits for providers: %s", error)
-            if self.repair.unsafe or self.repair.unsure or self.network.unnoted:
+            if self._unsafe:
                 await trio.sleep(SYNC_RETRY)
             else:
                 await self._until_published(batch)
                 if self.repair.unsure:
                     await self.places.visit_doubtful()
 
-    async def _look_for_base(self) -> None:
-        """Doubt who answers in time and lacks the last head: nothing was published, so nobody was asked."""
-        survey = await self.heads.survey(self.fence.number, ASK_SECONDS)
-        for provider in self.fence.without_base(survey) & self.network.taken:
-            self.network.doubt(provider)
+    @property
+    def _unsafe(self) -> bool:
+        return bool(self.repair.unsafe or self.repair.unsure or self.network.unnoted or self.unopenable)
+
+    @property
+    def unopenable(self) -> str:
+        """What keeps the volume's keys from being safe, "" for nothing: see `openable`."""
+        return openable.obstacle(self.network, self.keyring)
 
     def unsafe_at(self) -> list[str]:
-        """Providers that lack shares, where fewer owners than are to be safe hold all that is published; else none."""
-        return sorted(self.repair.lacking_at()) if self.repair.unsafe else []
+        """Providers that lack shares or key slots, where fewer owners than must hold all of these; else none."""
+        shares = self.repair.lacking_at() if self.repair.unsafe else ()
+        slots = filter(self.keyring.undelivered, self.network.keepers) if self.unopenable else ()
+        return sorted({*shares, *slots})
 
     async def _report(self, progress: Callable[[SyncProgress], None]) -> None:
         while True:
@@ -349,14 +359,9 @@ class Volume:
         self.network.check_clearing(config.providers)
         self.network.let_go(config.providers)
         await self.network.transfer.set_providers(config.specs(), Limits(config.upload, config.download))
-        gone = self.network.facts.keys() - config.providers.keys()
         self.repair.lose(self.network.adopt(config))
         self.config = config
         self.repair.judge_anew()
-        for name in sorted(gone):
-            self.keyring.bequeath(name, self.network.homes)
-        if gone:
-            self.keyring.save()
         with trio.move_on_after(ADOPT_SECONDS):
             try:
                 await (self.places.visit_all() if self.store.read_only else self.publisher.settle())
@@ -404,13 +409,14 @@ class Volume:
         rate: int = 0,
         progress: Callable[[ScrubProgress], None] = lambda _: None,
     ) -> ScrubReport:
-        """Look at every share, once it is known what there is, and then for strays: see `scrub.Scrub.run`."""
+        """Look at every share, once it is known what there is, then at key slots and for strays: see `scrub.Scrub`."""
         await self.loaded.wait()
         report = await self.scrubbing.run(full=full, restart=restart, rate=rate, progress=progress)
         try:
+            report = replace(report, bad_slots=await self.look_at_slots())
             return replace(report, strays=await self.orphans.run())
         except IcnfsError as error:
-            log.warning("what lies at the providers could not be listed: %s", error)
+            log.warning("what else lies at the providers could not be looked at: %s", error)
             return report
 
     async def _publish_all(self) -> None:
@@ -436,19 +442,9 @@ class Volume:
 
     # --- keys ---------------------------------------------------------------------------------------------------------
 
-    def mend_keyring(self) -> None:
-        """Put back keys that are damaged on this machine, as far as the last head has them."""
-        try:
-            if self.fence.base is not None:
-                self.keyring.mend(self.fence.base.keyring)
-        except IcnfsError as error:
-            log.warning("damaged keys could not be put back: %s", error)
-
     def remove_key(self, key_id: str) -> Entry:
-        """Remove a key; providers delete their copies with the next publish, or when they return."""
-        entry = self.keyring.remove(key_id)
-        self.keyring.save()
-        return entry
+        """Remove a key; providers delete their copies with the next publish, or when they return: see `keys.remove`."""
+        return keys.remove(self.keyring, self.store, key_id)
 
 
 @asynccontextmanager
@@ -476,7 +472,7 @@ async def open_volume(
             limits = Limits(config.upload, config.download)
             async with start(config.specs(), limits) as transfer, trio.open_nursery() as nursery:
                 volume = Volume(config, store, Network.of(config, master, transfer), keyring, nursery)
-                volume.mend_keyring()
+                keys.mend(keyring, volume.fence)
                 await nursery.start(store.run)
                 store.read_only |= read_only
                 upkeep = Upkeep(store, Budget(config.cache_clean, config.cache_dirty, config.reserve))
