@@ -150,10 +150,10 @@ class Keeping:
 
 
 def objects_of(network: Network, head: Head, segments: list[SegmentInfo]) -> frozenset[tuple[str, str]]:
-    """(provider, name) of every copy of a head, and of every share that is stored of what it names."""
+    """(provider, name) of every copy of a head, and of every share of what it names: one that comes late counts, too."""
     tag_of: Callable[[str, bytes], bytes] = network.names.writer_tag
     found = {(p, str(HeadName(head.epoch, head.sequence, tag_of(p, head.writer)))) for p in network.providers}
     for segment in segments:
         names = network.names_of(segment)
-        found |= {(s.provider, name) for s, name in zip(segment.shares, names, strict=True) if s.stored}
+        found |= {(s.provider, name) for s, name in zip(segment.shares, names, strict=True)}
     return frozenset(found)

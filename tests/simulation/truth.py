@@ -104,8 +104,9 @@ class Truth:
         return found
 
     def good(self, segment: SegmentInfo) -> list[int]:
-        """Indexes of the shares that lie, unharmed, where the segment says."""
-        return [i for i, share in enumerate(segment.shares) if share.stored and self.payload(segment, i) is not None]
+        """Indexes of the shares that lie, unharmed, where the segment says, or where it says that they are missing: those
+        are asked for at the very end."""
+        return [i for i in range(segment.n) if self.payload(segment, i) is not None]
 
     def owners(self, segment: SegmentInfo, *, without: Collection[str] = ()) -> int:
         """Distinct owners of good shares."""
