@@ -223,9 +223,9 @@ class Engine:
         lane = self._lane(provider)
         await self._within(deadline, provider, lambda: (lane.put_new if new else lane.put)(name, data))
 
-    async def get_object(self, provider: str, name: str, *, deadline: float) -> bytes:
-        """A whole object.  Raises ProviderError."""
-        return await self._within(deadline, provider, lambda: self._lane(provider).read_object(name))
+    async def get_object(self, provider: str, name: str, *, most: int = OBJECT_MAX, deadline: float) -> bytes:
+        """A whole object.  Raises ProviderError: ProviderLiesError where it has more than `most` bytes."""
+        return await self._within(deadline, provider, lambda: self._lane(provider).read_object(name, most))
 
     async def list_objects(
         self, provider: str, prefix: str, after: str = "", *, page: bool = False, deadline: float

@@ -195,12 +195,13 @@ class PutObject(Message, frozen=True):
 
 
 class GetObject(Message, frozen=True):
-    """Read a whole object.  Answered with Data."""
+    """Read a whole object of at most `most` bytes.  Answered with Data."""
 
     call: Call
     deadline: Seconds
     provider: ProviderName
     name: ObjectName
+    most: Annotated[int, msgspec.Meta(ge=0, le=OBJECT_MAX)] = OBJECT_MAX
 
 
 class ListObjects(Message, frozen=True):

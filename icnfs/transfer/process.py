@@ -260,7 +260,9 @@ class Session:
         self._send(Done(request.call))
 
     async def _get_object(self, request: GetObject, fd: int | None) -> None:
-        data = await self._engine.get_object(request.provider, request.name, deadline=request.deadline)
+        data = await self._engine.get_object(
+            request.provider, request.name, most=request.most, deadline=request.deadline
+        )
         await self._send_data(request.call, [data])
 
     async def _list_objects(self, request: ListObjects, fd: int | None) -> None:
