@@ -153,7 +153,9 @@ class Network:
     unused: Callable[[], frozenset[str]] = frozenset
     """Providers that are known to hold no share, nor is one missing there."""
     suspended: Callable[[], frozenset[str]] = frozenset
-    """Providers whose answers of late were wrong too often (see `trust`)."""
+    """Providers whose answers of late were wrong too often, or that were away too long (see `trust`)."""
+    liars: Callable[[], frozenset[str]] = frozenset
+    """Those of them whose answers were wrong."""
 
     upload: int = 0
     download: int = 0
@@ -364,7 +366,13 @@ class Network:
     @property
     def unsure(self) -> frozenset[str]:
         """Providers of which it is not known that they still hold what they were given, for a reason."""
-        return frozenset(self.doubted.keys() | self.foreign.keys() | self.vacant | self.moved)
+        return frozenset(self.doubts())
+
+    def doubts(self) -> dict[str, str]:
+        """These providers, and what each may have done."""
+        emptied = self.doubted.keys() | self.foreign.keys() | self.vacant | self.moved
+        lying = "is suspended for wrong answers (drain it, or wait until it is vetted anew)"
+        return dict.fromkeys(self.liars(), lying) | dict.fromkeys(emptied, "may have lost what it held")
 
     @property
     def doubtful(self) -> frozenset[str]:

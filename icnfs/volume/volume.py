@@ -127,7 +127,7 @@ class Volume:
         self.findings = Findings(network, self._amend, self.audit.answered)
         self.orphans = Orphans(store, network, self.heads, self.fence, self.publisher, self._caring, config.grace)
         self.scrubbing = Scrub(store, network, self.repair, self.findings, self._segment)
-        network.suspended = self.audit.trust.suspended
+        network.suspended, network.liars = self.audit.trust.suspended, self.audit.trust.liars
         store.source = ProviderSource(network, store.segment, spare)
         store.is_safe = network.is_safe_now
         network.transfer.heard = self._heard
@@ -302,8 +302,9 @@ class Volume:
                     await self.places.visit_doubtful()
 
     def unsafe_at(self) -> list[str]:
-        """Providers that lack shares, where fewer owners than are to be safe hold all that is published; else none."""
-        return sorted(self.repair.lacking_at()) if self.repair.unsafe else []
+        """Providers that lack shares, or lie, where fewer owners than are to be safe hold all that is published."""
+        lying = self.network.liars() if self.repair.unsure else frozenset()
+        return sorted(self.repair.lacking_at().keys() | lying) if self.repair.unsafe or lying else []
 
     def _degraded(self, batch: int, seconds: float) -> DegradedError:
         failure = self.publisher.failure
@@ -312,7 +313,7 @@ class Volume:
             if self.network.foreign and failure is not None:
                 cause += "; " + "; ".join(f"{name}: {reason}" for name, reason in sorted(self.network.foreign.items()))
             return DegradedError(f"degraded: not published within {seconds:.0f} s, and kept on this machine{cause}")
-        amiss = dict.fromkeys(self.network.unsure, "may have lost what it held")
+        amiss = self.network.doubts()
         amiss |= {name: f"lacks {count} share{'s' * (count != 1)}" for name, count in self.repair.lacking_at().items()}
         why = {name: f" ({trouble})" for name in amiss if (trouble := self.network.trouble(name))}
         names = ", ".join(f"{name} {what}{why.get(name, '')}" for name, what in sorted(amiss.items())) or "try again"

@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from icnfs.config import AuditRules
-from icnfs.errors import ProviderRefusedError
+from icnfs.errors import DegradedError, ProviderRefusedError
 from icnfs.format.segment import SegmentInfo
 from icnfs.providers.memory import MemoryProvider
 from icnfs.volume import audit as audits
@@ -19,7 +19,7 @@ from icnfs.volume import findings, places
 from icnfs.volume.audit import Audit
 from icnfs.volume.health import HealthCounts, ShareState
 from icnfs.volume.sweep import DAY
-from icnfs.volume.trust import Standing
+from icnfs.volume.trust import RIGHT_AGAIN, Standing
 from icnfs.volume.volume import Volume
 from tests.volume.world import World, flip, get_file, put_file
 
@@ -294,6 +294,41 @@ def test_a_suspended_provider_is_better_than_none(world: World) -> None:
         assert total == HealthCounts(degraded=total.degraded), "its shares do not count as held"
         status = volume.status()
         assert status.degraded and status.unsafe_segments == total.degraded and status.lost_shares == total.degraded
+
+    here.run(main)
+
+
+def test_sync_does_not_vouch_for_what_lies_at_a_liar_and_does_where_it_was_only_away(world: World) -> None:
+    here = world.machine()
+    here.init()
+
+    async def main(volume: Volume) -> None:
+        await write(volume)
+        record = volume.audit.trust.records["cat"]
+        record.standing = Standing.SUSPENDED
+        await volume.sync(5)
+        assert volume.unsafe_at() == []
+        record.right = RIGHT_AGAIN - 0.01
+        with pytest.raises(DegradedError, match=r"cat is suspended for wrong answers \(drain it"):
+            await volume.sync(0.5)
+        assert volume.status().degraded and volume.health().counts().degraded
+        assert volume.unsafe_at() == ["cat"]
+        record.standing = Standing.VETTING
+        await volume.sync(5)
+
+    here.run(main)
+
+
+def test_sync_vouches_where_enough_owners_beside_the_liar_hold_shares(wide: World) -> None:
+    here = wide.machine()
+    here.init()
+
+    async def main(volume: Volume) -> None:
+        spare = {"cat"}
+        volume.network.liars = lambda: frozenset(spare)
+        volume.network.suspended = volume.network.liars
+        await write(volume)
+        await volume.sync(20)
 
     here.run(main)
 
