@@ -171,21 +171,25 @@ class S3Provider(Provider):
             raise lacking(self.name, doing, "the object's length")
         return int(_length(answer.headers))
 
-    async def delete(self, name: str) -> None:
+    async def delete(self, name: str) -> bool:
         check_name(name)
         doing = f"deleting {name}"
         answer = await self._ask(doing, "DELETE", self._key(name))
         if answer.status == 404 and code_of(answer) == "NoSuchKey":
-            return
+            return False
         if answer.status not in (200, 204) or is_html(answer.headers):
             raise self._error(doing, answer)
-        if answer.headers.get("x-amz-delete-marker") == "true" and not self._warned:
+        version = answer.headers.get("x-amz-version-id", "")  # of the marker that hides it: none was asked for
+        if answer.headers.get("x-amz-delete-marker") != "true" and version in ("", "null"):
+            return False
+        if not self._warned:
             self._warned = True
             log.warning(
                 "provider %s: its bucket keeps what is deleted, and charges for it; turn versioning off, or let a"
                 " lifecycle rule expire old versions",
                 self.name,
             )
+        return True
 
     async def list(self, prefix: str, after: str = "") -> Names:
         check_prefix(prefix)

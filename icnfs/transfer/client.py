@@ -340,9 +340,9 @@ class TransferClient:
         peeked = await self._ask(Peeked, lambda call, left: Peek(call, left, provider, name, length), deadline)
         return peeked.size, peeked.head
 
-    async def delete_object(self, provider: str, name: str, *, deadline: float | None = None) -> None:
-        """Delete an object; a missing one is no error.  Raises ProviderError."""
-        await self._ask(Done, lambda call, left: DeleteObject(call, left, provider, name), deadline)
+    async def delete_object(self, provider: str, name: str, *, deadline: float | None = None) -> bool:
+        """Delete an object; a missing one is no error.  True where the provider keeps it.  Raises ProviderError."""
+        return (await self._ask(Done, lambda call, left: DeleteObject(call, left, provider, name), deadline)).kept
 
     async def probe(self, provider: str, *, deadline: float | None = None) -> Capacity:
         """Ask a provider how it is, now.  Raises ProviderError."""

@@ -126,9 +126,9 @@ class Lane:
         size = await self._mapped(lambda: self._guarded.again.size(name))
         return size, await self._mapped(lambda: self._guarded.again.get(name, 0, min(size, length)))
 
-    async def delete(self, name: str) -> None:
+    async def delete(self, name: str) -> bool:
         """As Provider.delete; fails at once while the provider is down."""
-        await self._mapped(lambda: self._guarded.again.delete(name))
+        return await self._mapped(lambda: self._guarded.again.delete(name))
 
     async def probe(self) -> Capacity:
         """Ask the provider how it is, now; it is up or down afterwards."""

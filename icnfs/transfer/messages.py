@@ -298,7 +298,10 @@ class Fault(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Done(Message, frozen=True):
+    """It is done; `kept` where what was to be deleted is only hidden, and the provider keeps it."""
+
     call: Call
+    kept: bool = False
 
 
 class Data(Message, frozen=True):

@@ -276,8 +276,8 @@ class Session:
         self._send(Peeked(request.call, size, head))
 
     async def _delete_object(self, request: DeleteObject, fd: int | None) -> None:
-        await self._engine.delete_object(request.provider, request.name, deadline=request.deadline)
-        self._send(Done(request.call))
+        kept = await self._engine.delete_object(request.provider, request.name, deadline=request.deadline)
+        self._send(Done(request.call, kept))
 
     async def _probe(self, request: Probe, fd: int | None) -> None:
         try:

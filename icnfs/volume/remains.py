@@ -109,7 +109,7 @@ class Remains:
     async def put_object(self, provider: str, *_: Any, **__: Any) -> None:
         _refuse(provider)
 
-    async def delete_object(self, provider: str, *_: Any, **__: Any) -> None:
+    async def delete_object(self, provider: str, *_: Any, **__: Any) -> bool:
         _refuse(provider)
 
     async def set_providers(self, *_: Any, **__: Any) -> None:

@@ -729,12 +729,18 @@ def test_who_refuses_a_put_in_spite_of_its_digest_is_asked_no_more(keys: Path) -
 
 def test_versioned_bucket_is_warned_of_once(keys: Path, caplog: pytest.LogCaptureFixture) -> None:
     async def main(provider: S3Provider) -> None:
-        await provider.delete("a")
-        await provider.delete("b")
+        assert await provider.delete("a")
+        assert await provider.delete("b")
 
-    with hostile(lambda _: reply(204, b"", "x-amz-delete-marker: true")) as server:
-        trio.run(main, provider_of(server.url, keys))
-    assert caplog.text.count("keeps what is deleted") == 1
+    for header in ("x-amz-delete-marker: true", "x-amz-version-id: 3HL4kqtJlcpXroDTDmJ"):
+        with hostile(lambda _, header=header: reply(204, b"", header)) as server:
+            trio.run(main, provider_of(server.url, keys))
+    assert caplog.text.count("keeps what is deleted") == 2
+
+
+def test_bucket_without_versions_deletes(keys: Path) -> None:
+    with hostile(lambda _: reply(204, b"", "x-amz-version-id: null")) as server:
+        assert ask(provider_of(server.url, keys), CALLS["delete"]) is False
 
 
 def test_more_names_than_two_pages(seaweed: Seaweed) -> None:

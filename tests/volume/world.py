@@ -170,8 +170,8 @@ class LocalTransfer:
     async def peek(self, provider: str, name: str, length: int, *, deadline: float = 60.0) -> tuple[int, bytes]:
         return await self._engine.peek(provider, name, length, deadline=deadline)
 
-    async def delete_object(self, provider: str, name: str, *, deadline: float = 60.0) -> None:
-        await self._engine.delete_object(provider, name, deadline=deadline)
+    async def delete_object(self, provider: str, name: str, *, deadline: float = 60.0) -> bool:
+        return await self._engine.delete_object(provider, name, deadline=deadline)
 
     async def probe(self, provider: str, *, deadline: float = 60.0) -> Capacity:
         return await self._engine.probe(provider, deadline=deadline)
