@@ -1,9 +1,9 @@
 """Putting shares where they belong: those that are missing, and those that lie where the policy allows none.
 
 A share is *missing* while no provider holds it.  It is rebuilt from k others and stored where it was meant to be, or,
-while that provider is away, at another that the policy allows.  It is *astray* at a provider that the present policy or
-the TOML gives no share, or too many: it is stored elsewhere before its old place is forgotten.  What is only down for
-now is left alone: its shares come back with it.
+while that provider is away or loses it again and again (see `mended`), at another that the policy allows.  It is
+*astray* at a provider that the present policy or the TOML gives no share, or too many: it is stored elsewhere before
+its old place is forgotten.  What is only down for now is left alone: its shares come back with it.
 
 It knows, of every segment, who holds it (some 150 bytes each, 9 MB for each TB of contents): what is at risk when
 providers go down, what lies astray under another policy and who holds how much is counted at once, by the few sets of
@@ -26,6 +26,7 @@ from icnfs import placement
 from icnfs.errors import IcnfsError
 from icnfs.format.segment import SegmentInfo
 from icnfs.transfer.messages import ShareEvent
+from icnfs.volume.mended import Mended
 from icnfs.volume.network import Network
 from icnfs.volume.together import together
 
@@ -100,6 +101,7 @@ class Repair:
         self._come: dict[tuple[bytes, int], str] = {}
         self._turn = secrets.randbelow(1 << 16)
         self._stuck: set[bytes] = set()
+        self._mended = Mended()
         self.obstacle: IcnfsError | None = None
         """What stood in the way of the last round."""
 
@@ -332,13 +334,18 @@ class Repair:
         kept = [(share.provider, share.stored and index not in astray) for index, share in enumerate(segment.shares)]
         home: dict[int, str] = {}
         homeless: list[int] = []
+        shunned: set[str] = set()
+        now = trio.current_time()
         for index, share in enumerate(segment.shares):
             key = segment.id, index
             if key in self._late or key in self._come or kept[index][1]:
                 continue
             with_it = [*kept[:index], (share.provider, True), *kept[index + 1 :]]
             fits = not placement.misplaced(with_it, network.k, network.facts, network.policy)
-            if not share.stored and share.provider not in away and fits:
+            if self._mended.waits(segment.id, index, share.provider, now):
+                shunned.add(share.provider)
+                homeless.append(index)
+            elif not share.stored and share.provider not in away and fits:
                 home[index] = share.provider
                 kept = with_it
             else:
@@ -346,7 +353,7 @@ class Repair:
         self._turn += 1
         if not homeless:
             return home
-        found, obstacle = network.spare(segment, homeless, self._turn)
+        found, obstacle = network.spare(segment, homeless, self._turn, shunned)
         self.obstacle = obstacle or self.obstacle
         return home | found
 
@@ -368,6 +375,8 @@ class Repair:
             self.obstacle = refusal
         roots = [share.root for share in segment.shares]
         done = {i: to[i] for i in indexes if i not in result.errors and result.roots[i] == roots[i]}
+        for index, provider in done.items():
+            self._mended.note(segment.id, index, provider, trio.current_time())
         return _with(segment, done)
 
 

@@ -298,6 +298,49 @@ def test_a_suspended_provider_is_better_than_none(world: World) -> None:
     here.run(main)
 
 
+async def lost_again(world: World, volume: Volume, segment: SegmentInfo, times: int) -> list[str]:
+    """Where share 0 was stored anew, each time that it was found lost; "" for nowhere."""
+    places = []
+    for _ in range(times):
+        now = volume._segment(segment.id)
+        assert now is not None
+        if now.shares[0].stored:
+            provider, name = object_of(world, volume, now, 0)
+            del provider.objects[name]
+            await volume.findings.examine(now, 0, None)
+        await volume.care_once()
+        now = volume._segment(segment.id)
+        assert now is not None
+        places.append(now.shares[0].provider if now.shares[0].stored else "")
+    return places
+
+
+def test_what_is_lost_again_and_again_is_not_stored_anew_without_end(world: World) -> None:
+    here = world.machine()
+    here.init()
+
+    async def main(volume: Volume) -> None:
+        segment, *_ = await write(volume)
+        home = segment.shares[0].provider
+        assert await lost_again(world, volume, segment, 5) == [home, home, "", "", ""]
+
+    here.run(main)
+
+
+def test_what_is_lost_again_and_again_goes_to_another_who_may_have_it(wide: World) -> None:
+    here = wide.machine()
+    here.init()
+
+    async def main(volume: Volume) -> None:
+        segment, *_ = await write(volume)
+        volume.network.suspended = frozenset
+        *before, last = await lost_again(wide, volume, segment, 3)
+        assert before == 2 * [segment.shares[0].provider]
+        assert last not in {share.provider for share in segment.shares} | {""}
+
+    here.run(main)
+
+
 def test_sync_does_not_vouch_for_what_lies_at_a_liar_and_does_where_it_was_only_away(world: World) -> None:
     here = world.machine()
     here.init()
