@@ -356,6 +356,7 @@ def test_sync_does_not_vouch_for_what_lies_at_a_liar_and_does_where_it_was_only_
             await volume.sync(0.5)
         assert volume.status().degraded and volume.health().counts().degraded
         assert volume.unsafe_at() == ["cat"]
+        assert {one.name for one in volume.status().providers if "suspended, for" in one.error} == {"cat"}
         record.standing = Standing.VETTING
         await volume.sync(5)
 
