@@ -140,8 +140,11 @@ class Schedule:
         elif kind == "truncate":
             size = self.rng.randint(0, len(old) + 10)
             tree[name] = old[:size] + bytes(max(size - len(old), 0))
-            ino = vfs.lookup(loader.ROOT_INO, name).ino
-            await self._request(life, tree, lambda: _now(lambda: vfs.setattr(ino, SetAttr(size=size))))
+
+            def cut() -> object:
+                return vfs.setattr(vfs.lookup(loader.ROOT_INO, name).ino, SetAttr(size=size))
+
+            await self._request(life, tree, lambda: _now(cut))
         elif kind == "rename":
             other = self.rng.choice(FILES)
             tree[other] = tree.pop(name)
