@@ -98,7 +98,7 @@ def ask_new(prompt: str) -> Secret:
         raise SecretError("the passphrase is empty; choose a longer one")
     if _ask("Once more: ") != first:
         raise SecretError("the two passphrases differ; nothing was changed, try again")
-    return _secret(first)
+    return _secret(first).composed()
 
 
 def _named(config: VolumeConfig, where: Given) -> Secrets:
@@ -155,3 +155,7 @@ def _ask(prompt: str) -> str:
         return getpass.getpass(prompt)
     except EOFError:
         raise SecretError("no secret was typed; try again") from None
+    except UnicodeDecodeError:
+        raise SecretError(
+            "what was typed is no text in this terminal's encoding; try again, or use --passphrase-file"
+        ) from None

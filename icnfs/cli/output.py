@@ -6,6 +6,7 @@ and no path drives the terminal.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +22,7 @@ from rich.text import Text
 
 from icnfs.control import protocol
 from icnfs.control.log import escape
+from icnfs.errors import IcnfsError
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
 
@@ -33,6 +35,17 @@ _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 def print_json(document: object) -> None:
     """One JSON document."""
     sys.stdout.write(msgspec.json.format(msgspec.json.encode(document), indent=2).decode() + "\n")
+
+
+@contextmanager
+def shown_once(lost: str) -> Iterator[None]:
+    """What is printed within is kept nowhere: where stdout does not take it, an IcnfsError says so, and what to do."""
+    try:
+        yield
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or it is tried again at exit, and that told as well
+        raise IcnfsError(f"the recovery key could not be written to stdout ({error.strerror}): {lost}") from None
 
 
 def print_facts(facts: Sequence[tuple[str, str]]) -> None:

@@ -28,7 +28,7 @@ SHOWN: Final = 20
 def verb(name: str, as_json: bool) -> int:
     """Show how many segments of volume NAME are safe, degraded, at risk and lost, the worst of them, and each provider.
 
-    Ends with exit code 14 unless all are safe, with 15 where some are lost.
+    Ends with exit code 14 unless all are safe and so are the keys, with 15 where some are lost.
     """
     mount = Mount(runtime_dir(), check_volume_name(name))
     if not mount.alive():
@@ -39,7 +39,8 @@ def verb(name: str, as_json: bool) -> int:
         _print_json(name, mount, facts)
     else:
         _print(name, facts)
-    return int(exit_code(facts.counts))
+    code = exit_code(facts.counts)
+    return int(Exit.DEGRADED if facts.keys and code is Exit.OK else code)
 
 
 def exit_code(counts: HealthCounts) -> Exit:
@@ -55,7 +56,7 @@ def _ask(mount: Mount, after: str, most: int) -> HealthFacts:
 
 def _print_json(name: str, mount: Mount, facts: HealthFacts) -> None:
     """One document, a page of segments after the other: it may be longer than memory is wide."""
-    head = {"name": name, "safe": facts.safe, "counts": facts.counts, "providers": facts.providers}
+    head = {"name": name, "safe": facts.safe, "keys": facts.keys, "counts": facts.counts, "providers": facts.providers}
     text = msgspec.json.format(msgspec.json.encode(head), indent=2).decode()
     sys.stdout.write(text.removesuffix("\n}") + ',\n  "segments": [')
     first = True
@@ -71,6 +72,8 @@ def _print_json(name: str, mount: Mount, facts: HealthFacts) -> None:
 
 def _print(name: str, facts: HealthFacts) -> None:
     print_facts([("volume", name), ("health", health_line(facts.counts)), ("safe at", f"{facts.safe} owners")])
+    if facts.keys:
+        print_facts([("keys", f"not safe: {facts.keys}")])
     print_rows(_HEAD, [_row(provider) for provider in facts.providers])
     if facts.page.segments:
         print_rows(("segment", "verdict", "shares"), [_segment(segment) for segment in facts.page.segments])

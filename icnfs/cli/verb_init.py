@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from icnfs.cli import asking
-from icnfs.cli.output import json_option, print_json, say
+from icnfs.cli.output import json_option, print_json, say, shown_once
 from icnfs.cli.running import run
 from icnfs.config import load, state_dir
 from icnfs.volume.create import create
@@ -39,10 +39,16 @@ def verb(name: str, passphrase_at_providers: bool, as_json: bool, **secrets: Any
         create, config, state_dir(name), offered, passphrase_at_providers=passphrase_at_providers, owner=owner
     )
     created = run(work)
+    lost = (
+        f"volume {name} is created, and nobody knows that key; draw another by `icnfs key add --new-recovery-key "
+        f"{name}`, and remove the lost one, which `icnfs key list {name}` shows"
+    )
     if as_json:
-        print_json({"name": name, "volume": created.volume.hex(), "recovery_key": created.recovery_key})
+        with shown_once(lost):
+            print_json({"name": name, "volume": created.volume.hex(), "recovery_key": created.recovery_key})
         return
     say(f"Volume {name} is created at {len(config.providers)} providers.")
     say("This is its recovery key.  It is not shown again: write it down, and keep it away from this machine.")
-    print(created.recovery_key, flush=True)
+    with shown_once(lost):
+        print(created.recovery_key)
     say(f"Next: icnfs mount {name} DIR")

@@ -11,14 +11,14 @@ import fcntl
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import click
 
 from icnfs.cli import asking
-from icnfs.cli.output import json_option, moment, print_json, print_rows, say
+from icnfs.cli.output import json_option, moment, print_json, print_rows, say, shown_once
 from icnfs.cli.taking import FILE
 from icnfs.config import VolumeConfig, load, runtime_dir, state_dir
 from icnfs.config.paths import check_volume_name
@@ -57,8 +57,13 @@ def _keys(name: str) -> list[KeyFacts]:
     mount = Mount(runtime_dir(), check_volume_name(name))
     if mount.alive():
         return take_facts(mount.ask(KeysRequest()), list[KeyFacts])
-    load(name)
-    return [key_facts(entry) for entry in Keyring.load(state_dir(name)).entries()]
+    keepers = _keepers(load(name))
+    return [key_facts(entry, keepers) for entry in Keyring.load(state_dir(name)).entries()]
+
+
+def _keepers(config: VolumeConfig) -> list[str]:
+    """Providers that are to keep what they are given."""
+    return [name for name, facts in config.providers.items() if not facts.drain]
 
 
 def _row(key: KeyFacts) -> tuple[str, ...]:
@@ -107,15 +112,18 @@ def add_key(
     fresh = new_recovery_key_of(new_recovery_key) or asking.choosing_one(config, where)
     added = _hand_over(config, _wrapped(ring, config, fresh, master, label, passphrase_at_providers))
     shown = format_recovery_key(fresh.recovery) if fresh.recovery is not None else None
+    lost = f"nobody knows key {added.id}; remove it by `icnfs key remove {name} {added.id}`, and add another"
     if as_json:
-        print_json({"id": added.id, "kind": added.kind, "label": added.label, "recovery_key": shown})
+        with shown_once(lost) if shown is not None else nullcontext():
+            print_json({"id": added.id, "kind": added.kind, "label": added.label, "recovery_key": shown})
         return
     say(f"Key {added.id} ({added.kind}) opens volume {name} from now on.")
     if added.providers:
         say(_delivery(Mount(runtime_dir(), name)))
     if shown is not None:
         say("This is the new recovery key.  It is not shown again: write it down, and keep it away from this machine.")
-        print(shown, flush=True)
+        with shown_once(lost):
+            print(shown)
 
 
 def _delivery(mount: Mount) -> str:
@@ -158,7 +166,7 @@ def _hand_over(config: VolumeConfig, entry: Entry) -> KeyFacts:
     if mount.alive():
         return take_facts(mount.ask(AddKeyRequest(encode_entry(entry))), KeyFacts)
     with unmounted_keyring(config.name) as ring:
-        return key_facts(ring.adopt(encode_entry(entry)))
+        return key_facts(ring.adopt(encode_entry(entry)), _keepers(config))
 
 
 @verb.command("remove")
@@ -182,13 +190,16 @@ def remove_key(name: str, key_id: str, yes: bool, as_json: bool) -> None:
         removed = take_facts(mount.ask(RemoveKeyRequest(key_id)), KeyFacts)
     else:
         with unmounted_keyring(name) as ring:
-            removed = key_facts(ring.remove(key_id))
+            removed = key_facts(ring.remove(key_id), _keepers(config))
     if as_json:
         print_json({"id": removed.id, "kind": removed.kind, "label": removed.label})
         return
     say(f"Key {removed.id} ({removed.kind}) no longer opens volume {name}.")
     if removed.providers:
-        say("Providers delete its slot as the volume is mounted and reaches them.")
+        say(
+            "Providers delete their slots of it as the volume is mounted and reaches them; until then those open it.  "
+            "Where another machine went on with the volume they never do: remove it there."
+        )
 
 
 def _ask_whether_to_strand(name: str, keys: list[KeyFacts], key_id: str) -> None:

@@ -72,6 +72,11 @@ def verb(
             ("tree", f"{what.files} files, {size(what.bytes_used)}"),
         ]
     )
+    if bound is not None:
+        say(
+            f"The volume's keys are those of now, not of then: look at `icnfs key list {name}`, and remove any that is "
+            "not yours once it is mounted."
+        )
     say(f"Next: icnfs mount {name} DIR")
 
 
@@ -92,7 +97,8 @@ def _bound(at_most: str | None, as_of: str | None) -> Bound | None:
 
 def _tell(what: Found) -> None:
     """Before anything is loaded: only a person can know whether this is the newest."""
-    say(f"Found head {what.epoch}-{what.sequence} as of {moment(what.time_ns)}: {what.files} files.")
+    shown = f"{what.owners} owner{'s show' if what.owners != 1 else ' shows'} it"
+    say(f"Found head {what.epoch}-{what.sequence} as of {moment(what.time_ns)}, {what.files} files; {shown}.")
 
 
 def _document(name: str, what: Found) -> dict[str, object]:
@@ -104,4 +110,5 @@ def _document(name: str, what: Found) -> dict[str, object]:
         "time_ns": what.time_ns,
         "files": what.files,
         "bytes_used": what.bytes_used,
+        "owners": what.owners,
     }

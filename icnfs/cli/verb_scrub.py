@@ -78,6 +78,8 @@ def _print(name: str, report: ScrubReport) -> None:
     ]
     if report.count("missing", "altered"):
         facts.append(("bad", f"{report.restored} restored, {report.queued} to be restored, {report.beyond} beyond it"))
+    if report.bad_slots:
+        facts.append(("key slots", f"{report.bad_slots} were missing or altered, and are stored anew"))
     print_facts(facts)
     rows = [
         (provider, *(str(counts.get(outcome, 0)) for outcome in OUTCOMES))
@@ -144,6 +146,8 @@ def _judge(name: str, report: ScrubReport) -> None:
     if bad:
         fate = "they are restored by the mount" if not report.beyond else "too few others are left to restore some"
         raise DamagedError(f"volume {name}: {bad} shares are missing or altered; {fate}: `icnfs health {name}`")
+    if report.bad_slots:
+        raise DamagedError(f"volume {name}: {report.bad_slots} key slots were missing or altered, and are stored anew")
     if report.is_good:
         return
     why = []

@@ -142,6 +142,8 @@ def _facts(status: MountStatus) -> list[tuple[str, str]]:
     ]
     if volume.held_bytes is not None and volume.live_bytes is not None:
         facts.append(("segments", f"{size(volume.held_bytes)}, of which {size(volume.live_bytes)} live"))
+    if volume.keys:
+        facts.append(("keys", f"not safe: {volume.keys}"))
     if volume.moving:
         facts.append(("moving", f"{volume.moving} segments have shares where they are to have none"))
     if volume.failure:

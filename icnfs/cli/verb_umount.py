@@ -65,8 +65,9 @@ def verb(directory: Path, drain: bool, lazy: bool, deadline: float | None, as_js
         report(published, as_json)
         if published.unsafe:
             say(
-                f"icnfs: published, but not yet safe: shares are missing at {', '.join(published.unsafe)}; once they "
-                f"can be stored there, mount {mount.volume} and run `icnfs sync`"
+                "icnfs: published, but not yet safe: shares or key slots are missing at "
+                f"{', '.join(published.unsafe)}; once they can be stored there, mount {mount.volume} and run "
+                "`icnfs sync`"
             )
 
 

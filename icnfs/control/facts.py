@@ -6,6 +6,7 @@ Times are Unix nanoseconds, sizes bytes.  Paths are text, with bytes that are no
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from typing import Final
 
 import msgspec
@@ -40,8 +41,8 @@ class CloneFacts(msgspec.Struct, frozen=True):
 class Published(msgspec.Struct, frozen=True):
     """What `sync` and `umount --drain` reached: the batch that is published, and its head's number.
 
-    `unsafe` names the providers that lack shares while fewer owners than `volume.safe` hold all of it; never after
-    `sync`.
+    `unsafe` names the providers that lack shares while fewer owners than `volume.safe` hold all of it, or key slots
+    while too few hold them; never after `sync`.
     """
 
     batch: int
@@ -77,7 +78,7 @@ class FileFacts(msgspec.Struct, frozen=True):
 
 
 class KeyFacts(msgspec.Struct, frozen=True):
-    """One key of the volume: how many providers are to hold its slot, and how many do."""
+    """One key of the volume: how many providers of the TOML are to hold its slot, and how many do."""
 
     id: str
     kind: str
@@ -88,12 +89,16 @@ class KeyFacts(msgspec.Struct, frozen=True):
 
 
 class HealthFacts(msgspec.Struct, frozen=True):
-    """The health of a volume: segments by verdict, the providers, and a page of the segments that are not safe."""
+    """The health of a volume: segments by verdict, the providers, and a page of the segments that are not safe.
+
+    `keys` tells why its keys are not safe, "" where they are.
+    """
 
     safe: int
     counts: HealthCounts
     providers: list[ProviderHealth]
     page: HealthPage
+    keys: str = ""
 
 
 class PolicyFacts(msgspec.Struct, frozen=True):
@@ -191,7 +196,10 @@ class FileFold:
         return FileFacts(ino, size, self._chunks, self._survives, self._extents, self._segments, self._more)
 
 
-def key_facts(entry: Entry) -> KeyFacts:
-    """What may be shown of a key."""
-    stored = sum(copy.stored for copy in entry.copies.values())
-    return KeyFacts(entry.id, entry.kind, entry.label, entry.added_ns, len(entry.copies), stored)
+def key_facts(entry: Entry, keepers: Collection[str], unsure: Collection[str] = ()) -> KeyFacts:
+    """What may be shown of a key, where `keepers` are to hold slots; what the `unsure` were given does not count."""
+    stored = sum(copy.stored and name in keepers and name not in unsure for name, copy in entry.copies.items())
+    meant = sum(name in keepers for name in entry.copies)
+    if entry.copies and not meant:  # all who had one have left: each is given one as its place is taken
+        meant = len(keepers)
+    return KeyFacts(entry.id, entry.kind, entry.label, entry.added_ns, meant, stored)

@@ -53,7 +53,7 @@ from icnfs.fuse.options import MountOptions
 from icnfs.fuse.serve import SIGNALS, End
 from icnfs.fuse.serve import serve as serve_fuse
 from icnfs.vfs.vfs import Vfs
-from icnfs.volume.keyring import Secrets
+from icnfs.volume.keyring import Entry, Secrets
 from icnfs.volume.leaving import LeaveProgress, LeaveResult
 from icnfs.volume.orphans import OrphanReport
 from icnfs.volume.report import provider_healths
@@ -236,18 +236,22 @@ class Front:
 
     async def keys(self) -> list[KeyFacts]:
         """The keys, oldest first."""
-        return [key_facts(entry) for entry in self._volume.keyring.entries()]
+        return [self._key(entry) for entry in self._volume.keyring.entries()]
+
+    def _key(self, entry: Entry) -> KeyFacts:
+        network = self._volume.network
+        return key_facts(entry, network.keepers, network.unsure)
 
     async def add_key(self, entry: bytes) -> KeyFacts:
         """Take a key that the verb wrapped."""
         ring = self._volume.keyring
         taken = ring.adopt(entry)
         ring.save()
-        return key_facts(taken)
+        return self._key(taken)
 
     async def remove_key(self, key_id: str) -> KeyFacts:
         """Remove a key here at once, and at the providers with the next publish."""
-        return key_facts(self._volume.remove_key(key_id))
+        return self._key(self._volume.remove_key(key_id))
 
     async def adopt(self, path: bytes) -> None:
         """Take over what the TOML says now; the verb must have changed the one that this mount reads."""
@@ -273,7 +277,7 @@ class Front:
         await volume.loaded.wait()
         health = volume.health()
         page = await health.page(after, most)
-        return HealthFacts(volume.network.safe, health.counts(), provider_healths(volume), page)
+        return HealthFacts(volume.network.safe, health.counts(), provider_healths(volume), page, volume.unopenable)
 
     async def _news(self) -> str:
         """What is to be done about a TOML that is not in force; "" where it is."""

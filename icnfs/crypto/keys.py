@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hmac
 import secrets
+import unicodedata
 from typing import Final, NoReturn
 
 KEY_SIZE: Final = 32
@@ -35,6 +36,13 @@ class Secret:
     def reveal(self) -> bytes:
         """The secret itself: keep it in no variable that outlives the call it is for."""
         return self._value
+
+    def composed(self) -> Secret:
+        """The same text in Unicode's composed form (NFC); the same secret where it is not UTF-8."""
+        try:
+            return Secret(unicodedata.normalize("NFC", self._value.decode()).encode())
+        except UnicodeDecodeError:
+            return self
 
     def __len__(self) -> int:
         return len(self._value)

@@ -98,9 +98,12 @@ def make_slot(
 ) -> Slot:
     """Wrap the master key afresh.  `costs` is for passphrases only; the default is `DEFAULT_COSTS`.
 
-    Raises SecretError where the secret is too short for its kind, ValueError where label or costs are out of range.
+    Raises SecretError where the secret is too short for its kind, or a key file that anybody would guess; ValueError
+    where label or costs are out of range.
     """
     kind = SlotKind(kind)
+    if kind is SlotKind.KEYFILE and len(set(secret.reveal())) == 1:
+        raise SecretError("the key file is one byte again and again, which anybody guesses; fill it from /dev/urandom")
     if kind is SlotKind.PASSPHRASE:
         costs = costs or DEFAULT_COSTS
     blank = Slot(secrets.token_bytes(_ID_SIZE), kind, label, secrets.token_bytes(_SALT_SIZE), costs, b"")

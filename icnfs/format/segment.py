@@ -52,6 +52,14 @@ class SegmentInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Indexes of the shares that are not stored."""
         return tuple(index for index, share in enumerate(self.shares) if not share.stored)
 
+    def bears_out(self, before: SegmentInfo) -> bool:
+        """Whether each share lies where `before` says, or came to where it says that one is missing: whoever goes by
+        that finds all of them, for missing ones are asked for at the very end."""
+        return all(
+            new.provider == old.provider and new.stored >= old.stored
+            for old, new in zip(before.shares, self.shares, strict=True)
+        )
+
     def stored(self) -> int:
         """How many of the shares are."""
         return sum(share.stored for share in self.shares)

@@ -10,7 +10,7 @@ out.  Writeback cache is off: with it the kernel reads through write-only handle
 FLUSH is answered ENOSYS, so the kernel stops sending it: close(2) promises nothing here and no error is ever late.
 
 setxattr's XATTR_CREATE and XATTR_REPLACE are carried out by pyfuse3, which asks `getxattr` first; the kernel holds the
-inode's lock over both.  setattr's "now" comes as a time: pyfuse3 reads the clock.  O_TRUNC comes as a setattr.
+inode's lock over both.  setattr's "now" comes as a time, that of the kernel's last tick.  O_TRUNC comes as a setattr.
 
 It does not know what a name means; it only counts the references that it hands to the kernel.
 """

@@ -284,3 +284,17 @@ async def move_chunks(store: Store, info: SegmentInfo, moves: Sequence[tuple[int
     for at in range(0, len(moves), KEEP_STEP):
         store.touch()
         await store.task(partial(step, moves[at : at + KEEP_STEP]))
+
+
+def segments_at(cut: PublishCut, *, all_of_them: bool = False) -> Iterator[SegmentInfo]:
+    """The segments of a cut's records; one that cannot be read is left out, with a warning, or raises `FormatError`."""
+    for key, _ in cut.reader.rows(Table.SEGMENTS):
+        try:
+            segment = cut.reader.segment(key)
+        except FormatError as error:
+            if all_of_them:
+                raise
+            log.warning("segment %s: %s", key.hex(), error)
+            continue
+        if segment is not None:
+            yield segment

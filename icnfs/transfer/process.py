@@ -23,7 +23,7 @@ from typing import Any, Final
 
 import trio
 
-from icnfs.crypto.hardening import drop_secrets_from_environment, forbid_core_dumps
+from icnfs.crypto.hardening import drop_secrets_from_environment, forbid_core_dumps, give_up_privileges
 from icnfs.errors import ConfigError, FormatError, IcnfsError
 from icnfs.format import segment as segment_format
 from icnfs.limits import IN_PLACE_MAX, INLINE_MAX
@@ -379,7 +379,9 @@ def main(argv: list[str]) -> int:
 
 
 def _harden() -> None:
-    """No cores, no secrets, no terminal's signals; and this process ends when the front does."""
+    """No cores, no secrets, no privileges but over files, no terminal's signals; and this process ends when the front
+    does."""
+    give_up_privileges()
     forbid_core_dumps()
     drop_secrets_from_environment()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

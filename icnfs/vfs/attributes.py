@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import stat
-import time
 from typing import Final, NamedTuple
 
 from icnfs.errors import FsError
@@ -13,7 +12,7 @@ from icnfs.state.inode import HAS_XATTRS, Inode
 from icnfs.vfs import acl
 from icnfs.vfs.acl import Acl
 from icnfs.vfs.callers import ROOT, Caller
-from icnfs.vfs.setid import SET_ID, after_acl, after_chown, after_request, after_write
+from icnfs.vfs.setid import SET_ID, after_acl, after_request, after_write
 from icnfs.vfs.times import clamped
 from icnfs.vfs.tree import Tree
 
@@ -50,20 +49,18 @@ class Attributes(Tree):
         if change.size is not None:
             self._check_size(node, change.size)
         marked = bool(node.mode & SET_ID) and not node.is_dir
-        if marked and change == _NOTHING and who.uid not in (0, node.uid) and not self._handles.is_written(ino):
+        stranger = change == _NOTHING and who.uid not in (0, node.uid) and not self._handles.is_written(ino)
+        if marked and stranger and after_request(node, who) != node.mode:
             raise FsError(errno.EPERM)
         node = self._store.edit(ino)
-        now = time.time_ns()
         if marked:
             if change.size is not None:
                 node.mode = after_write(node, who)
-            elif change.uid is not None or change.gid is not None:
-                node.mode = after_chown(node)
-            elif change == _NOTHING:
+            elif change == _NOTHING or change.uid is not None or change.gid is not None:
                 node.mode = after_request(node, who)
         if change.size is not None:
             self._store.contents.truncate(node, change.size)
-            node.mtime = now
+            node.mtime = self._clock.now()
         if change.mode is not None:
             node.mode = stat.S_IFMT(node.mode) | stat.S_IMODE(change.mode)
             self._follow_mode(node)
@@ -75,7 +72,8 @@ class Attributes(Tree):
             node.atime = clamped(change.atime)
         if change.mtime is not None:
             node.mtime = clamped(change.mtime)
-        node.ctime = now
+            self._clock.heard(change.mtime)
+        node.ctime = self._clock.now()
         return node
 
     @staticmethod
@@ -141,7 +139,7 @@ class Attributes(Tree):
             raise FsError(errno.ENOSPC)
         node = self._store.edit(node.ino)
         node.mode = mode
-        node.ctime = time.time_ns()
+        node.ctime = self._clock.now()
         if xattrs != before:
             self._store.set_xattrs(node, xattrs)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import stat
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Final
@@ -73,7 +72,7 @@ class Cloning(Tree):
         self._check_free(parent, name)
         copy = Copy(self._store, reader, partial(_adapt, uid), progress)
         try:
-            await copy.run(source, time.time_ns())
+            await copy.run(source, self._clock.now())
             await self._store.wait_room(growing=False)
             self._check_free(parent, name)
             self._appear(copy, parent, name)
@@ -104,7 +103,7 @@ class Cloning(Tree):
             node.nlink = 1
         store.set_orphan(node.ino, False)
         store.replace_name(parent, Entry(cookie, node.ino, node.kind, name))
-        self._entered(parent, time.time_ns(), 1, node.is_dir)
+        self._entered(parent, self._clock.now(), 1, node.is_dir)
 
     def _refuse_within(self, source: int, parent: int) -> None:
         """EINVAL where `parent` is `source` or lies beneath it; ELOOP where parents lead round in a circle."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Final
 
@@ -41,7 +40,7 @@ class Files(Tree):
         if (flags & os.O_ACCMODE) != os.O_RDONLY:
             self._writable()
         reads = (flags & os.O_ACCMODE) != os.O_WRONLY and not flags & os.O_NOATIME
-        keep_cache = not (reads and node.size and is_due(self._atime, node, time.time_ns()))
+        keep_cache = not (reads and node.size and is_due(self._atime, node, self._clock.now()))
         return self._handles.open(ino, flags, keep_cache)
 
     async def read(self, fh: int, offset: int, size: int) -> bytes:
@@ -108,7 +107,7 @@ class Files(Tree):
         if size:
             node = store.edit(handle.ino)
             store.contents.write(node, offset, data)
-            node.mtime = node.ctime = time.time_ns()
+            node.mtime = node.ctime = self._clock.now()
             store.relieve()
         if handle.flags & (os.O_SYNC | os.O_DSYNC):
             await store.persist()

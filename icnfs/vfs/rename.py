@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import time
 from typing import Final
 
 from icnfs.errors import FsError
@@ -45,7 +44,7 @@ class Renaming(Tree):
 
     def _move(self, parent: int, source: Entry, new_parent: int, new_name: bytes, target: Entry | None) -> None:
         store = self._store
-        now = time.time_ns()
+        now = self._clock.now()
         cookie = store.free_cookie(new_parent, new_name) if target is None else target.cookie
         store.remove_name(parent, source)
         store.replace_name(new_parent, Entry(cookie, source.ino, source.kind, new_name))
@@ -65,7 +64,7 @@ class Renaming(Tree):
             return
         self._refuse_loop(store.inode(source.ino), new_parent)
         self._refuse_loop(store.inode(target.ino), parent)
-        now = time.time_ns()
+        now = self._clock.now()
         store.replace_name(new_parent, Entry(target.cookie, source.ino, source.kind, target.name))
         store.replace_name(parent, Entry(source.cookie, target.ino, target.kind, source.name))
         for entry, old, new in ((source, parent, new_parent), (target, new_parent, parent)):

@@ -19,14 +19,11 @@ def after_write(node: Inode, who: Caller) -> int:
     return node.mode if who.uid == 0 else after_request(node, who)
 
 
-def after_chown(node: Inode) -> int:
-    """The mode of what is no directory, when its owner or group was set, by root as by anybody."""
-    return node.mode & ~stat.S_ISUID & ~(stat.S_ISGID if node.mode & stat.S_IXGRP else 0)
-
-
 def after_request(node: Inode, who: Caller) -> int:
-    """The mode where the kernel asks for the bits to go: at chown(-1, -1), and before a write that needs it."""
-    return after_acl(node, who, after_chown(node))
+    """The mode of what is no directory where the kernel asks for the bits to go, before a write that needs it, and
+    where `who` set its owner or group, root as anybody."""
+    kept = node.mode & ~stat.S_ISUID & ~(stat.S_ISGID if node.mode & stat.S_IXGRP else 0)
+    return after_acl(node, who, kept)
 
 
 def after_acl(node: Inode, who: Caller, mode: int) -> int:

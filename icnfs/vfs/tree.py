@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import stat
-import time
 from collections.abc import Awaitable, Callable
 
 import trio
@@ -17,7 +16,7 @@ from icnfs.state.loader import ROOT_INO
 from icnfs.state.store import Store
 from icnfs.vfs import acl
 from icnfs.vfs.handles import Handle, Handles
-from icnfs.vfs.times import Atime, is_due
+from icnfs.vfs.times import Atime, Clock, is_due
 
 
 class Tree:
@@ -42,6 +41,7 @@ class Tree:
         self._read_deadline = read_deadline
         self._publish = publish
         self._handles = Handles()
+        self._clock = Clock()
         self._nameless: set[int] = set()
         """Inodes without a name that somebody still uses."""
 
@@ -103,7 +103,7 @@ class Tree:
         return entry
 
     def _accessed(self, node: Inode) -> None:
-        now = time.time_ns()
+        now = self._clock.now()
         store = self._store
         if is_due(self._atime, node, now) and not (store.read_only or store.full or store.failure):
             store.edit(node.ino).atime = now
@@ -157,7 +157,7 @@ class Tree:
         if stat.S_ISDIR(mode) and directory.nlink >= LINK_MAX:
             raise FsError(errno.EMLINK)
         cookie = self._store.free_cookie(parent, name)
-        now = time.time_ns()
+        now = self._clock.now()
         lists: dict[bytes, bytes] = {}
         if directory.flags & HAS_XATTRS and not stat.S_ISLNK(mode):
             mode, lists = acl.inherited(self._store.xattrs(parent), mode, umask)
@@ -216,7 +216,7 @@ class Tree:
         if node.nlink >= LINK_MAX:
             raise FsError(errno.EMLINK)
         cookie = self._store.free_cookie(parent, name)
-        now = time.time_ns()
+        now = self._clock.now()
         node = self._store.edit(ino)
         node.nlink += 1
         node.ctime = now
@@ -232,7 +232,7 @@ class Tree:
         entry = self._entry(parent, name)
         if self._store.inode(entry.ino).is_dir:
             raise FsError(errno.EISDIR)
-        now = time.time_ns()
+        now = self._clock.now()
         self._store.remove_name(parent, entry)
         self._entered(parent, now, -1, False)
         self._unlinked(entry.ino, now)
@@ -250,7 +250,7 @@ class Tree:
             raise FsError(errno.ENOTDIR)
         if node.count:
             raise FsError(errno.ENOTEMPTY)
-        now = time.time_ns()
+        now = self._clock.now()
         self._store.remove_name(parent, entry)
         self._entered(parent, now, -1, True)
         self._unlinked(entry.ino, now)

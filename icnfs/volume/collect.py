@@ -11,6 +11,8 @@ Promises:
 3. What local state names is not deleted: a share that came back to its old place stays.
 4. What a snapshot keeps stays, until a head is published that no longer has the snapshot.
 5. A crash anywhere loses nothing and leaves at most orphans.
+6. An older state that was safe does not go before what replaced it is: while the volume is not safe, nothing is deleted
+   but at providers that refuse to store more, where room is needed for it to become so.
 
 What is noted as condemned is local.  A recovery brings no notes of dead versions either: which are dead is found once
 by looking at all of them; they count as having died then, so snapshots keep more of them than they need.
@@ -21,7 +23,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from functools import partial
 from itertools import islice
 from typing import Final
@@ -124,7 +126,10 @@ class Collector:
         try:
             await self._mark()
             await self._unmark()
-            sparse = await self._condemn()
+            sparse, lost = await self._condemn()
+            if lost:
+                await self.compactor.rescue(lost)
+                sparse, _ = await self._condemn()
             await self._carry_out(await self._passed())
             await self.compactor.run(sparse)
         except IcnfsError as error:
@@ -169,30 +174,31 @@ class Collector:
         async with self._publisher.standstill:
             return await cuts.begin_cut(self._store)
 
-    async def _condemn(self) -> dict[bytes, Places]:
-        """Condemn needless segments; what is to be moved out of sparse ones."""
+    async def _condemn(self) -> tuple[dict[bytes, Places], dict[bytes, Places]]:
+        """Condemn needless segments; what is to be moved out of sparse ones, and out of those that are lost."""
         base = self._fence.base
         assert base is not None
         cut = await self._quiet_cut()
         if cut.has_changed(base.generation, Table.SNAPSHOTS):
             cut.close()
-            return {}
+            return {}, {}
         held: defaultdict[bytes, list[int]] = defaultdict(list)
-        sparse: dict[bytes, Places] = {}
+        moving: dict[bytes, Places] = {}
+        lost = self._repair.hopeless & self._repair.lacking.keys()
         try:
             census = Census(cut, base.generation, self._publisher.parts())
             await walk(census.steps())
             needless = census.needless()[:SEGMENTS_AT_ONCE]
             await walk(_sorted_out(census.versions(needless), held))
             self.tally = tally(census)
-            await walk(gathered(census.living(choose(census, self._network.k)), sparse))
+            await walk(gathered(census.living([*choose(census, self._network.k), *lost]), moving))
         finally:
             cut.close()
         for id in needless:
             await self._release(id, held[id], base.generation)
         if needless:
             log.info("%d segments hold nothing that lives and are condemned", len(needless))
-        return sparse
+        return {id: moving[id] for id in moving.keys() - lost}, {id: moving[id] for id in moving.keys() & lost}
 
     async def _release(self, id: bytes, versions: list[int], upto: int) -> None:
         """Forget a segment and what lay in it, with a note of what is to be deleted."""
@@ -233,13 +239,14 @@ class Collector:
                 if self._publisher.owes_head:
                     return
                 await self._fence.pass_by(await self._heads.survey(self._fence.number))
+                kept = self._kept()
                 for key, note in some:
-                    await self._delete(key, note)
+                    await self._delete(key, note, kept)
 
     def _due(self, upto: int) -> Iterator[tuple[bytes, Condemned]]:
         """What was condemned up to a generation, the oldest first, but for what only providers that are down hold."""
         until = time.time_ns() - int(self._grace * 1e9)
-        lost = self._passed_by()
+        lost = self._passed_by() | self._kept()
         found: list[tuple[bytes, Condemned]] = []
         for key, _ in self._store.reader.rows(Table.CONDEMNED):
             if condemned.time_of(key) > until or len(found) >= SEGMENTS_AT_ONCE:
@@ -255,13 +262,13 @@ class Collector:
                 found.append((key, note))
         return iter(found)
 
-    async def _delete(self, key: bytes, note: Condemned) -> None:
+    async def _delete(self, key: bytes, note: Condemned, kept: Set[str]) -> None:
         """Delete what nothing names; what a provider that is away holds is left for later."""
         named = self._named(note)
         left: list[tuple[str, str]] = []
 
         async def delete(provider: str, name: str) -> None:
-            if provider in self._passed_by():
+            if provider in kept or provider in self._passed_by():
                 left.append((provider, name))
                 return
             try:
@@ -290,6 +297,11 @@ class Collector:
         """Providers that are not asked to delete anything now."""
         now = trio.current_time()
         return {*self._network.lost(), *(name for name, due in self._ask_again.items() if now < due)}
+
+    def _kept(self) -> Set[str]:
+        """Providers at which all is kept, for the volume is not safe."""
+        unsafe = self._repair.unsafe or self._repair.unsure
+        return self._network.facts.keys() - self._network.refusing().keys() if unsafe else frozenset()
 
     def _refused(self, error: ProviderRefusedError) -> None:
         """Nothing more is asked of it for a while: what it keeps waits, noted."""

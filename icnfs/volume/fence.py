@@ -118,6 +118,14 @@ class Fence:
         await self.check(survey)
         self._require(survey)
 
+    def is_ahead(self, survey: Survey) -> bool:
+        """Whether a head of ours lies somewhere that is newer than the base: too few took it, and a recovery may."""
+        return any(
+            (name.epoch, name.sequence) > self.number and self._is_known(provider, name)
+            for provider, names in survey.listed.items()
+            for name in names
+        )
+
     def without_base(self, survey: Survey) -> set[str]:
         """Providers that answer and do not show the base: they never got it, or lost it."""
         base = self.base

@@ -105,6 +105,7 @@ class Heads:
         """Why a provider is doubted, until it shows a real head in time: it lied, or did not hand out what it lists."""
         self.highest: Head | None = None
         """Of those that were looked for and are real, the one with the highest number."""
+        self._seen = Survey({}, {})
         self.rival: Head | None = None
         """A head that bore the name of one of ours before it was put: a copy of this machine, with its claim, is at
         work."""
@@ -136,7 +137,17 @@ class Heads:
             for provider in self._network.providers:
                 if provider not in self._network.foreign:
                     nursery.start_soon(ask, provider)
-        return Survey(listed, away, begun)
+        self._seen = Survey(listed, away, begun)
+        return self._seen
+
+    def showing(self, head: Head) -> int:
+        """Owners that listed `head` when they were last asked."""
+        tag, number = self._network.names.writer_tag, (head.epoch, head.sequence)
+        return self._network.owners(
+            provider
+            for provider, names in self._seen.listed.items()
+            if HeadName(*number, tag(provider, head.writer)) in names
+        )
 
     async def newest(
         self,

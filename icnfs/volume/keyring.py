@@ -3,7 +3,8 @@
 The keyring lies in the local state, in the file `slots`, readable by its owner only; nothing in it is secret.  It also
 travels in every head, so a recovered machine has all of it again.  A slot that may go to the providers is wrapped anew
 for each of them, under a random object name, so their copies cannot be matched; copies for providers that are away are
-kept here and delivered when they return, and a provider that lost its copy is given it again.
+kept here and delivered when they return, and a provider that lost its copy is given it again.  The copies of those
+that have left are kept for those that come.
 
 A slot that is damaged on this machine is left out and keeps its place in the file, until the volume is open and the
 last head gives it back; the other keys open the volume meanwhile.
@@ -18,7 +19,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -116,16 +117,28 @@ def opened(slots: Iterable[Slot], offered: Secrets) -> Iterator[MasterKey]:
         if secret is None:
             continue
         tried.add(_WORDS[slot.kind])
-        try:
-            master = open_slot(slot, secret)
-        except (SecretError, FormatError):
-            continue
-        found = True
-        yield master
+        for spelling in _spellings(slot.kind, secret):
+            try:
+                master = open_slot(slot, spelling)
+            except (SecretError, FormatError):
+                continue
+            found = True
+            yield master
+            break
     if not tried:
         raise SecretError("the volume has no key slot for the kind of secret that was given; try another kind")
     if not found:
         raise SecretError(f"this {' or '.join(sorted(tried))} does not open the volume; check it and try again")
+
+
+def _spellings(kind: SlotKind, secret: Secret) -> Iterator[Secret]:
+    """The secret as it was given, and a passphrase with its letters composed, if they were not.
+
+    Keyboards differ in how they write an accent; a passphrase that is typed anew is composed before it is used.
+    """
+    yield secret
+    if kind is SlotKind.PASSPHRASE and (composed := secret.composed()) != secret:
+        yield composed
 
 
 def _cost(slot: Slot) -> int:
@@ -350,24 +363,63 @@ class Keyring:
             self._gone.pop(provider, None)
 
     def bequeath(self, provider: str, heirs: Sequence[str]) -> bool:
-        """Give the copies that are `provider`'s to those of `heirs` that have none of that key; True where any went.
+        """Give the copies that are `provider`'s, from which all is deleted, to those of `heirs` that have none of that
+        key; True where any went.  What nobody needs yet is kept for who does.
 
         A copy is not wrapped anew, for that takes the secret: whoever remembers it could match it with its heir's.
         """
         changed = False
         for entry in self._entries.values():
-            copy = entry.copies.pop(provider, None)
-            if copy is not None:
-                changed = True
-                heir = next((name for name in heirs if name not in entry.copies), None)
-                if heir is not None:
-                    entry.copies[heir] = Copy(PREFIX + secrets.token_hex(16), copy.slot)
+            copy = entry.copies.get(provider)
+            if copy is None:
+                continue
+            heir = next((name for name in heirs if name not in entry.copies), None)
+            if heir is not None:
+                del entry.copies[provider]
+                entry.copies[heir] = _again(copy)
+            changed |= heir is not None or copy.stored
+            copy.stored = False
         return self._gone.pop(provider, None) is not None or changed
+
+    def wanting(
+        self, homes: Iterable[str], named: Collection[str], enough: Callable[[Collection[str]], bool]
+    ) -> list[tuple[Entry, str]]:
+        """Who of `homes` is to be handed a copy of which key that goes to providers.
+
+        There is one for each while providers that are not `named` any more have left some; without them, only while
+        those of `homes` and `named` that have one are not `enough`, for two that have the same bytes can match them.
+        """
+        found = []
+        for entry in self._entries.values():
+            have = {name for name in entry.copies if name in named}
+            left = len(entry.copies) - len(have)
+            for home in homes if entry.copies else ():
+                if home not in have and (left > 0 or not enough(have)):
+                    found.append((entry, home))
+                    have.add(home)
+                    left -= 1
+        return found
+
+    def hand_out(self, wanting: Iterable[tuple[Entry, str]], named: Collection[str]) -> None:
+        """Give copies to those who are `wanting` one; who left and comes back deletes what was given away."""
+        for entry, home in wanting:
+            leaver = next((name for name in entry.copies if name not in named), None)
+            if leaver is None:
+                entry.copies[home] = _again(next(iter(entry.copies.values())))
+            else:
+                copy = entry.copies.pop(leaver)
+                self._gone.setdefault(leaver, []).append(copy.name)
+                entry.copies[home] = _again(copy)
 
     def lost(self, provider: str) -> None:
         """`provider`'s place was found empty: it is to be given everything again."""
         for copy in self.held(provider):
             copy.stored = False
+
+
+def _again(copy: Copy) -> Copy:
+    """The same slot for another provider, which is to be given it."""
+    return Copy(PREFIX + secrets.token_hex(16), copy.slot)
 
 
 def encode_entry(entry: Entry) -> bytes:

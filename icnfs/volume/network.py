@@ -269,9 +269,14 @@ class Network:
         return self.vacant - self.noted
 
     @property
+    def keepers(self) -> tuple[str, ...]:
+        """Providers that are to keep what they are given, whatever is known of their places."""
+        return tuple(name for name, facts in self.facts.items() if not facts.drain)
+
+    @property
     def homes(self) -> tuple[str, ...]:
         """Providers whose place is ours and that are to keep what they are given."""
-        return tuple(name for name in self.facts if name in self.taken and not self.facts[name].drain)
+        return tuple(name for name in self.keepers if name in self.taken)
 
     def _down(self) -> set[str]:
         states = self.transfer.states()

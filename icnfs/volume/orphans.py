@@ -9,7 +9,8 @@ that nothing names: *orphans*.  An object under a name that icnfs gives nothing,
 2. Only an orphan is deleted that an earlier run of this machine, a grace ago, found to be one, and that begins as a
    share does and has a share's size.  Foreign objects, heads, key slots and marks are left alone.
 3. Before each deletion the heads are listed, while nothing is published or restored: a machine that was overtaken
-   deletes nothing.  What repair stored meanwhile under a name that was an orphan's stays.
+   deletes nothing, nor does one with a head at some provider that was not published: a recovery may take that.  What
+   repair stored meanwhile under a name that was an orphan's stays.
 
 Memory: 8 bytes for each share that is named, and what is found of strays up to STRAYS_MAX.
 """
@@ -46,7 +47,7 @@ from icnfs.volume.fence import Fence, keep
 from icnfs.volume.heads import Heads
 from icnfs.volume.keyring import is_slot_name
 from icnfs.volume.network import SHARES_PREFIX, Network
-from icnfs.volume.publish import Publisher, segments_at
+from icnfs.volume.publish import Publisher
 from icnfs.volume.together import together
 
 log = logging.getLogger(__name__)
@@ -246,7 +247,7 @@ class Orphans:
     def _naming(self, named: Named, cut: cuts.PublishCut, parts: Iterable[SegmentInfo]) -> Iterator[None]:
         for segment in parts:
             named.add(condemned.shares_of(self._network, segment))
-        for segment in segments_at(cut, all_of_them=True):
+        for segment in cuts.segments_at(cut, all_of_them=True):
             named.add(condemned.shares_of(self._network, segment))
             yield
         for key, _ in cut.reader.rows(Table.CONDEMNED):
@@ -364,9 +365,10 @@ class Orphans:
     async def _delete(self, found: dict[str, _Found], due: list[tuple[str, str]]) -> None:
         for at in range(0, len(due), HELD_AT_ONCE):
             async with self._still, self._publisher.standstill:
-                if self._publisher.owes_head or self._fence.base is None:
+                survey = await self._heads.survey(self._fence.number)
+                if self._publisher.owes_head or self._fence.base is None or self._fence.is_ahead(survey):
                     raise DegradedError("the last changes are not published yet; `icnfs sync`, and call it again")
-                await self._fence.pass_by(await self._heads.survey(self._fence.number))
+                await self._fence.pass_by(survey)
                 await together(
                     (
                         partial(self._delete_one, found[provider], provider, name)

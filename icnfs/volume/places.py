@@ -28,7 +28,7 @@ from icnfs.format import head as head_format
 from icnfs.format import marker
 from icnfs.format.head import PREFIX as HEADS
 from icnfs.providers.facts import ProviderFacts
-from icnfs.volume.keyring import Keyring
+from icnfs.volume.keyring import Entry, Keyring
 from icnfs.volume.network import Network
 
 log = logging.getLogger(__name__)
@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 VISIT_SECONDS: Final = 30.0
 """Bound of each request of a visit."""
 
+SLOTS_SECONDS: Final = 86_400.0
+"""Between looks at the key slots: a small object for each key and provider."""
 
 DOUBT_SECONDS: Final = 1.0
 DOUBT_MOST: Final = 60.0
@@ -176,10 +178,25 @@ class Places:
     def owes(self) -> bool:
         """Whether a place that is ours lacks key slots, or holds any that were removed."""
         homes = self._network.homes
-        return any(map(self._keyring.undelivered, homes)) or any(map(self._keyring.undeleted, homes))
+        ring = self._keyring
+        return any(map(ring.undelivered, homes)) or any(map(ring.undeleted, homes)) or bool(self._wanting())
+
+    def _wanting(self) -> list[tuple[Entry, str]]:
+        """Places that are ours and have no copy of a key that is to be there: see `Keyring.wanting`."""
+        network = self._network
+        keepers = frozenset(network.keepers) - network.foreign.keys()
+        return self._keyring.wanting(
+            network.homes, network.facts, lambda have: network.owners(keepers.intersection(have)) >= network.n
+        )
 
     async def deliver_all(self) -> None:
-        """`deliver` to every place that is ours, all at once; what cannot be done waits for the next time."""
+        """`deliver` to every place that is ours, all at once; what cannot be done waits for the next time.
+
+        Places that providers were given since the key was added are handed its slot, too.
+        """
+        if wanting := self._wanting():
+            self._keyring.hand_out(wanting, self._network.facts)
+            self._save()
         await self._each(self._network.homes, self.deliver)
 
     async def _each(self, providers: Iterable[str], work: Callable[[str], Awaitable[None]]) -> None:
@@ -204,11 +221,25 @@ class Places:
             wait = min(2 * wait, DOUBT_MOST) if left and left <= before else DOUBT_SECONDS
             before = left
 
-    async def verify_all(self) -> None:
-        """See that the key slots at every place that is ours are what was stored; others are owed again (`owes`)."""
-        await self._each(self._network.homes, self._verify)
+    async def watch_slots(self, look: Callable[[], Awaitable[object]]) -> None:
+        """Daily, `look` at the key slots: what is lost one by one in the months of a mount must not add up."""
+        while True:
+            await trio.sleep(SLOTS_SECONDS)
+            try:
+                await look()
+            except IcnfsError as error:
+                log.warning("the key slots could not be seen to: %s", error)
 
-    async def _verify(self, provider: str) -> None:
+    async def verify_all(self) -> int:
+        """See that the key slots at every place that is ours are what was stored; how many are not.
+
+        Those are owed again (`owes`).
+        """
+        bad: list[str] = []
+        await self._each(self._network.homes, lambda provider: self._verify(provider, bad))
+        return len(bad)
+
+    async def _verify(self, provider: str, bad: list[str]) -> None:
         for copy in self._keyring.held(provider):
             try:
                 raw = await self._network.transfer.get_object(provider, copy.name, deadline=VISIT_SECONDS)
@@ -218,6 +249,7 @@ class Places:
             if raw != copy.slot:
                 log.error("provider %s: key slot %s is %s; it is stored anew", provider, copy.name, what)
                 copy.stored = False
+                bad.append(copy.name)
 
     async def deliver(self, provider: str) -> None:
         """Give `provider` the slots it lacks and take back those that were removed."""

@@ -21,10 +21,9 @@ from typing import Final
 import msgspec
 import trio
 
-from icnfs.errors import FencedError, FormatError, IcnfsError, ProviderError, RolledBackError
+from icnfs.errors import FencedError, IcnfsError, ProviderError, RolledBackError
 from icnfs.format import segment as segment_format
 from icnfs.format.head import Head, RunInfo
-from icnfs.format.records import Table
 from icnfs.format.segment import SegmentInfo
 from icnfs.state import cut as cuts
 from icnfs.state import garbage
@@ -33,7 +32,6 @@ from icnfs.state.cut import PublishCut
 from icnfs.state.store import Store
 from icnfs.volume import condemned
 from icnfs.volume.attempt import Attempt, Progress, Uploads
-from icnfs.volume.condemned import Condemned
 from icnfs.volume.emptied import Emptied, but_for, may_lack, without
 from icnfs.volume.fence import Fence
 from icnfs.volume.heads import Heads
@@ -109,8 +107,7 @@ class Publisher:
         self._runs: tuple[RunInfo, ...] = base.runs if base is not None else ()
         self._news = False
         """Whether the next head is wanted although no record changed: for mended runs, or a place without any head."""
-        self.owes_head = False
-        """Whether shares lie elsewhere than the last head says: a recovery from it would look for them in vain."""
+        self._owes_head = False
         self.emptied = Emptied()
         self._dirty_before = 0
         """Of the last look: what was written since may be the beginning of more."""
@@ -244,13 +241,16 @@ class Publisher:
         self.progress = Progress()
         await self._settle()
         before = self.emptied.times.copy()
+        if not self._repair.hopeless.isdisjoint(self.parts()):
+            log.error("records of which too few shares are left anywhere are published anew")
+            self._drop_runs()
         await self._fold()
         cut = await cuts.begin_cut(self._store)
         self._cut_ns = cut.time_ns
         try:
             if not self._must() and not await trio.to_thread.run_sync(self._has_changed, cut):
                 self._idle_batch = self.batch = cut.batch
-                self.owes_head = False
+                self._owes_head = False
                 return
             attempt = Attempt(
                 self._store,
@@ -271,7 +271,7 @@ class Publisher:
         finally:
             cut.close()
         self._idle_batch = cut.batch
-        self.owes_head = False
+        self._owes_head = False
         self._published(head, added)
         for provider in moved:  # what was stored before that lies elsewhere
             await self._mend([without(s, provider) for s in (*added, *self._parts()) if may_lack(s, provider)])
@@ -297,10 +297,13 @@ class Publisher:
     def _start_anew(self, error: RolledBackError) -> None:
         """Providers went back behind the base, or lost it: the next publish leans on nothing that they should have."""
         log.error("%s", error)
-        self._drop_parts(part.id for part in self._parts())
-        self._runs, self._news = (), True
+        self._drop_runs()
         self.failure = error
         self._failures += 1
+
+    def _drop_runs(self) -> None:
+        self._drop_parts(part.id for part in self._parts())
+        self._runs, self._news = (), True
 
     def _drop_parts(self, ids: Iterable[bytes]) -> None:
         """No head names these parts of runs any more; those that a snapshot keeps have records."""
@@ -348,6 +351,12 @@ class Publisher:
                     await self._settle()
 
     @property
+    def owes_head(self) -> bool:
+        """Whether shares do not lie where the last head says, but for those that came late where they belong; or too
+        few are left of the records that it names."""
+        return self._owes_head or not self._repair.hopeless.isdisjoint(self.parts())
+
+    @property
     def _owes(self) -> bool:
         return bool(self._network.vacant or self._network.moved & self._network.taken) or self._places.owes
 
@@ -390,7 +399,7 @@ class Publisher:
         self._uploads.lose([provider])
         cut = await cuts.begin_cut(self._store)
         try:
-            held = (segment for segment in segments_at(cut) if may_lack(segment, provider))
+            held = (segment for segment in cuts.segments_at(cut) if may_lack(segment, provider))
             while some := await trio.to_thread.run_sync(lambda: list(islice(held, LOST_STEP))):
                 await self._mend([without(segment, provider) for segment in some])
         finally:
@@ -425,11 +434,12 @@ class Publisher:
         names = {part.id: part for part in self._parts()}
         records = [part for part in parts if self._store.segment(part.id) is not None]
         in_runs = [part for part in parts if part.id in names]
-        await self._condemn_old_places(parts, names)
+        before = {part.id: names.get(part.id) or self._store.segment(part.id) or part for part in parts}
+        await self._condemn_old_places(parts, before)
         note = partial(cuts.put_segments, records)
         if records:
             self._store.touch()
-        self.owes_head = True
+        self._owes_head |= not all(part.bears_out(before[part.id]) for part in parts)
         try:
             if in_runs:
                 await self._mend_runs(in_runs, note)
@@ -438,13 +448,9 @@ class Publisher:
         finally:  # whoever waits may give up; what the committer was given is done all the same
             self._repair.note([*records, *in_runs])
 
-    async def _condemn_old_places(self, parts: Sequence[SegmentInfo], names: Mapping[bytes, SegmentInfo]) -> None:
+    async def _condemn_old_places(self, parts: Sequence[SegmentInfo], before: Mapping[bytes, SegmentInfo]) -> None:
         """Note what the shares that moved have left behind, before it is known where they are now."""
-        left: list[Condemned] = []
-        for part in parts:
-            before = names.get(part.id) or self._store.segment(part.id)
-            if before is not None:
-                left += condemned.of_moves(self._network, before, part)
+        left = [note for part in parts for note in condemned.of_moves(self._network, before[part.id], part)]
         if left:
             now = time.time_ns()
             rows = [(condemned.make_key(now), condemned.writer_of(document)) for document in left]
@@ -482,17 +488,3 @@ class Publisher:
         )
         self._news = True
         await self._fence.keep_runs(self._runs, note)
-
-
-def segments_at(cut: PublishCut, *, all_of_them: bool = False) -> Iterator[SegmentInfo]:
-    """The segments of a cut's records; one that cannot be read is left out, with a warning, or raises `FormatError`."""
-    for key, _ in cut.reader.rows(Table.SEGMENTS):
-        try:
-            segment = cut.reader.segment(key)
-        except FormatError as error:
-            if all_of_them:
-                raise
-            log.warning("segment %s: %s", key.hex(), error)
-            continue
-        if segment is not None:
-            yield segment

@@ -13,10 +13,12 @@ A person may want an older state, where what was published last is the work of a
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import secrets
 import shutil
+import time
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -41,10 +43,11 @@ from icnfs.errors import (
     TooFewProvidersError,
 )
 from icnfs.format.head import Head
+from icnfs.format.segment import SegmentInfo
 from icnfs.transfer.messages import Limits
 from icnfs.volume import fence as fences
 from icnfs.volume import keyring as keyrings
-from icnfs.volume import setting_up
+from icnfs.volume import keys, setting_up
 from icnfs.volume.attempt import reasons
 from icnfs.volume.fence import Claim, Own
 from icnfs.volume.heads import Heads, Survey
@@ -59,6 +62,9 @@ SLOTS_SECONDS: Final = 60.0
 SLOTS_MAX: Final = 128
 """Slots looked at per provider: two for every key that a volume can have."""
 
+OLDER_MAX: Final = 16
+"""Heads looked at before one that cannot be loaded."""
+
 
 @dataclass(frozen=True)
 class Bound:
@@ -70,7 +76,10 @@ class Bound:
 
 @dataclass(frozen=True)
 class Found:
-    """The published state that was found: its number, when its cut was taken (Unix time, ns), and what it weighs."""
+    """The published state that was found: its number, when its cut was taken (Unix time, ns), and what it weighs.
+
+    So many `owners` show its head.
+    """
 
     volume: bytes
     epoch: int
@@ -79,6 +88,7 @@ class Found:
     files: int
     bytes_used: int
     record_bytes: int
+    owners: int
 
 
 async def recover(
@@ -94,7 +104,7 @@ async def recover(
 ) -> Found:
     """Rebuild the local state; `found` is told what was found before anything is loaded (again where that changes).
 
-    With a `bound` an older state becomes the newest.
+    With a `bound` an older state becomes the newest, with the keys that the newest has: see `keys.going_back`.
     Raises `VolumeExistsError`, `TooFewProvidersError` (saying who is missing), `NoVolumeError` where there is no head,
     `SecretError`, `RolledBackError` where the newest head is below `at_least`, (epoch, sequence), `NewerFormatError`,
     `DamagedError` where all that is shown of a newer one is false, unless `at_least` allows an older, `LocalDiskError`.
@@ -103,6 +113,7 @@ async def recover(
         async with start(config.specs(), Limits(config.upload, config.download)) as transfer:
             master = await unlocked(config, transfer, await slots_of(config, transfer), offered)
             network, heads, head, missing = await find(config, transfer, master, at_least, bound)
+            owners = heads.showing(head)
             if bound is not None:
                 await _look_for_newest(network, heads, head)
             newest = heads.highest or head
@@ -111,27 +122,34 @@ async def recover(
             own: set[bytes] = set()
             try:
                 while True:
-                    found(_found(head))
+                    found(_found(head, owners))
                     setting_up.start_over(half)
+                    if bound is not None:
+                        head = await trio.to_thread.run_sync(keys.going_back, head, newest, offered, network.master)
                     taken_over, claim = _taking_over(head, newest.number, abandons=bound is not None)
                     own.add(taken_over.writer)
                     settings = {
                         fences.HEAD: fences.encode_base(taken_over),
                         fences.CLAIM: msgspec.msgpack.encode(claim),
                     }
-                    await load(network, half, head, settings, progress)
+                    try:
+                        await load(network, half, head, settings, progress)
+                    except (TooFewProvidersError, DamagedError) as error:
+                        if older := await _older_whole(network, heads, head):
+                            raise type(error)(f"{error}; {older}") from error
+                        raise
                     await _take_over(network, heads, taken_over)
                     later = await _later(network, heads, newest, own)
                     if later is None:
                         break
                     newest = later
                     if bound is None:
-                        head = later
+                        head, owners = later, heads.showing(later)
             except BaseException:
                 shutil.rmtree(half, ignore_errors=True)
                 raise
         setting_up.complete(half, state_dir)
-    return _found(head)
+    return _found(head, owners)
 
 
 # --- finding ----------------------------------------------------------------------------------------------------------
@@ -402,9 +420,9 @@ def _too_few(k: int, silent_most: int, providers: Mapping[str, object], away: Ma
     )
 
 
-def _found(head: Head) -> Found:
-    weight = sum(run.size for run in head.runs)
-    return Found(head.volume, head.epoch, head.sequence, head.time_ns, head.counters[0], head.counters[1], weight)
+def _found(head: Head, owners: int) -> Found:
+    weight, (files, size) = sum(run.size for run in head.runs), head.counters[:2]
+    return Found(head.volume, head.epoch, head.sequence, head.time_ns, files, size, weight, owners)
 
 
 # --- loading ----------------------------------------------------------------------------------------------------------
@@ -417,6 +435,30 @@ def _taking_over(head: Head, newest: tuple[int, int], *, abandons: bool) -> tupl
         head, epoch=mine.epoch, sequence=mine.sequence, writer=mine.writer, previous=newest if abandons else head.number
     )
     return taken_over, Claim((mine,))
+
+
+async def _older_whole(network: Network, heads: Heads, head: Head) -> str:
+    """Of the heads before one that cannot be loaded, the newest of which enough shares should be there, and how to go
+    back to it; "" where there is none among OLDER_MAX."""
+    with contextlib.suppress(IcnfsError):
+        survey = await heads.survey()
+        numbers = sorted({(name.epoch, name.sequence) for names in survey.listed.values() for name in names})
+        for _ in range(OLDER_MAX):
+            numbers = numbers[: bisect_left(numbers, head.number)]
+            older = await heads.newest(_cut(survey, numbers[0], numbers[-1])) if numbers else None
+            if older is None:
+                break
+            head = older
+            if all(_is_there(network, part) for part in older.segments()):
+                when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(older.time_ns / 1e9))
+                number = f"{older.epoch}-{older.sequence}"
+                return f"the state of {when} should be whole: recover that with --at-most {number}"
+    return ""
+
+
+def _is_there(network: Network, part: SegmentInfo) -> bool:
+    lost = network.lost()
+    return sum(share.stored and share.provider not in lost for share in part.shares) >= part.k
 
 
 async def _take_over(network: Network, heads: Heads, head: Head) -> None:

@@ -23,7 +23,7 @@ import msgspec
 import trio
 
 from icnfs import placement
-from icnfs.errors import IcnfsError
+from icnfs.errors import IcnfsError, TooFewProvidersError
 from icnfs.format.segment import SegmentInfo
 from icnfs.transfer.messages import ShareEvent
 from icnfs.volume.mended import Mended
@@ -102,6 +102,8 @@ class Repair:
         self._turn = secrets.randbelow(1 << 16)
         self._stuck: set[bytes] = set()
         self._mended = Mended()
+        self.hopeless: set[bytes] = set()
+        """Segments that lacked shares and of which no k could be had, though nobody who should hold one is down."""
         self.obstacle: IcnfsError | None = None
         """What stood in the way of the last round."""
 
@@ -370,7 +372,10 @@ class Repair:
         except IcnfsError as error:
             self.obstacle = error
             log.warning("segment %s cannot be restored yet: %s", segment.id.hex(), error)
+            if isinstance(error, TooFewProvidersError) and network.lost().isdisjoint(_holders(segment)):
+                self.hopeless.add(segment.id)
             return segment
+        self.hopeless.discard(segment.id)
         for refusal in result.errors.values():
             self.obstacle = refusal
         roots = [share.root for share in segment.shares]

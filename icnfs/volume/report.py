@@ -62,7 +62,7 @@ def status_of(volume: Volume, now_ns: int) -> Status:
         sequence=fence.number[1],
         read_only=store.read_only,
         fenced=str(store.fenced) if store.fenced is not None else "",
-        degraded=risk.segments > 0 or failure is not None,
+        degraded=risk.segments > 0 or failure is not None or bool(volume.unopenable),
         failure=why,
         files=store.files,
         bytes_used=store.bytes_used,
@@ -84,6 +84,7 @@ def status_of(volume: Volume, now_ns: int) -> Status:
         health=volume.health().counts(),
         held_bytes=tally.held if tally is not None else None,
         live_bytes=tally.live if tally is not None else None,
+        keys=volume.unopenable,
     )
 
 

@@ -100,6 +100,8 @@ class ScrubReport:
     down: tuple[str, ...]
     strays: OrphanReport | None = None
     """What else lies at the providers; None where that could not be found out."""
+    bad_slots: int = 0
+    """Key slots that were missing or altered, and are stored anew."""
 
     def count(self, *outcomes: str) -> int:
         """Shares with one of these outcomes."""
@@ -107,8 +109,8 @@ class ScrubReport:
 
     @property
     def is_good(self) -> bool:
-        """Whether every share was looked at, and is what was stored."""
-        return self.count(PRESENT) == self.shares
+        """Whether every share was looked at, and they and the key slots are what was stored."""
+        return self.count(PRESENT) == self.shares and not self.bad_slots
 
 
 @dataclass

@@ -42,8 +42,8 @@ class Status:
     is not published yet.  `missing_shares` are not stored; `lost_shares` are stored at providers that cannot give them
     back now, or are not counted on: down, suspended, or their place found empty or foreign.  `unsafe_segments` counts
     segments of which fewer than `safe` owners hold a share that is neither; `degraded` is when there are such, or the
-    last publish failed.  `moving` segments have shares where the policy or a drain leaves them none; `health` counts
-    all segments by verdict.
+    last publish failed, or the keys are not safe: `keys` tells why, "" where they are.  `moving` segments have shares
+    where the policy or a drain leaves them none; `health` counts all segments by verdict.
     `held_bytes` are those of all segments' data shares (the providers hold n/k times as much), and `live_bytes` of the
     sealed chunks in them that are needed, as of the last round of collection; None before it.
     `fenced` and `failure` are messages, "" where there is nothing to say.
@@ -76,6 +76,7 @@ class Status:
     health: HealthCounts = field(default_factory=HealthCounts)
     held_bytes: int | None = None
     live_bytes: int | None = None
+    keys: str = ""
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ from icnfs.state.upkeep import Budget, Upkeep
 from icnfs.transfer.engine import bare_errors
 from icnfs.transfer.messages import Limits, ShareEvent
 from icnfs.volume import fence as fences
+from icnfs.volume import keys, openable, shortfall
 from icnfs.volume.audit import Audit
 from icnfs.volume.collect import Collector
 from icnfs.volume.fence import Fence
@@ -44,7 +45,7 @@ from icnfs.volume.locks import Locks
 from icnfs.volume.network import Network, Starter, start_transfer
 from icnfs.volume.orphans import Orphans
 from icnfs.volume.places import Places
-from icnfs.volume.publish import Publisher, segments_at
+from icnfs.volume.publish import Publisher
 from icnfs.volume.repair import Gain, Repair
 from icnfs.volume.report import look_at_file, status_of, usage_of
 from icnfs.volume.scheduler import Scheduler
@@ -145,21 +146,23 @@ class Volume:
     # --- what runs beside requests ------------------------------------------------------------------------------------
 
     async def first_look(self) -> None:
-        """See early whether somebody else went on with the volume; without providers that waits for a publish.
-
-        Key slots, which nothing else ever reads before the day that they are needed, are looked at as well.
-        """
+        """See early whether somebody else went on with the volume; without providers that waits for a publish."""
         try:
             await (self.places.visit_all() if self.store.read_only else self.publisher.settle())
-            await self.places.verify_all()
-            if self.places.owes and not self.store.read_only:
-                await self.publisher.settle()
+            await self.look_at_slots()
         except FencedError:
             return
         except IcnfsError as error:
             log.warning("the providers' heads could not be looked at yet: %s", error)
         finally:
             self.looked.set()
+
+    async def look_at_slots(self) -> int:
+        """See to the key slots, which nothing else reads before the day that they are needed; how many were bad."""
+        bad = await self.places.verify_all()
+        if self.places.owes and not self.store.read_only:
+            await self.publisher.settle()
+        return bad
 
     async def load_segments(self) -> None:
         """Learn who holds what, and which segments lack shares, from records and head; it is not kept apart."""
@@ -168,7 +171,7 @@ class Volume:
             self.repair.load(base.segments())
         cut = await cuts.begin_cut(self.store)
         try:
-            segments = segments_at(cut)
+            segments = cuts.segments_at(cut)
             while some := await trio.to_thread.run_sync(lambda: list(islice(segments, LOAD_STEP))):
                 self.repair.load(some)
         finally:
@@ -201,6 +204,7 @@ class Volume:
         await self.loaded.wait()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.findings.watch, self._segment)
+            nursery.start_soon(self.places.watch_slots, self.look_at_slots)
             await self.audit.run(self.findings)
 
     async def _amend(self, id: bytes, change: Callable[[SegmentInfo], SegmentInfo | None]) -> None:
@@ -263,7 +267,9 @@ class Volume:
         if failure is not None:
             raise failure
         if scope.cancelled_caught:
-            raise self.store.fenced or self._degraded(batch, seconds)
+            if self.publisher.batch < batch:
+                raise self.store.fenced or shortfall.unpublished(self.publisher, self.network, seconds)
+            raise self.store.fenced or shortfall.unsafe(self.network, self.repair, self.keyring)
         self._report_once(progress)
         return self.publisher.batch
 
@@ -287,39 +293,37 @@ class Volume:
         if self.repair.unsure:  # the publish raised doubts
             await self.places.visit_doubtful()
         told = ""
-        while self.repair.unsafe or self.repair.unsure or self.network.unnoted or self.publisher.owes_head:
+        while self._unsafe or self.publisher.owes_head:
+            if self.unopenable == openable.LOCAL_ONLY:  # nothing that could be waited for changes it
+                raise shortfall.unsafe(self.network, self.repair, self.keyring)
             try:
                 await self.publisher.settle()
                 await self.care_once()
             except TooFewProvidersError as error:
                 if told != (told := str(error)):
                     log.info("sync waits for providers: %s", error)
-            if self.repair.unsafe or self.repair.unsure or self.network.unnoted:
+            if self._unsafe:
                 await trio.sleep(SYNC_RETRY)
             else:
                 await self._until_published(batch)
                 if self.repair.unsure:
                     await self.places.visit_doubtful()
 
-    def unsafe_at(self) -> list[str]:
-        """Providers that lack shares, or lie, where fewer owners than are to be safe hold all that is published."""
-        lying = self.network.liars() if self.repair.unsure else frozenset()
-        return sorted(self.repair.lacking_at().keys() | lying) if self.repair.unsafe or lying else []
+    @property
+    def _unsafe(self) -> bool:
+        return bool(self.repair.unsafe or self.repair.unsure or self.network.unnoted or self.unopenable)
 
-    def _degraded(self, batch: int, seconds: float) -> DegradedError:
-        failure = self.publisher.failure
-        if self.publisher.batch < batch:
-            cause = f": {failure}" if failure is not None else ""
-            if self.network.foreign and failure is not None:
-                cause += "; " + "; ".join(f"{name}: {reason}" for name, reason in sorted(self.network.foreign.items()))
-            return DegradedError(f"degraded: not published within {seconds:.0f} s, and kept on this machine{cause}")
-        amiss = self.network.doubts()
-        amiss |= {name: f"lacks {count} share{'s' * (count != 1)}" for name, count in self.repair.lacking_at().items()}
-        why = {name: f" ({trouble})" for name in amiss if (trouble := self.network.trouble(name))}
-        names = ", ".join(f"{name} {what}{why.get(name, '')}" for name, what in sorted(amiss.items())) or "try again"
-        return DegradedError(
-            f"degraded: published, but not whole at {self.network.safe} owners: {names}; bring them back or make room"
-        )
+    @property
+    def unopenable(self) -> str:
+        """What keeps the volume's keys from being safe, "" for nothing: see `openable`."""
+        return openable.obstacle(self.network, self.keyring)
+
+    def unsafe_at(self) -> list[str]:
+        """Providers that lack shares or key slots, or lie, where too few owners hold all of these; else none."""
+        shares = self.repair.lacking_at() if self.repair.unsafe else ()
+        slots = filter(self.keyring.undelivered, self.network.keepers) if self.unopenable else ()
+        liars = self.network.liars() if self.repair.unsure else ()
+        return sorted({*shares, *slots, *liars})
 
     async def _report(self, progress: Callable[[SyncProgress], None]) -> None:
         while True:
@@ -348,14 +352,9 @@ class Volume:
                 raise ConfigError(f"provider {name} holds {held.segments} shares; drain it before it is removed")
         self.network.check_clearing(config.providers)
         await self.network.transfer.set_providers(config.specs(), Limits(config.upload, config.download))
-        gone = self.network.facts.keys() - config.providers.keys()
         self.publisher.emptied.times.update(self.network.adopt(config))
         self.config = config
         self.repair.judge_anew()
-        for name in sorted(gone):
-            self.keyring.bequeath(name, self.network.homes)
-        if gone:
-            self.keyring.save()
         with trio.move_on_after(ADOPT_SECONDS):
             try:
                 await (self.places.visit_all() if self.store.read_only else self.publisher.settle())
@@ -403,13 +402,14 @@ class Volume:
         rate: int = 0,
         progress: Callable[[ScrubProgress], None] = lambda _: None,
     ) -> ScrubReport:
-        """Look at every share, once it is known what there is, and then for strays: see `scrub.Scrub.run`."""
+        """Look at every share, once it is known what there is, then at key slots and for strays: see `scrub.Scrub`."""
         await self.loaded.wait()
         report = await self.scrubbing.run(full=full, restart=restart, rate=rate, progress=progress)
         try:
+            report = replace(report, bad_slots=await self.look_at_slots())
             return replace(report, strays=await self.orphans.run())
         except IcnfsError as error:
-            log.warning("what lies at the providers could not be listed: %s", error)
+            log.warning("what else lies at the providers could not be looked at: %s", error)
             return report
 
     async def _publish_all(self) -> None:
@@ -435,19 +435,9 @@ class Volume:
 
     # --- keys ---------------------------------------------------------------------------------------------------------
 
-    def mend_keyring(self) -> None:
-        """Put back keys that are damaged on this machine, as far as the last head has them."""
-        try:
-            if self.fence.base is not None:
-                self.keyring.mend(self.fence.base.keyring)
-        except IcnfsError as error:
-            log.warning("damaged keys could not be put back: %s", error)
-
     def remove_key(self, key_id: str) -> Entry:
-        """Remove a key; providers delete their copies with the next publish, or when they return."""
-        entry = self.keyring.remove(key_id)
-        self.keyring.save()
-        return entry
+        """Remove a key; providers delete their copies with the next publish, or when they return: see `keys.remove`."""
+        return keys.remove(self.keyring, self.store, key_id)
 
 
 @asynccontextmanager
@@ -475,7 +465,7 @@ async def open_volume(
             limits = Limits(config.upload, config.download)
             async with start(config.specs(), limits) as transfer, trio.open_nursery() as nursery:
                 volume = Volume(config, store, Network.of(config, master, transfer), keyring, nursery)
-                volume.mend_keyring()
+                keys.mend(keyring, volume.fence)
                 await nursery.start(store.run)
                 store.read_only |= read_only
                 upkeep = Upkeep(store, Budget(config.cache_clean, config.cache_dirty, config.reserve))

@@ -7,6 +7,7 @@ import pty
 import select
 from collections.abc import Callable
 from pathlib import Path
+from unicodedata import normalize
 
 import pytest
 
@@ -98,7 +99,7 @@ def test_a_typo_in_a_recovery_key_is_told_without_quoting_it(config: Configure, 
     assert text[1:] not in str(caught.value)
 
 
-def on_terminal(work: Callable[[], object], answers: list[str]) -> str:
+def on_terminal(work: Callable[[], object], answers: list[str], encoding: str = "utf-8") -> str:
     """What a process that has a terminal shows there while it runs `work` and `answers` are typed at its prompts."""
     pid, terminal = pty.fork()
     if pid == 0:
@@ -117,7 +118,7 @@ def on_terminal(work: Callable[[], object], answers: list[str]) -> str:
             break
         shown += part
         if waiting and shown.endswith(b": "):
-            os.write(terminal, waiting.pop(0).encode() + b"\n")
+            os.write(terminal, waiting.pop(0).encode(encoding) + b"\n")
     os.close(terminal)
     os.waitpid(pid, 0)
     return shown.decode()
@@ -146,6 +147,20 @@ def test_a_new_passphrase_is_typed_twice_alike(config: Configure) -> None:
     assert "result=True" in on_terminal(choose, ["one", "one"])
     assert "refused=the two passphrases differ" in on_terminal(choose, ["one", "two"])
     assert "refused=the passphrase is empty" in on_terminal(choose, [""])
+
+
+def test_a_new_passphrase_is_kept_with_its_letters_composed(config: Configure) -> None:
+    apart = normalize("NFD", "gehéim")
+
+    def choose() -> object:
+        return asking.choosing(config(""), Given()).passphrase == Secret("gehéim".encode())
+
+    assert "result=True" in on_terminal(choose, [apart, apart])
+
+
+def test_bytes_that_are_no_text_are_refused_in_a_line(config: Configure) -> None:
+    shown = on_terminal(lambda: asking.opening(config(""), Given()), ["gehéim"], "latin-1")
+    assert "refused=what was typed is no text" in shown
 
 
 def test_without_a_terminal_the_ways_are_named(world: World) -> None:

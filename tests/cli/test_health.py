@@ -56,6 +56,17 @@ def test_it_ends_by_the_worst_verdict(
     assert "north\tNord\tup\tsuspended\t3\t1\t7\t0\t2\t0\t0\t50%\t90%\tit lost much" in out
 
 
+def test_keys_that_are_not_safe_are_told_and_count(
+    mount: StandIn,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    mount.healths[""] = HealthFacts(6, HealthCounts(5), PROVIDERS, HealthPage((), ""), "2 owners hold the slot")
+    assert run("health", "demo") == Exit.DEGRADED
+    assert "keys: not safe: 2 owners hold the slot" in capsys.readouterr().out
+    assert run("health", "demo", "--json") == Exit.DEGRADED
+    assert json.loads(capsys.readouterr().out)["keys"] == "2 owners hold the slot"
+
+
 def test_without_json_the_worst_are_shown_and_more_is_said_of(
     mount: StandIn,  # noqa: F811
     capsys: pytest.CaptureFixture[str],

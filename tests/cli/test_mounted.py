@@ -83,7 +83,7 @@ def test_umount_drain_says_who_keeps_it_from_being_safe(world: World, mount: Pat
     try:
         (mount / "drained").write_bytes(os.urandom(300_000))
         done = world.run("umount", "--drain", mount)
-        assert "icnfs: published, but not yet safe: shares are missing at c; once" in done.stderr
+        assert "icnfs: published, but not yet safe: shares or key slots are missing at c; once" in done.stderr
         assert "batch" in done.stdout
     finally:
         (world.root / "away").rename(provider)

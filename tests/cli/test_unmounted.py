@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from icnfs.volume.keyring import Keyring
 from tests.cli.machine import World, write_secret
 
 KEY = re.compile(r"([0-9A-Z]{6}-){5}[0-9A-Z]{6}\n")
@@ -117,11 +118,48 @@ def test_the_last_key_that_providers_hold_goes_only_with_yes_and_the_last_of_all
     ring.write_bytes(whole)
 
 
+def test_slots_at_providers_that_left_the_toml_count_for_nothing(world: World, recovery: Path) -> None:
+    """So the last key that others hold is told as such, though a copy of another is remembered."""
+    ring = world.root / "state" / "demo" / "slots"
+    keyring = Keyring.load(ring.parent)
+    there, elsewhere = keyring.entries()
+    for name in list(elsewhere.copies):
+        elsewhere.copies[f"old-{name}"] = elsewhere.copies.pop(name)
+    before = ring.read_bytes()
+    keyring.save()
+    try:
+        rows = {row[0]: row[4] for row in keys(world)}
+        assert rows == {there.id: "6 of 6", elsewhere.id: "0 of 6"}
+        assert "only one that providers hold" in world.run("key", "remove", "demo", there.id, code=2).stderr
+    finally:
+        ring.write_bytes(before)
+
+
 def test_a_new_recovery_key_is_printed_once_and_opens(world: World, recovery: Path) -> None:
     done = world.run("key", "add", "demo", "--new-recovery-key", "--recovery-key-file", recovery)
     assert KEY.fullmatch(done.stdout)
     path = write_secret(world.root / "second", done.stdout.encode())
     world.run("key", "add", "demo", "--new-recovery-key", "--recovery-key-file", path)
+
+
+def test_a_recovery_key_that_stdout_does_not_take_is_said_to_be_lost(world: World, recovery: Path) -> None:
+    before = keys(world)
+    for options in ((), ("--json",)):
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(
+                [sys.executable, "-m", "icnfs.cli", "key", "add", "demo", "--new-recovery-key", *options],
+                check=False,
+                env=world.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=full,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        assert done.returncode == 1
+        (added,) = [row[0] for row in keys(world) if row not in before]
+        assert f"No space left on device): nobody knows key {added}; remove it by" in done.stderr
+        world.run("key", "remove", "demo", added)
+    assert keys(world) == before
 
 
 def test_adding_a_key_takes_one_that_opens(world: World, recovery: Path) -> None:

@@ -6,6 +6,10 @@ import os
 import subprocess
 import sys
 
+import pytest
+
+from icnfs.crypto.hardening import OVER_FILES
+
 CANARY = "canary-in-environment"
 
 
@@ -54,3 +58,33 @@ drop_secrets_from_environment(["OTHER_SECRET", "NOT_SET"])
 print("canary" in subprocess.run(["/usr/bin/env"], capture_output=True, text=True).stdout)
 """
     assert run_hardened(script) == "False"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has privileges to give up")
+def test_who_gave_up_privileges_cannot_trace_who_dumps_no_core_nor_get_them_back() -> None:
+    script = """
+import os, subprocess, sys
+from icnfs.crypto.hardening import forbid_core_dumps, give_up_privileges
+reader, writer = os.pipe()
+again, end = os.pipe()
+secretive = os.fork()
+if not secretive:
+    forbid_core_dumps()
+    os.write(writer, b"x")
+    os.read(again, 1)
+    os._exit(0)
+os.read(reader, 1)
+def memory():
+    try:
+        open(f"/proc/{secretive}/mem", "rb").close()
+        return "open"
+    except PermissionError:
+        return "denied"
+before = memory()
+give_up_privileges()
+executed = subprocess.run(["grep", "CapEff", "/proc/self/status"], capture_output=True, text=True).stdout.split()[1]
+print(before, memory(), executed)
+os.write(end, b'x')
+"""
+    before, after, executed = run_hardened(script).split()
+    assert (before, after, int(executed, 16) & ~OVER_FILES) == ("open", "denied", 0)

@@ -275,3 +275,9 @@ def test_a_slot_is_never_larger_than_its_bound() -> None:
 )
 def test_a_slot_of_this_format_opens_for_ever(kind: SlotKind, data: str) -> None:
     assert open_slot(decode_slot(bytes.fromhex(data)), SECRETS[kind]) == MASTER
+
+
+def test_a_key_file_of_one_byte_again_and_again_is_refused() -> None:
+    for byte in (0, 0x6B):
+        with pytest.raises(SecretError, match="anybody guesses"):
+            make_slot("keyfile", Secret(bytes([byte]) * 64), MASTER, label="")

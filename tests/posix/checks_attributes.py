@@ -40,6 +40,19 @@ def check_umask_on_creation(d: str) -> object:
     return seen
 
 
+def check_times_never_run_backwards(d: str) -> object:
+    """Whatever sets them: what is made or touched after something else looks no older."""
+    seen = []
+    for i in range(50):
+        make(f"{d}/first{i}", b"data")
+        second = make(f"{d}/second{i}")
+        os.utime(second)
+        os.mkdir(f"{d}/third{i}")
+        first, second_stat, third = (os.stat(f"{d}/{name}{i}") for name in ("first", "second", "third"))
+        seen.append(first.st_mtime_ns <= second_stat.st_mtime_ns <= third.st_mtime_ns)
+    return all(seen)
+
+
 def check_chmod_every_bit(d: str) -> object:
     make(f"{d}/f")
     os.mkdir(f"{d}/sub")
@@ -483,10 +496,11 @@ def check_stat_of_open_descriptors(d: str) -> object:
 
 def check_chown_of_nothing_by_a_stranger(d: str) -> object:
     seen = []
-    for bits in (0o4755, 0o2750, 0o755):
+    for bits in (0o4755, 0o2750, 0o755, 0o2640):
         path = make(f"{d}/f{bits:o}", b"", bits)
         made = touched(path, lambda p=path: os.close(os.open(p, os.O_RDONLY)))  # type: ignore[misc]
         seen.append((made, as_user(OTHER, lambda p=path: os.chown(p, -1, -1)), mode(path)))  # type: ignore[misc]
+        seen.append((as_user(OTHER, lambda p=path: os.chown(p, -1, -1), groups=(0,)), mode(path)))  # type: ignore[misc]
     return seen
 
 
@@ -525,6 +539,18 @@ def check_setgid_without_group_execute_and_groups(d: str) -> object:
     os.chmod(path, 0o2666)
     as_user(NOBODY, lambda: os.truncate(path, 2), groups=(888,))
     return [*seen, mode(path)]
+
+
+def check_chgrp_by_an_owner_who_is_no_member(d: str) -> object:
+    seen = []
+    for bits in (0o2644, 0o2654, 0o6644):
+        for who, groups in ((OTHER, ()), (OTHER, (888,)), (0, ())):
+            path = make(f"{d}/f{len(seen)}", b"data")
+            os.chown(path, OTHER, 888)
+            os.chmod(path, bits)
+            answer = as_user(who, lambda at=path: os.chown(at, OTHER, OTHER), groups=groups)  # type: ignore[misc]
+            seen.append((answer, mode(path)))
+    return seen
 
 
 def check_xattr_names_can_always_be_listed(d: str) -> object:

@@ -141,10 +141,10 @@ class Schedule:
             size = self.rng.randint(0, len(old) + 10)
             tree[name] = old[:size] + bytes(max(size - len(old), 0))
 
-            def cut() -> object:
+            def resize() -> object:
                 return vfs.setattr(vfs.lookup(loader.ROOT_INO, name).ino, SetAttr(size=size))
 
-            await self._request(life, tree, lambda: _now(cut))
+            await self._request(life, tree, lambda: _now(resize))
         elif kind == "rename":
             other = self.rng.choice(FILES)
             tree[other] = tree.pop(name)

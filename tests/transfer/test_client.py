@@ -22,6 +22,7 @@ import trio
 import trio.testing
 
 import icnfs
+from icnfs.crypto.hardening import OVER_FILES
 from icnfs.errors import (
     ConfigError,
     FormatError,
@@ -369,6 +370,11 @@ def test_the_process_has_a_session_of_its_own_no_cores_and_no_secrets(
             assert "canary" not in (process / "cmdline").read_text()
             assert re.search(r"Max core file size +0 +0 ", (process / "limits").read_text())
             assert (process / "cwd").resolve() == Path("/")
+            status = (process / "status").read_text()
+            assert "NoNewPrivs:\t1" in status
+            for name in ("CapEff", "CapPrm", "CapBnd", "CapInh", "CapAmb"):
+                found = re.search(rf"{name}:\t([0-9a-f]+)", status)
+                assert found is not None and (not int(found[1], 16) & ~OVER_FILES or os.geteuid() != 0)
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 os.kill(client.pid, number)
             await client.probe("p0")

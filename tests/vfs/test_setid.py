@@ -10,13 +10,13 @@ import pytest
 
 from icnfs.state.inode import Inode
 from icnfs.vfs.callers import ROOT, Known, is_member
-from icnfs.vfs.setid import after_chown, after_request, after_write
+from icnfs.vfs.setid import after_request, after_write
 
 MEMBER, STRANGER = Known(1000, 7), Known(2000, 8)
 
 
 @pytest.mark.parametrize(
-    ("mode", "root", "member", "stranger", "chown"),
+    ("mode", "root", "member", "stranger", "asked"),
     [
         (0o6755, 0o6755, 0o755, 0o755, 0o755),
         (0o4755, 0o4755, 0o755, 0o755, 0o755),
@@ -26,13 +26,13 @@ MEMBER, STRANGER = Known(1000, 7), Known(2000, 8)
         (0o1644, 0o1644, 0o1644, 0o1644, 0o1644),
     ],
 )
-def test_who_clears_what(mode: int, root: int, member: int, stranger: int, chown: int) -> None:
+def test_who_clears_what(mode: int, root: int, member: int, stranger: int, asked: int) -> None:
     node = Inode(5, stat.S_IFREG | mode, 1000, 7, 0)
     assert stat.S_IMODE(after_write(node, ROOT)) == root
     assert stat.S_IMODE(after_write(node, MEMBER)) == member
     assert stat.S_IMODE(after_write(node, STRANGER)) == stranger
-    assert stat.S_IMODE(after_chown(node)) == chown
-    assert stat.S_IMODE(after_request(node, ROOT)) == chown
+    assert stat.S_IMODE(after_request(node, ROOT)) == asked
+    assert stat.S_IMODE(after_request(node, MEMBER)) == asked
     assert stat.S_IMODE(after_request(node, STRANGER)) == stranger
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -30,7 +31,9 @@ def mounted(tmp_path: Path) -> Callable[..., None]:
 
     def run(body: Body, **options: object) -> None:
         async def main(store: Store) -> None:
-            await body(Vfs(store, lambda: 1 << 40, **options), store)  # type: ignore[arg-type]
+            vfs = Vfs(store, lambda: 1 << 40, **options)  # type: ignore[arg-type]
+            vfs._clock.now = time.time_ns  # type: ignore[method-assign]  # which differs from call to call
+            await body(vfs, store)
 
         local.run(main)
 

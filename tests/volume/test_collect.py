@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 import trio
 
-from icnfs.errors import DamagedError, FencedError
+from icnfs.errors import DamagedError, DegradedError, FencedError, IcnfsError, TooFewProvidersError
 from icnfs.format.records import Table
 from icnfs.state.apply import Writer
 from icnfs.state.loader import ROOT_INO
 from icnfs.volume import collect, condemned
+from icnfs.volume.recover import Bound
 from icnfs.volume.restoring import find_in, tree_of
 from icnfs.volume.volume import Volume
 from tests.volume.world import Machine, World, describe, files_of, flip, get_file, list_files, put_file
@@ -45,9 +46,9 @@ async def collected(volume: Volume) -> None:
     await volume.collector.round()
 
 
-def recovered(world: World, key: str, name: str = "there") -> dict[bytes, bytes]:
+def recovered(world: World, key: str, name: str = "there", bound: Bound | None = None) -> dict[bytes, bytes]:
     there = world.machine(name)
-    there.recover(key)
+    there.recover(key, bound=bound)
 
     async def read(volume: Volume) -> dict[bytes, bytes]:
         return {name: await get_file(volume, name) for name in list_files(volume)}
@@ -208,6 +209,57 @@ def test_a_provider_that_is_away_is_asked_when_it_is_back(world: World, here: Ma
         for _ in range(3):
             await collected(volume)
         assert len(world.providers["cat"].objects) < before
+
+    here.run(main)
+
+
+def test_a_safe_state_outlives_one_that_is_not_safe_yet(world: World, here: Machine) -> None:
+    """Two providers are away while another state is published; it is they that are left when two others are lost."""
+    key = here.init().recovery_key
+    safe: list[tuple[int, int]] = []
+
+    async def main(volume: Volume) -> None:
+        await put_file(volume, b"one", content(1))
+        await volume.sync()
+        safe.append(volume.fence.number)
+        world.away("eel", "fox")
+        for name in ("eel", "fox"):
+            with pytest.raises(IcnfsError):
+                await volume.network.transfer.probe(name, deadline=1)
+        for seed in range(2, 5):
+            await put_file(volume, b"two", content(seed))
+            await volume.drain(10)
+            await collected(volume)
+        assert volume.repair.unsafe
+        assert volume.collector.deleted == 0
+
+    here.run(main)
+    world.away()
+    world.lose("ada", "bee")
+    with pytest.raises(TooFewProvidersError, match=f"--at-most {safe[0][0]}-{safe[0][1]}"):
+        world.machine("elsewhere").recover(key)
+    assert recovered(world, key, bound=Bound(number=safe[0])) == {b"one": content(1)}
+
+
+def test_room_is_made_where_it_is_wanted_though_the_volume_is_not_safe(world: World, here: Machine) -> None:
+    here.init()
+
+    async def main(volume: Volume) -> None:
+        for seed in range(4):
+            await put_file(volume, b"file", content(seed))
+            await volume.sync()
+        full = world.providers["bee"]
+        full.capacity = sum(map(len, full.objects.values()))
+        await put_file(volume, b"another", content(9))
+        with suppress(DegradedError):
+            await volume.sync(deadline=5)
+        assert volume.repair.unsafe
+        before = world.objects("shares/")
+        await collected(volume)
+        await collected(volume)
+        after = world.objects("shares/")
+        assert set(before["bee"]) - set(after["bee"])
+        assert all(set(before[name]) <= set(after[name]) for name in before if name != "bee")
 
     here.run(main)
 

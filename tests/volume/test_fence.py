@@ -48,6 +48,21 @@ def test_a_mount_after_a_recovery_elsewhere_is_read_only_and_keeps_its_data(worl
     assert "icnfs recover" in here.run(until_read_only), "it is fenced for good, providers or not"
 
 
+def test_a_fenced_mount_removes_no_key_for_its_slots_would_stay(world: World) -> None:
+    here = world.machine()
+    key = here.init().recovery_key
+    world.machine("there").recover(key)
+
+    async def remove(volume: Volume) -> None:
+        await until_read_only(volume)
+        entry = next(entry for entry in volume.keyring.entries() if entry.kind == "recovery")
+        with pytest.raises(FencedError, match="remove the key there"):
+            volume.remove_key(entry.id)
+        assert entry in volume.keyring.entries()
+
+    here.run(remove)
+
+
 def test_a_running_mount_stops_publishing_once_overtaken(world: World) -> None:
     here = world.machine()
     key = here.init().recovery_key

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from unicodedata import normalize
 
 import msgspec
 import pytest
@@ -49,6 +50,19 @@ def test_a_passphrase_stays_local_and_no_two_copies_share_a_byte_run() -> None:
     assert all(unlock([slot], Secrets(recovery=recovery)) == MASTER for slot in slots)
 
 
+def test_a_passphrase_opens_however_its_accents_were_typed() -> None:
+    composed, apart = Secret("Zürich passé".encode()), Secret(normalize("NFD", "Zürich passé").encode())
+    assert composed != apart
+    for kept, typed in ((composed, apart), (apart, apart), (composed, composed)):
+        slot = make_slot("passphrase", kept, MASTER, label="", costs=CHEAP)
+        assert unlock([slot], Secrets(passphrase=typed)) == MASTER
+    bytes_alone = Secret(b"caf\xe9")
+    assert unlock([make_slot("passphrase", bytes_alone, MASTER, label="", costs=CHEAP)], Secrets(bytes_alone)) == MASTER
+    keyfile = Secret(apart.reveal() * 3)
+    with pytest.raises(SecretError, match="does not open"):
+        unlock([make_slot("keyfile", keyfile.composed(), MASTER, label="")], Secrets(keyfile=keyfile))
+
+
 def test_copies_are_owed_until_delivered_and_again_once_lost() -> None:
     keyring, _, _ = ring()
     (copy,) = keyring.undelivered("one")
@@ -57,6 +71,43 @@ def test_copies_are_owed_until_delivered_and_again_once_lost() -> None:
     assert len(keyring.undelivered("two")) == 1
     keyring.lost("one")
     assert keyring.undelivered("one") == [copy]
+
+
+def test_the_copy_of_who_left_goes_to_who_has_none_and_is_deleted_should_it_return() -> None:
+    keyring, _, _ = ring()
+    entry = next(e for e in keyring.entries() if e.kind == "recovery")
+    left, named = entry.copies["one"], ("two", "three", "new", "newer")
+    wanting = keyring.wanting(("two", "new", "newer"), named, lambda have: len(have) >= 3)
+    assert wanting == [(entry, "new")], "one has left, and three are enough"
+    keyring.hand_out(wanting, named)
+    assert keyring.undelivered("new")[0].slot == left.slot
+    assert "one" not in entry.copies
+    assert keyring.undeleted("one") == [left.name]
+    assert not keyring.wanting(("two", "new", "newer"), named, lambda have: len(have) >= 3)
+
+
+def test_a_copy_of_anothers_is_handed_out_only_while_too_few_have_one() -> None:
+    keyring, recovery, _ = ring()
+    entry = next(e for e in keyring.entries() if e.kind == "recovery")
+    named = (*PROVIDERS, "new", "newer")
+    assert not keyring.wanting(named, named, lambda have: len(have) >= 3)
+    wanting = keyring.wanting(named, named, lambda have: len(have) >= 4)
+    assert wanting == [(entry, "new")], "and none of the passphrase, which stays local"
+    keyring.hand_out(wanting, named)
+    (copy,) = keyring.undelivered("new")
+    assert unlock([decode_slot(copy.slot)], Secrets(recovery=recovery)) == MASTER
+    assert copy.name not in [entry.copies[name].name for name in PROVIDERS]
+
+
+def test_what_a_drained_provider_had_is_kept_until_somebody_needs_it() -> None:
+    keyring, _, _ = ring()
+    entry = next(e for e in keyring.entries() if e.kind == "recovery")
+    for name in PROVIDERS:
+        keyring.bequeath(name, ())
+    assert len(entry.copies) == 3, "a key that no home has yet still goes to providers"
+    wanting = keyring.wanting(("new",), ("new",), bool)
+    keyring.hand_out(wanting, ("new",))
+    assert len(keyring.undelivered("new")) == 1
 
 
 def test_a_removed_key_is_deleted_where_it_was_and_no_longer_opens() -> None:

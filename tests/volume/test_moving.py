@@ -21,6 +21,7 @@ from icnfs.providers.base import Data
 from icnfs.providers.facts import ProviderFacts
 from icnfs.providers.memory import MemoryProvider
 from icnfs.state.cut import PublishCut
+from icnfs.transfer.late import PATIENCE_SECONDS
 from icnfs.transfer.messages import ShareEvent
 from icnfs.volume import repair, stow
 from icnfs.volume.attempt import Attempt
@@ -927,3 +928,34 @@ def test_a_share_comes_home_only_where_no_owner_holds_too_many_then(wide: World)
             assert len((stored - moved) & set(together)) < 4, "four shares are enough to read all"
 
     here.run(body, providers=one)
+
+
+def test_a_slow_provider_costs_a_sync_no_more_heads_and_a_recovery_finds_what_came_late(world: World) -> None:
+    """It is within its patience for nothing: each run's share comes late, too."""
+    slow = world.providers["bee"]
+    put, put_new = slow.put, slow.put_new
+    here = world.machine()
+    key = here.init().recovery_key
+
+    async def late_put(name: str, data: Data) -> None:
+        await trio.sleep(2 * PATIENCE_SECONDS)
+        await put(name, data)
+
+    async def late_put_new(name: str, data: Data) -> None:
+        await trio.sleep(2 * PATIENCE_SECONDS)
+        await put_new(name, data)
+
+    async def main(volume: Volume) -> None:
+        slow.put, slow.put_new = late_put, late_put_new  # type: ignore[method-assign,assignment]
+        await put_file(volume, b"f", b"x" * 300_000)
+        before = len(world.objects("heads/")["ada"])
+        await volume.sync(deadline=30)
+        assert len(world.objects("heads/")["ada"]) - before <= 2
+        assert not volume.repair.lacking
+
+    here.run(main)
+    slow.put, slow.put_new = put, put_new  # type: ignore[method-assign]
+    world.lose("cat", "dog")
+    there = world.machine("there")
+    there.recover(key)
+    assert there.run(lambda volume: get_file(volume, b"f")) == b"x" * 300_000

@@ -11,7 +11,7 @@ import pytest
 import trio
 import trio.testing
 
-from icnfs.errors import FencedError, TooFewProvidersError, UsageError
+from icnfs.errors import DegradedError, FencedError, ProviderRefusedError, TooFewProvidersError, UsageError
 from icnfs.format import share as share_format
 from icnfs.format.records import Table
 from icnfs.limits import LIST_PAGE
@@ -384,12 +384,12 @@ def test_an_orphan_that_repair_needs_meanwhile_stays(tmp_path: Path, clock: Cloc
             return await real(*asked, deadline=deadline)  # type: ignore[arg-type]
 
         volume.network.transfer.peek = peek  # type: ignore[method-assign, assignment]
-        volume.publisher.owes_head = False
+        volume.publisher._owes_head = False
         fence = volume.orphans._publisher
         delete = volume.orphans._delete
 
         async def unowed(*args: object) -> None:
-            fence.owes_head = False
+            fence._owes_head = False
             await delete(*args)  # type: ignore[arg-type]
 
         volume.orphans._delete = unowed  # type: ignore[method-assign, assignment]
@@ -417,6 +417,37 @@ def test_a_machine_that_was_overtaken_deletes_nothing(world: World, clock: Clock
         assert before == everything(world)
 
     here.run(main)
+
+
+def test_what_a_head_names_that_too_few_took_stays(world: World, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A recovery may find it, and take it for the newest."""
+    key = world.machine().init().recovery_key
+    put_new = MemoryProvider.put_new
+
+    async def refuse(provider: MemoryProvider, name: str, data: bytes) -> None:
+        if name.startswith("heads/") and provider.name != "ada":
+            raise ProviderRefusedError(provider.name, "no room")
+        await put_new(provider, name, data)
+
+    async def main(volume: Volume) -> None:
+        clock.set(volume)
+        await put_file(volume, b"f", b"1" * 1000)
+        await volume.sync()
+        await put_file(volume, b"f", b"2" * 1000)
+        await volume.store.flush()
+        monkeypatch.setattr(MemoryProvider, "put_new", refuse)
+        with pytest.raises(TooFewProvidersError):
+            await volume.publisher.publish()
+        assert orphans_of(await volume.orphans.run()) > 0
+        clock.now += DAY + 1
+        with pytest.raises(DegradedError, match="not published"):
+            await volume.orphans.run(delete=True)
+
+    world.machine().run(main)
+    there = world.machine("there")
+    monkeypatch.undo()
+    there.recover(key)
+    assert there.run(lambda volume: get_file(volume, b"f")) == b"2" * 1000
 
 
 def test_one_at_a_time_and_none_where_nothing_can_be_kept(world: World, clock: Clock) -> None:

@@ -14,8 +14,15 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from icnfs.crypto.keys import MasterKey
-from icnfs.crypto.slots import encode_slot, format_recovery_key, make_slot, new_recovery_key, parse_recovery_key
+from icnfs.crypto.keys import MasterKey, Secret
+from icnfs.crypto.slots import (
+    SlotKind,
+    encode_slot,
+    format_recovery_key,
+    make_slot,
+    new_recovery_key,
+    parse_recovery_key,
+)
 from icnfs.errors import (
     FencedError,
     NewerFormatError,
@@ -30,6 +37,7 @@ from icnfs.format.head import HeadName
 from icnfs.providers.memory import MemoryProvider
 from icnfs.volume import recover as recovering
 from icnfs.volume.heads import Survey
+from icnfs.volume.keyring import Secrets
 from icnfs.volume.recover import Bound
 from icnfs.volume.volume import Volume
 from tests.volume.world import NAMES, Machine, World, believed, flip, get_file, list_files, put_file
@@ -121,6 +129,24 @@ def test_an_older_head_than_the_caller_knows_of_is_refused(world: World) -> None
     there.recover(key, at_least=(epoch, sequence))
 
 
+def test_it_is_told_how_many_owners_show_the_head(world: World) -> None:
+    here, key, number = filled(world)
+    older = dict(world.providers["cat"].objects)
+
+    async def more(volume: Volume) -> tuple[int, int]:
+        await put_file(volume, b"more", b"x")
+        await volume.sync()
+        return volume.fence.number
+
+    newer = here.run(more)
+    world.away("ada")
+    world.providers["cat"].objects = older
+    found = world.machine("there").recover(key, bound=Bound(number=newer))
+    assert (found.epoch, found.sequence, found.owners) == (*newer, 4)
+    found = world.machine("again").recover(key, bound=Bound(number=number))
+    assert (found.epoch, found.sequence, found.owners) == (*number, 5)
+
+
 async def ruin(volume: Volume) -> tuple[int, int]:
     """What an intruder does who has the machine."""
     for name in list_files(volume):
@@ -150,6 +176,72 @@ def test_what_an_intruder_published_is_gone_back_behind_by_number_or_by_time(wor
     again = world.machine("again")
     again.recover(key)
     assert again.run(read_all) == {**CONTENTS, b"since": b"then"}
+
+
+def test_going_back_brings_no_removed_key_back_and_hides_none_that_was_added(world: World) -> None:
+    here, key, _ = filled(world)
+    old, new = Secret.random(), Secret.random()
+
+    async def change(volume: Volume) -> tuple[int, int]:
+        removed = add(volume, old)
+        await volume.publisher.publish()
+        number = volume.fence.number
+        volume.remove_key(removed)
+        await put_file(volume, b"f", b"ruined")
+        await volume.sync()
+        add(volume, new)
+        await put_file(volume, b"f", b"worse")
+        await volume.sync()
+        return number
+
+    def add(volume: Volume, secret: Secret) -> str:
+        entry = volume.keyring.add(
+            SlotKind.KEYFILE, secret, volume.network.master, label=secret.reveal().hex(), providers=NAMES
+        )
+        volume.keyring.save()
+        return entry.id
+
+    async def use(volume: Volume) -> dict[bytes, bytes]:
+        await volume.looked.wait()
+        assert [entry.label for entry in volume.keyring.entries()][1:] == ["passphrase", new.reveal().hex()]
+        volume.remove_key(volume.keyring.entries()[-1].id)
+        await put_file(volume, b"since", b"then")
+        await volume.sync()
+        return await read_all(volume)
+
+    there = world.machine("there")
+    there.recover(key, bound=Bound(number=here.run(change)))
+    assert there.run(use) == {**CONTENTS, b"since": b"then"}
+    for secret in (old, new):
+        again = world.machine("again")
+        again.secrets = Secrets(keyfile=secret)
+        with pytest.raises(SecretError):
+            again.recover()
+    assert world.machine("again").recover(key)
+
+
+def test_going_back_keeps_the_key_that_it_took_though_it_was_removed_since(world: World) -> None:
+    """A provider that was away kept its slot."""
+    here, key, number = filled(world)
+
+    async def rob(volume: Volume) -> None:
+        world.away("fox")
+        volume.keyring.add(SlotKind.KEYFILE, Secret.random(), volume.network.master, label="evil", providers=NAMES)
+        volume.remove_key(next(entry.id for entry in volume.keyring.entries() if entry.kind == "recovery"))
+        await put_file(volume, b"small", b"pay")
+        await volume.publisher.publish()
+
+    async def keys(volume: Volume) -> list[str]:
+        await volume.sync()
+        return sorted(entry.label for entry in volume.keyring.entries())
+
+    here.run(rob)
+    world.away()
+    there = world.machine("there")
+    there.recover(key, bound=Bound(number=number))
+    assert there.run(keys) == ["evil", "passphrase", "recovery key"]
+    assert len([slots for slots in world.objects("slots/").values() if len(slots) == 2]) == 6
+    assert world.machine("again").recover(key)
 
 
 @pytest.mark.parametrize("bound", [Bound(number=(0, 5)), Bound(time_ns=10**9)])

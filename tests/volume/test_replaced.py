@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,14 @@ import pytest
 import trio
 
 from icnfs.config.volume import VolumeConfig
-from icnfs.errors import ConfigError, ProviderAwayError, ProviderLiesError, TooFewProvidersError
+from icnfs.errors import (
+    ConfigError,
+    DegradedError,
+    IcnfsError,
+    ProviderAwayError,
+    ProviderLiesError,
+    TooFewProvidersError,
+)
 from icnfs.format.segment import SegmentInfo
 from icnfs.providers.base import Data
 from icnfs.providers.memory import MemoryProvider
@@ -432,3 +440,40 @@ def test_a_mount_that_may_not_write_takes_over_a_toml_and_writes_nothing(world: 
         assert not other.objects and "dog" in volume.network.vacant
 
     here.run(main, read_only=True)
+
+
+def test_what_this_machine_has_is_stored_anew_where_too_few_shares_are_left(world: World) -> None:
+    """Published while two were away, and then one of the four that took it lost everything: contents and records."""
+    here = world.machine()
+    key = here.init().recovery_key
+    data = random.Random(7).randbytes(700_000)
+
+    async def main(volume: Volume) -> None:
+        await volume.loaded.wait()
+        await put_file(volume, b"old", b"old")
+        await volume.sync()
+        world.away("bee", "dog")
+        for name in ("bee", "dog"):
+            with pytest.raises(IcnfsError):
+                await volume.network.transfer.probe(name, deadline=1)
+        await put_file(volume, b"new", data)
+        await volume.drain(10)
+        world.providers["eel"].objects.clear()
+        world.away()
+        volume.network.doubt("eel")
+        await volume.network.wake()
+        with pytest.raises(DegradedError):
+            await volume.sync(deadline=2)
+        await volume.collector.round()
+        await volume.sync()
+        assert volume.store.committer.dirty_bytes == 0
+
+    here.run(main)
+    world.lose("ada", "cat")
+    there = world.machine("there")
+    there.recover(key)
+
+    async def read(volume: Volume) -> list[bytes]:
+        return [await get_file(volume, name) for name in (b"old", b"new")]
+
+    assert there.run(read) == [b"old", data]
