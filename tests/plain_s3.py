@@ -4,11 +4,15 @@
 
 It checks no signature, and keeps each object as a file whose name is the quoted key: put (also If-None-Match: *), get
 with ranges, head, delete, and listings of version 2.  A put and a get of a body cost the kernel's copies and no more.
+The bucket LOCKED is as one with an object lock's default retention: it takes what comes with Content-MD5 alone, and
+says that what is deleted is only hidden.
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import hashlib
 import os
 import socket
 import sys
@@ -18,6 +22,8 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 from xml.sax.saxutils import escape
+
+LOCKED: Final = "locked"
 
 _PIECE: Final = 1 << 20
 _HEAD_MAX: Final = 64 * 1024
@@ -56,7 +62,7 @@ class _Connection:
             self._list(bucket, {name: values[0] for name, values in parse_qs(parts.query).items()})
         elif method == "DELETE":
             self._path(bucket, key).unlink(missing_ok=True)
-            self._answer("204 No Content", {})
+            self._answer("204 No Content", {"x-amz-delete-marker": "true"} if bucket == LOCKED else {})
         else:
             self._get(bucket, key, headers, whole=method == "GET")
         return True
@@ -88,6 +94,10 @@ class _Connection:
                     raise ConnectionResetError
                 file.write(self._piece[:count])
                 left -= count
+        if bucket == LOCKED and key and (wrong := _wrong(Path(file.name), headers)):
+            os.unlink(file.name)
+            self._error("400 Bad Request", wrong)
+            return
         if not key:
             os.unlink(file.name)
         elif headers.get("if-none-match") == "*":
@@ -142,6 +152,14 @@ class _Connection:
         headers = headers | {"Content-Length": str(len(body) if length is None else length)}
         lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         self._peer.sendall(f"HTTP/1.1 {status}\r\n{lines}\r\n".encode() + body)
+
+
+def _wrong(file: Path, headers: Headers) -> str:
+    """The error of an object whose digest is missing or another, or ""."""
+    if "content-md5" not in headers:
+        return "InvalidRequest"
+    right = base64.b64encode(hashlib.md5(file.read_bytes(), usedforsecurity=False).digest()).decode()
+    return "" if headers["content-md5"] == right else "BadDigest"
 
 
 def serve(host: str, port: int, folder: Path) -> None:

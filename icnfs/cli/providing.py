@@ -102,7 +102,7 @@ def report_row(report: Report) -> tuple[str, ...]:
     conditional = {None: "-", True: "yes", False: "no: two machines at once are told apart later"}
     return (
         report.provider,
-        report.error or "ok",
+        report.error or ("ok; keeps what is deleted, as older versions" if report.keeps_deleted else "ok"),
         "-" if report.latency_s is None else f"{report.latency_s * 1000:.1f} ms",
         rate(report.write_rate),
         rate(report.read_rate),

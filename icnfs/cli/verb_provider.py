@@ -264,7 +264,14 @@ def _cancel(name: str, provider: str, as_json: bool) -> None:
 def _tell(name: str, provider: str, result: LeaveResult, as_json: bool) -> None:
     """What a drain came to; ProviderError where something of the volume is left."""
     if as_json:
-        print_json({"name": name, "provider": provider, "empty": not result.unreachable, **dataclasses.asdict(result)})
+        print_json(
+            {
+                "name": name,
+                "provider": provider,
+                "empty": not (result.unreachable or result.kept),
+                **dataclasses.asdict(result),
+            }
+        )
     else:
         print_facts([("moved", f"{result.shares} shares, {size(result.bytes)}")])
     if result.unreachable:
@@ -272,6 +279,13 @@ def _tell(name: str, provider: str, result: LeaveResult, as_json: bool) -> None:
             "",
             f"{provider} holds no share that is needed, but what lies there is not deleted: {result.unreachable}; "
             "call it again once it can be",
+        )
+    if result.kept:
+        raise ProviderError(
+            "",
+            f"{provider} holds no share that is needed, and all of the volume there was deleted, but its bucket keeps "
+            "deleted objects as older versions; let a lifecycle rule expire noncurrent versions, or delete them with "
+            "the provider's own tool",
         )
     if not as_json:
         others = f"; {result.left} objects there are not the volume's" if result.left else ""

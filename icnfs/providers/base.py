@@ -156,8 +156,11 @@ class Provider(ABC):
         """The object's bytes."""
 
     @abstractmethod
-    async def delete(self, name: str) -> None:
-        """Remove the object; a missing one is no error.  Durable when it returns."""
+    async def delete(self, name: str) -> bool:
+        """Remove the object; a missing one is no error.  Durable when it returns.
+
+        True where the provider says that it only hid it and keeps what it was: then its bytes are still there.
+        """
 
     @abstractmethod
     async def list(self, prefix: str, after: str = "") -> list[str]:

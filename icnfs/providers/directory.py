@@ -88,9 +88,10 @@ class DirectoryProvider(Provider):
         check_name(name)
         return await self._thread(f"looking up {name}", partial(self._size, name))
 
-    async def delete(self, name: str) -> None:
+    async def delete(self, name: str) -> bool:
         check_name(name)
         await self._thread(f"deleting {name}", partial(self._delete, name))
+        return False
 
     async def list(self, prefix: str, after: str = "") -> list[str]:
         check_prefix(prefix)

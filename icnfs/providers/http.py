@@ -175,6 +175,8 @@ class HttpClient:
         self._lock = threading.Lock()
         self._idle: list[_Connection] = []
         self._context: ssl.SSLContext | None = None
+        self._authorities: _File | None = None
+        """The file that it was made of."""
         self._closed = False
         self._calls: set[_Call] = set()
         self._given = self._arrived = 0
@@ -224,7 +226,11 @@ class HttpClient:
             except (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError):  # closed while it lay idle
                 if call.is_cut or call.ending:
                     raise
-        return self._exchange(_Connection(self.origin, self._tls()), call, question, most)
+        try:
+            return self._exchange(_Connection(self.origin, self._tls()), call, question, most)
+        except ssl.SSLCertVerificationError:
+            self._forget_tls()
+            raise
 
     def _exchange(
         self, connection: _Connection, call: _Call, question: Question, most: Callable[[int, Mapping[str, str]], int]
@@ -279,14 +285,38 @@ class HttpClient:
             return not self._closed
 
     def _tls(self) -> ssl.SSLContext | None:
-        """Made at the first request: a file of authorities that is missing is this provider's trouble alone."""
+        """Made at the first request: a file of authorities that is missing is this provider's trouble alone.
+
+        Made anew where the file has changed, for authorities are renewed in place; while it is gone, nothing changes.
+        """
         if not self.origin.secure:
             return None
         with self._lock:
-            if self._context is None:
-                self._context = _context(self.origin.ca)
-                self._context.set_alpn_protocols(["http/1.1"])
+            there = _file(self.origin.ca)
+            if self._context is None or (there is not None and there != self._authorities):
+                context = _context(self.origin.ca)
+                context.set_alpn_protocols(["http/1.1"])
+                self._context, self._authorities = context, there
             return self._context
+
+    def _forget_tls(self) -> None:
+        """The system's authorities may have been renewed, too: no file tells."""
+        with self._lock:
+            self._context = None
+
+
+_File = tuple[int, int, int]
+"""Inode, size and time of change of a file's contents: what tells one from what replaced it."""
+
+
+def _file(path: Path | None) -> _File | None:
+    if path is None:
+        return None
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _context(ca: Path | None) -> ssl.SSLContext:

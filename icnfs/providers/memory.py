@@ -69,10 +69,11 @@ class MemoryProvider(Provider):
     async def size(self, name: str) -> int:
         return len(await self._find(name))
 
-    async def delete(self, name: str) -> None:
+    async def delete(self, name: str) -> bool:
         check_name(name)
         await self._turn(changes=True)
         self.objects.pop(name, None)
+        return False
 
     async def list(self, prefix: str, after: str = "") -> list[str]:
         check_prefix(prefix)

@@ -46,6 +46,8 @@ class Report:
     read_rate: float | None = None
     conditional_writes: bool | None = None
     """Whether a put that must not replace an object does not."""
+    keeps_deleted: bool | None = None
+    """Whether it says that it keeps what is deleted, as older versions."""
     steps: list[str] = field(default_factory=list)
     """What it could do, in order."""
 
@@ -105,7 +107,7 @@ async def _steps(provider: Provider, name: str, report: Report) -> None:
     hold((await step("size", lambda: provider.size(name)))[0] == SIZE, "size")
     hold(name in (await step("list", lambda: provider.list(name)))[0], "list")
     report.conditional_writes = not (await step("put_new", lambda: provider.put_new(name, b"overwritten")))[0]
-    await step("delete", lambda: provider.delete(name))
+    report.keeps_deleted = (await step("delete", lambda: provider.delete(name)))[0]
     try:
         await provider.get(name)
     except ObjectMissingError:

@@ -65,8 +65,8 @@ class Wrapper(Provider):
     async def size(self, name: str) -> int:
         return await self._around(Act(f"looking up {name}"), lambda: self.inner.size(name))
 
-    async def delete(self, name: str) -> None:
-        await self._around(Act(f"deleting {name}", changes=True), lambda: self.inner.delete(name))
+    async def delete(self, name: str) -> bool:
+        return await self._around(Act(f"deleting {name}", changes=True), lambda: self.inner.delete(name))
 
     async def list(self, prefix: str, after: str = "") -> list[str]:
         return await self._around(Act("listing"), lambda: self.inner.list(prefix, after))

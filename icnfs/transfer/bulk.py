@@ -75,7 +75,10 @@ def view(fd: int, size: int) -> memoryview:
     The mapping lasts as long as the view and its slices.  Raises FormatError for an unsound memfd.
     """
     _check(fd, size)
-    return memoryview(mmap.mmap(fd, size, prot=mmap.PROT_READ) if size else b"")
+    try:
+        return memoryview(mmap.mmap(fd, size, prot=mmap.PROT_READ) if size else b"")
+    except OSError as error:  # huge pages map in whole ones only
+        raise FormatError(f"a memfd that cannot be mapped: {error}") from error
 
 
 def _check(fd: int, size: int) -> None:

@@ -23,7 +23,7 @@ import trio
 from icnfs.errors import ConfigError, FormatError, IcnfsError, ProviderAwayError, ProviderError
 from icnfs.format import segment as segment_format
 from icnfs.format.segment import SegmentInfo
-from icnfs.limits import IN_PLACE_MAX, INLINE_MAX
+from icnfs.limits import IN_PLACE_MAX, INLINE_MAX, OBJECT_MAX
 from icnfs.providers.base import Capacity
 from icnfs.providers.open import ProviderSpec
 from icnfs.transfer import bulk
@@ -318,11 +318,12 @@ class TransferClient:
         with bulk.closing(await trio.to_thread.run_sync(bulk.holding, [data], "object")) as fd:
             await self._call(Done, lambda call, left: PutObject(call, left, provider, name, None, new), seconds, fd)
 
-    async def get_object(self, provider: str, name: str, *, deadline: float | None = None) -> bytes:
-        """A whole object.  Raises ProviderError."""
-        return await self._call_data(
-            lambda call, left: GetObject(call, left, provider, name), _or_default(deadline, self._deadlines.object)
-        )
+    async def get_object(
+        self, provider: str, name: str, *, most: int = OBJECT_MAX, deadline: float | None = None
+    ) -> bytes:
+        """A whole object, of at most `most` bytes.  Raises ProviderError."""
+        seconds = _or_default(deadline, self._deadlines.object)
+        return await self._call_data(lambda call, left: GetObject(call, left, provider, name, most), seconds)
 
     async def list_objects(
         self, provider: str, prefix: str, after: str = "", *, page: bool = False, deadline: float | None = None
@@ -339,9 +340,9 @@ class TransferClient:
         peeked = await self._ask(Peeked, lambda call, left: Peek(call, left, provider, name, length), deadline)
         return peeked.size, peeked.head
 
-    async def delete_object(self, provider: str, name: str, *, deadline: float | None = None) -> None:
-        """Delete an object; a missing one is no error.  Raises ProviderError."""
-        await self._ask(Done, lambda call, left: DeleteObject(call, left, provider, name), deadline)
+    async def delete_object(self, provider: str, name: str, *, deadline: float | None = None) -> bool:
+        """Delete an object; a missing one is no error.  True where the provider keeps it.  Raises ProviderError."""
+        return (await self._ask(Done, lambda call, left: DeleteObject(call, left, provider, name), deadline)).kept
 
     async def probe(self, provider: str, *, deadline: float | None = None) -> Capacity:
         """Ask a provider how it is, now.  Raises ProviderError."""

@@ -223,9 +223,9 @@ class Engine:
         lane = self._lane(provider)
         await self._within(deadline, provider, lambda: (lane.put_new if new else lane.put)(name, data))
 
-    async def get_object(self, provider: str, name: str, *, deadline: float) -> bytes:
-        """A whole object.  Raises ProviderError."""
-        return await self._within(deadline, provider, lambda: self._lane(provider).read_object(name))
+    async def get_object(self, provider: str, name: str, *, most: int = OBJECT_MAX, deadline: float) -> bytes:
+        """A whole object.  Raises ProviderError: ProviderLiesError where it has more than `most` bytes."""
+        return await self._within(deadline, provider, lambda: self._lane(provider).read_object(name, most))
 
     async def list_objects(
         self, provider: str, prefix: str, after: str = "", *, page: bool = False, deadline: float
@@ -243,9 +243,9 @@ class Engine:
         """An object's size, and up to `length` bytes of its beginning.  Raises ProviderError."""
         return await self._within(deadline, provider, lambda: self._lane(provider).peek(name, length))
 
-    async def delete_object(self, provider: str, name: str, *, deadline: float) -> None:
-        """Delete an object; a missing one is no error.  Raises ProviderError."""
-        await self._within(deadline, provider, lambda: self._lane(provider).delete(name))
+    async def delete_object(self, provider: str, name: str, *, deadline: float) -> bool:
+        """Delete an object; a missing one is no error.  True where the provider keeps it.  Raises ProviderError."""
+        return await self._within(deadline, provider, lambda: self._lane(provider).delete(name))
 
     async def probe(self, provider: str, *, deadline: float) -> Capacity:
         """Ask a provider how it is, now.  Raises ProviderError."""

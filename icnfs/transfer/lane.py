@@ -22,6 +22,7 @@ from icnfs.errors import (
     ProviderLiesError,
     ProviderRefusedError,
 )
+from icnfs.limits import OBJECT_MAX
 from icnfs.providers.base import Capacity, Data, Provider, list_all, list_page
 from icnfs.providers.guard import Rates, guard
 from icnfs.transfer.estimate import Call, Estimate
@@ -93,10 +94,18 @@ class Lane:
         except ObjectMissingError:
             raise ProviderAwayError(self.name, f"object {name} is being stored by somebody else; try again") from None
 
-    async def read_object(self, name: str) -> bytes:
-        """The whole object; fails at once while the provider is down."""
+    async def read_object(self, name: str, most: int = OBJECT_MAX) -> bytes:
+        """The whole object; fails at once while the provider is down.
+
+        Where fewer bytes than any object may have are wanted, its size is asked for first: a larger one is not read.
+        """
+        length = None
+        if most < OBJECT_MAX:
+            length = await self._mapped(lambda: self._guarded.again.size(name))
+            if length > most:
+                raise ProviderLiesError(self.name, f"object {name} is of {length} bytes, and can have {most} at most")
         with self._measured(self.health.reads, 0) as call:
-            data = await self._mapped(lambda: self._guarded.again.get(name))
+            data = await self._mapped(lambda: self._guarded.again.get(name, 0, length))
             call.length = len(data)
         self.health.bytes_down += len(data)
         return data
@@ -118,9 +127,9 @@ class Lane:
         size = await self._mapped(lambda: self._guarded.again.size(name))
         return size, await self._mapped(lambda: self._guarded.again.get(name, 0, min(size, length)))
 
-    async def delete(self, name: str) -> None:
+    async def delete(self, name: str) -> bool:
         """As Provider.delete; fails at once while the provider is down."""
-        await self._mapped(lambda: self._guarded.again.delete(name))
+        return await self._mapped(lambda: self._guarded.again.delete(name))
 
     async def probe(self) -> Capacity:
         """Ask the provider how it is, now; it is up or down afterwards."""

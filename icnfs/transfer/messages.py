@@ -195,12 +195,13 @@ class PutObject(Message, frozen=True):
 
 
 class GetObject(Message, frozen=True):
-    """Read a whole object.  Answered with Data."""
+    """Read a whole object of at most `most` bytes.  Answered with Data."""
 
     call: Call
     deadline: Seconds
     provider: ProviderName
     name: ObjectName
+    most: Annotated[int, msgspec.Meta(ge=0, le=OBJECT_MAX)] = OBJECT_MAX
 
 
 class ListObjects(Message, frozen=True):
@@ -297,7 +298,10 @@ class Fault(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Done(Message, frozen=True):
+    """It is done; `kept` where what was to be deleted is only hidden, and the provider keeps it."""
+
     call: Call
+    kept: bool = False
 
 
 class Data(Message, frozen=True):

@@ -260,7 +260,9 @@ class Session:
         self._send(Done(request.call))
 
     async def _get_object(self, request: GetObject, fd: int | None) -> None:
-        data = await self._engine.get_object(request.provider, request.name, deadline=request.deadline)
+        data = await self._engine.get_object(
+            request.provider, request.name, most=request.most, deadline=request.deadline
+        )
         await self._send_data(request.call, [data])
 
     async def _list_objects(self, request: ListObjects, fd: int | None) -> None:
@@ -274,8 +276,8 @@ class Session:
         self._send(Peeked(request.call, size, head))
 
     async def _delete_object(self, request: DeleteObject, fd: int | None) -> None:
-        await self._engine.delete_object(request.provider, request.name, deadline=request.deadline)
-        self._send(Done(request.call))
+        kept = await self._engine.delete_object(request.provider, request.name, deadline=request.deadline)
+        self._send(Done(request.call, kept))
 
     async def _probe(self, request: Probe, fd: int | None) -> None:
         try:

@@ -2,8 +2,9 @@
 
 A name proves nothing: any provider can make one up.  A head counts only once a copy of it was fetched and opened, and
 then it is the volume's own, for only the holder of the keys can seal one.  What a provider shows that does not open is
-noted against it and otherwise ignored.  A head is *durable* at n - k + 1 distinct owners: then whatever k providers
-answer later, one of them has it.
+noted against it and otherwise ignored, and less of what it lists is looked into from then on: what is left out counts
+as not answered.  A head is *durable* at n - k + 1 distinct owners: then whatever k providers answer later, one of them
+has it.
 
 This module knows nothing of local state; `fence` decides what a head means for this mount.
 """
@@ -11,9 +12,8 @@ This module knows nothing of local state; `fence` decides what a head means for 
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -21,13 +21,21 @@ import trio
 
 from icnfs.errors import DamagedError, FormatError, IcnfsError, NameTakenError, NewerFormatError, ProviderError
 from icnfs.format import head as head_format
-from icnfs.format.head import PREFIX, Head, HeadName
+from icnfs.format.head import HEAD_MAX, PREFIX, Head, HeadName
 from icnfs.volume.network import Network
 
 log = logging.getLogger(__name__)
 
 CANDIDATES_MAX: Final = 16
 """Of the names one provider lists, only so many of the newest are looked into: made-up names cost no more than this."""
+
+READ_SECONDS: Final = 60.0
+"""For all heads that one provider lists, in one look."""
+
+DOUBTED_CANDIDATES: Final = 1
+DOUBTED_SECONDS: Final = 2.0
+"""The same for one that showed a false head, or listed one and did not hand it out: else it could make each publish
+last as long as the first, for ever.  An honest head comes in a few round trips."""
 
 DISBELIEVED_MAX: Final = 4096
 """Names found to be false are remembered, up to so many, and not fetched again."""
@@ -63,6 +71,28 @@ class Stored:
     errors: dict[str, IcnfsError] = field(default_factory=dict)
 
 
+@dataclass
+class _Budget:
+    """What one provider's heads may still cost, in one look."""
+
+    seconds: float
+    candidates: int
+
+    @property
+    def spent(self) -> bool:
+        return self.seconds <= 0 or self.candidates <= 0
+
+    @contextmanager
+    def spending(self) -> Iterator[None]:
+        """One candidate is looked into."""
+        begun = trio.current_time()
+        self.candidates -= 1
+        try:
+            yield
+        finally:
+            self.seconds -= trio.current_time() - begun
+
+
 class Heads:
     """The heads of one volume at all its providers."""
 
@@ -71,6 +101,8 @@ class Heads:
         self._disbelieved: dict[tuple[str, HeadName], None] = {}
         self.liars: dict[str, str] = {}
         """What was wrong with a head that a provider showed, by provider."""
+        self.doubted: dict[str, str] = {}
+        """Why a provider is doubted, until it shows a real head in time: it lied, or did not hand out what it lists."""
         self.highest: Head | None = None
         """Of those that were looked for and are real, the one with the highest number."""
         self._seen = Survey({}, {})
@@ -120,7 +152,7 @@ class Heads:
     async def newest(
         self,
         survey: Survey,
-        seconds: float = 60.0,
+        seconds: float = READ_SECONDS,
         *,
         skip: Callable[[str, HeadName], bool] = lambda _provider, _name: False,
         accept: Callable[[Head], bool] = lambda _head: True,
@@ -131,34 +163,56 @@ class Heads:
         all of it, is noted in the survey.  Raises `NewerFormatError` where a head met on the way was written by a later
         release.
         """
-        left: defaultdict[str, float] = defaultdict(lambda: seconds)
+        little = self._little(survey)
+        budgets = {
+            provider: _Budget(min(seconds, DOUBTED_SECONDS), DOUBTED_CANDIDATES)
+            if provider in little
+            else _Budget(seconds, CANDIDATES_MAX)
+            for provider in survey.listed
+        }
         for _, copies in survey.newest():
             for provider, name in copies:
-                if skip(provider, name):
+                if skip(provider, name) or (provider, name) in self._disbelieved:
                     continue
-                if left[provider] <= 0:
+                budget = budgets[provider]
+                if budget.spent:
                     survey.unread.add(provider)
                     continue
-                begun = trio.current_time()
-                try:
-                    head = await self._believe(provider, name, left[provider])
-                except ProviderError as error:
-                    log.warning("head %s cannot be read: %s", name, error)
-                    survey.unread.add(provider)
-                    continue
-                finally:
-                    left[provider] -= trio.current_time() - begun
+                with budget.spending():
+                    head = await self._look_into(survey, provider, name, budget.seconds)
+                if head is not None:
+                    self.doubted.pop(provider, None)
                 if head is not None and accept(head):
                     self.highest = max(self.highest or head, head, key=lambda one: one.number)
                     return head
         return None
+
+    def _little(self, survey: Survey) -> set[str]:
+        """Providers that are given little time and few candidates: the doubted ones.
+
+        Not where without them too few owners answer: then what they list decides, and a slow line is not taken for a
+        lie.
+        """
+        network, doubted = self._network, survey.listed.keys() & self.doubted.keys()
+        others = (survey.listed.keys() & network.taken) - doubted
+        return set() if network.silent(others) > network.silent_most else doubted
+
+    async def _look_into(self, survey: Survey, provider: str, name: HeadName, seconds: float) -> Head | None:
+        try:
+            return await self._believe(provider, name, seconds)
+        except ProviderError as error:
+            level = logging.DEBUG if provider in self.doubted else logging.WARNING
+            log.log(level, "head %s cannot be read: %s", name, error)
+            survey.unread.add(provider)
+            self.doubted[provider] = f"it lists head {name} and does not hand it out: {error.detail}"
+            return None
 
     async def _believe(self, provider: str, name: HeadName, deadline: float) -> Head | None:
         """The head behind a name, or None where it is not one.  Raises `ProviderError` where it cannot be had."""
         if (provider, name) in self._disbelieved:
             return None
         try:
-            raw = await self._network.transfer.get_object(provider, str(name), deadline=deadline)
+            raw = await self._network.transfer.get_object(provider, str(name), most=HEAD_MAX, deadline=deadline)
             head = head_format.unseal(raw, name, self._network.token(provider), self._network.open_head)
             if self._network.names.writer_tag(provider, head.writer) != name.tag:
                 raise FormatError("a head under another writer's name")
@@ -174,7 +228,7 @@ class Heads:
             self._disbelieved.clear()
         self._disbelieved[provider, name] = None
         level = logging.DEBUG if provider in self.liars else logging.WARNING
-        self.liars[provider] = f"head {name}: {why}"
+        self.liars[provider] = self.doubted[provider] = f"head {name}: {why}"
         log.log(level, "provider %s shows a false head %s: %s", provider, name, why)
 
     async def store(self, head: Head, spare: trio.Nursery, deadline: float = 60.0) -> Stored:

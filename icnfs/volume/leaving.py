@@ -12,7 +12,8 @@ Older heads still name shares there: of segments that are gone by now.  Each of 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+import secrets
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -25,10 +26,12 @@ from icnfs.errors import (
     IcnfsError,
     ProviderAwayError,
     ProviderError,
+    ProviderLiesError,
     UsageError,
 )
 from icnfs.format import marker
 from icnfs.format.head import PREFIX as HEADS
+from icnfs.providers import trial
 from icnfs.volume import keyring as keyrings
 from icnfs.volume.network import SHARES_PREFIX, Network
 from icnfs.volume.places import VISIT_SECONDS
@@ -61,13 +64,15 @@ class LeaveResult:
     """What has left: shares and their bytes.
 
     `left` objects are still listed there that no volume made.  `unreachable` tells why what lies there could not be
-    deleted; "" where nothing of the volume is left.
+    deleted; "" where nothing of the volume is left.  `kept`: the provider says that it keeps what it deletes, as older
+    versions.
     """
 
     shares: int
     bytes: int
     left: int
     unreachable: str
+    kept: bool = False
 
 
 class Leaving:
@@ -106,19 +111,19 @@ class Leaving:
             await self._publish()
             if not self._concerns(provider):
                 break
-        left, unreachable = 0, ""
+        left, kept, unreachable = 0, False, ""
         self._network.clearing.add(provider)
         try:
             self._network.doubt(provider)  # what lies there is deleted: it must be ours now
             await self._publisher.settle()
             self._require_ours(provider)
-            left = await self._clear(provider)
+            left, kept = await self._clear(provider)
         except ProviderError as error:
             unreachable = str(error)
         finally:
             self._network.clearing.discard(provider)
             self._network.doubted.pop(provider, trio.Event()).set()  # it holds nothing that counts
-        return LeaveResult(first.segments, first.bytes, left, unreachable)
+        return LeaveResult(first.segments, first.bytes, left, unreachable, kept)
 
     def _holding(self, provider: str) -> Holding:
         return holdings_of(self._repair.groups()).get(provider, Holding(provider, 0, 0))
@@ -147,14 +152,18 @@ class Leaving:
         if provider in network.doubted or provider not in network.taken | network.free:
             raise ProviderAwayError(provider, network.trouble(provider) or "its place cannot be looked at")
 
-    async def _clear(self, provider: str) -> int:
-        """Delete what is there of the volume; how many other objects are listed afterwards.
+    async def _clear(self, provider: str) -> tuple[int, bool]:
+        """Delete what is there of the volume; how many other objects are listed afterwards, and whether the provider
+        keeps what it deletes.
 
-        Before each part it looks whether another machine has taken over: that one may use the place.
+        Before each part it looks whether another machine has taken over: that one may use the place.  The mark goes
+        once the listing shows it and nothing else of the volume: one that lacks the mark hides the rest, too.
         """
         transfer = self._network.transfer
         if provider in self._network.free:
-            return len(await transfer.list_objects(provider, "", deadline=VISIT_SECONDS))
+            left = await transfer.list_objects(provider, "", deadline=VISIT_SECONDS)
+            nothing = f"{trial.FOLDER}/{secrets.token_hex(16)}"  # what was deleted there before is not known any more
+            return len(left), await transfer.delete_object(provider, nothing, deadline=VISIT_SECONDS)
         try:
             for prefix in _prefixes():
                 names = await transfer.list_objects(provider, prefix, deadline=VISIT_SECONDS)
@@ -166,15 +175,25 @@ class Leaving:
                         for name in names[at : at + DELETES_STEP]
                     )
                     await together(deletions, DELETES_AT_ONCE)
+            _require_gone(provider, await transfer.list_objects(provider, "", deadline=VISIT_SECONDS))
             await self._publisher.look_out()
             self._network.taken.discard(provider)
-            await transfer.delete_object(provider, marker.NAME, deadline=VISIT_SECONDS)
+            kept = await transfer.delete_object(provider, marker.NAME, deadline=VISIT_SECONDS)
             left = await transfer.list_objects(provider, "", deadline=VISIT_SECONDS)
         except IcnfsError:
             self._network.taken.add(provider)
             raise
         self._network.free.add(provider)
-        return len(left)
+        return len(left), kept
+
+
+def _require_gone(provider: str, listed: Sequence[str]) -> None:
+    """Raise `ProviderError` unless the volume's mark alone is listed of all that is the volume's."""
+    if marker.NAME not in listed:
+        raise ProviderLiesError(provider, "its listing hides the volume's mark, and what else it holds; ask it why")
+    if ours := [name for name in listed if name.startswith((SHARES_PREFIX, HEADS, keyrings.PREFIX))]:
+        what = f"it lists {len(ours)} objects still that it said are deleted, such as {ours[0]}"
+        raise ProviderLiesError(provider, f"{what}; try again later, or ask it why")
 
 
 def _prefixes() -> Iterator[str]:

@@ -100,12 +100,12 @@ class Transfer(Protocol):
     async def put_object(
         self, provider: str, name: str, data: bytes, *, new: bool = ..., deadline: float = ...
     ) -> None: ...
-    async def get_object(self, provider: str, name: str, *, deadline: float = ...) -> bytes: ...
+    async def get_object(self, provider: str, name: str, *, most: int = ..., deadline: float = ...) -> bytes: ...
     async def list_objects(
         self, provider: str, prefix: str, after: str = ..., *, page: bool = ..., deadline: float = ...
     ) -> list[str]: ...
     async def peek(self, provider: str, name: str, length: int, *, deadline: float = ...) -> tuple[int, bytes]: ...
-    async def delete_object(self, provider: str, name: str, *, deadline: float = ...) -> None: ...
+    async def delete_object(self, provider: str, name: str, *, deadline: float = ...) -> bool: ...
     async def probe(self, provider: str, *, deadline: float = ...) -> Capacity: ...
     async def set_providers(self, specs: Sequence[ProviderSpec], limits: Limits) -> None: ...
     def states(self) -> Mapping[str, ProviderState]: ...
@@ -157,7 +157,9 @@ class Network:
     unused: Callable[[], frozenset[str]] = frozenset
     """Providers that are known to hold no share, nor is one missing there."""
     suspended: Callable[[], frozenset[str]] = frozenset
-    """Providers whose answers of late were wrong too often (see `trust`)."""
+    """Providers whose answers of late were wrong too often, or that were away too long (see `trust`)."""
+    liars: Callable[[], frozenset[str]] = frozenset
+    """Those of them whose answers were wrong."""
 
     upload: int = 0
     download: int = 0
@@ -379,7 +381,13 @@ class Network:
     @property
     def unsure(self) -> frozenset[str]:
         """Providers of which it is not known that they still hold what they were given, for a reason."""
-        return frozenset(self.doubted.keys() | self.foreign.keys() | self.vacant | self.moved | self.gone_back)
+        return frozenset(self.doubts())
+
+    def doubts(self) -> dict[str, str]:
+        """These providers, and what each may have done."""
+        emptied = self.doubted.keys() | self.foreign.keys() | self.vacant | self.moved | self.gone_back
+        lying = "is suspended for wrong answers (drain it, or wait until it is vetted anew)"
+        return dict.fromkeys(self.liars(), lying) | dict.fromkeys(emptied, "may have lost what it held")
 
     @property
     def doubtful(self) -> frozenset[str]:

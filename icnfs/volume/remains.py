@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 from icnfs.errors import IcnfsError, ProviderAwayError, ProviderRefusedError
 from icnfs.format.segment import SegmentInfo
+from icnfs.limits import OBJECT_MAX
 from icnfs.providers.base import Capacity
 from icnfs.transfer.checks import Looked
 from icnfs.transfer.messages import ProviderState, ShareEvent
@@ -67,10 +68,12 @@ class Remains:
     ) -> Looked:
         return await self._inner.check(segment, names, index, leaves, deadline=deadline)
 
-    async def get_object(self, provider: str, name: str, *, deadline: float = 60.0) -> bytes:
+    async def get_object(self, provider: str, name: str, *, most: int = OBJECT_MAX, deadline: float = 60.0) -> bytes:
         self._there(provider)
         get = self._inner.get_object
-        data: bytes = await self._remembered(("get", provider, name), lambda: get(provider, name, deadline=deadline))
+        data: bytes = await self._remembered(
+            ("get", provider, name), lambda: get(provider, name, most=most, deadline=deadline)
+        )
         return data
 
     async def list_objects(
@@ -106,7 +109,7 @@ class Remains:
     async def put_object(self, provider: str, *_: Any, **__: Any) -> None:
         _refuse(provider)
 
-    async def delete_object(self, provider: str, *_: Any, **__: Any) -> None:
+    async def delete_object(self, provider: str, *_: Any, **__: Any) -> bool:
         _refuse(provider)
 
     async def set_providers(self, *_: Any, **__: Any) -> None:

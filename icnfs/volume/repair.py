@@ -1,9 +1,9 @@
 """Putting shares where they belong: those that are missing, and those that lie where the policy allows none.
 
 A share is *missing* while no provider holds it.  It is rebuilt from k others and stored where it was meant to be, or,
-while that provider is away, at another that the policy allows.  It is *astray* at a provider that the present policy or
-the TOML gives no share, or too many: it is stored elsewhere before its old place is forgotten.  What is only down for
-now is left alone: its shares come back with it.
+while that provider is away or loses it again and again (see `mended`), at another that the policy allows.  It is
+*astray* at a provider that the present policy or the TOML gives no share, or too many: it is stored elsewhere before
+its old place is forgotten.  What is only down for now is left alone: its shares come back with it.
 
 It knows, of every segment, who holds it (some 150 bytes each, 9 MB for each TB of contents): what is at risk when
 providers go down, what lies astray under another policy and who holds how much is counted at once, by the few sets of
@@ -28,6 +28,7 @@ from icnfs.errors import IcnfsError, TooFewProvidersError
 from icnfs.format.segment import SegmentInfo
 from icnfs.transfer.messages import ShareEvent
 from icnfs.volume.emptied import Emptied
+from icnfs.volume.mended import Mended
 from icnfs.volume.network import Network
 from icnfs.volume.together import together
 
@@ -103,6 +104,7 @@ class Repair:
         self._come: dict[tuple[bytes, int], str] = {}
         self._turn = secrets.randbelow(1 << 16)
         self._stuck: set[bytes] = set()
+        self._mended = Mended()
         self.hopeless: set[bytes] = set()
         """Segments that lacked shares and of which no k could be had, though nobody who should hold one is down."""
         self.obstacle: IcnfsError | None = None
@@ -344,13 +346,18 @@ class Repair:
         kept = [(share.provider, share.stored and index not in astray) for index, share in enumerate(segment.shares)]
         home: dict[int, str] = {}
         homeless: list[int] = []
+        shunned: set[str] = set()
+        now = trio.current_time()
         for index, share in enumerate(segment.shares):
             key = segment.id, index
             if key in self._late or key in self._come or kept[index][1]:
                 continue
             with_it = [*kept[:index], (share.provider, True), *kept[index + 1 :]]
             fits = not placement.misplaced(with_it, network.k, network.facts, network.policy)
-            if not share.stored and share.provider not in away and fits:
+            if self._mended.waits(segment.id, index, share.provider, now):
+                shunned.add(share.provider)
+                homeless.append(index)
+            elif not share.stored and share.provider not in away and fits:
                 home[index] = share.provider
                 kept = with_it
             else:
@@ -358,7 +365,7 @@ class Repair:
         self._turn += 1
         if not homeless:
             return home
-        found, obstacle = network.spare(segment, homeless, self._turn)
+        found, obstacle = network.spare(segment, homeless, self._turn, shunned)
         self.obstacle = obstacle or self.obstacle
         return home | found
 
@@ -383,6 +390,8 @@ class Repair:
             self.obstacle = refusal
         roots = [share.root for share in segment.shares]
         done = {i: to[i] for i in indexes if i not in result.errors and result.roots[i] == roots[i]}
+        for index, provider in done.items():
+            self._mended.note(segment.id, index, provider, trio.current_time())
         return _with(segment, done)
 
 

@@ -92,14 +92,18 @@ def _provider(volume: Volume, name: str, missing: int, shares: int) -> ProviderS
     facts = volume.network.facts[name]
     state = volume.network.transfer.states().get(name, ProviderState(name))
     foreign = volume.network.foreign.get(name)
-    lie = volume.heads.liars.get(name, "")
+    doubt = volume.heads.doubted.get(name, "")
+    suspended = ""
+    if name in volume.network.suspended():
+        reason = volume.audit.trust.records[name].reason
+        suspended = f"suspended, for {reason}; drain it, or wait until it is vetted anew"
     kept = volume.collector.refusals.get(name, "")
     return ProviderStatus(
         name=name,
         owner=facts.owner,
         country=facts.country,
         state=_state_word(volume.network, state),
-        error=foreign or state.error or lie or (f"refuses to delete: {kept}" if kept else ""),
+        error=foreign or state.error or doubt or suspended or (f"refuses to delete: {kept}" if kept else ""),
         free_bytes=state.free_bytes,
         latency_s=state.latency_s,
         bytes_up=state.bytes_up,

@@ -21,7 +21,7 @@ def unpublished(publisher: Publisher, network: Network, seconds: float) -> Degra
 
 def unsafe(network: Network, repair: Repair, keyring: Keyring) -> DegradedError:
     """It is published, and too few owners hold it, or what opens it."""
-    amiss = dict.fromkeys(network.unsure, "may have lost what it held")
+    amiss = network.doubts()
     amiss |= {name: f"lacks {count} share{'s' * (count != 1)}" for name, count in repair.lacking_at().items()}
     why = {name: f" ({trouble})" for name in amiss if (trouble := network.trouble(name))}
     names = [f"{name} {what}{why.get(name, '')}" for name, what in sorted(amiss.items())]

@@ -8,7 +8,8 @@
     suspended   vetting       at least RIGHT_AGAIN of its last answers were right and it was there for THERE_AGAIN; or
                               it holds nothing to be asked for, and was there for PAROLE
 
-A suspended provider gets no new shares while there are enough others, and its shares do not count as held; it is
+A suspended provider gets no new shares while there are enough others, and its shares do not count as held: where it
+was suspended for its answers, `sync` does not vouch for them either, as it does for one that was only away.  It is
 audited on, and that is its way back: to be vetted again, with a clean record.  Who was not there was not asked: that is
 no wrong answer.  Unknown outcomes count neither way.  While fewer than half of all providers are there, the fault is
 more likely on this side, and nobody is blamed.
@@ -98,6 +99,10 @@ class Trust:
     def suspended(self) -> frozenset[str]:
         """Those that get no new shares."""
         return frozenset(name for name, one in self.records.items() if one.standing is Standing.SUSPENDED)
+
+    def liars(self) -> frozenset[str]:
+        """Those of them whose answers of late were wrong too often: what they are said to hold, they may not."""
+        return frozenset(name for name in self.suspended() if self.records[name].right < RIGHT_AGAIN)
 
     def answered(self, name: str, outcome: str, now: float) -> Change | None:
         """The outcome of a check, as in `transfer.checks`."""

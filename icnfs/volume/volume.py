@@ -129,7 +129,7 @@ class Volume:
         self.findings = Findings(network, self._amend, self.audit.answered)
         self.orphans = Orphans(store, network, self.heads, self.fence, self.publisher, self._caring, config.grace)
         self.scrubbing = Scrub(store, network, self.repair, self.findings, self._segment)
-        network.suspended = self.audit.trust.suspended
+        network.suspended, network.liars = self.audit.trust.suspended, self.audit.trust.liars
         store.source = ProviderSource(network, store.segment, spare)
         store.is_safe = network.is_safe_now
         network.transfer.heard = self._heard
@@ -326,10 +326,11 @@ class Volume:
         return openable.obstacle(self.network, self.keyring)
 
     def unsafe_at(self) -> list[str]:
-        """Providers that lack shares or key slots, where fewer owners than must hold all of these; else none."""
+        """Providers that lack shares or key slots, or lie, where too few owners hold all of these; else none."""
         shares = self.repair.lacking_at() if self.repair.unsafe else ()
         slots = filter(self.keyring.undelivered, self.network.keepers) if self.unopenable else ()
-        return sorted({*shares, *slots})
+        liars = self.network.liars() if self.repair.unsure else ()
+        return sorted({*shares, *slots, *liars})
 
     async def _report(self, progress: Callable[[SyncProgress], None]) -> None:
         while True:

@@ -327,6 +327,16 @@ def test_drain_tells_what_could_not_be_deleted(
     assert "does not answer" in err and "nothing of the volume" not in out
 
 
+def test_drain_tells_of_a_bucket_that_keeps_what_is_deleted(
+    world: World, mount: StandIn, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mount.result = replace(mount.result, kept=True)
+    assert run("provider", "drain", "demo", "a", "--json") == Exit.PROVIDER
+    out, err = capsys.readouterr()
+    assert json.loads(out)["empty"] is False
+    assert "expire noncurrent versions" in err and "nothing of the volume" not in out
+
+
 def test_a_drain_that_ends_early_stays_marked(world: World, mount: StandIn, capsys: pytest.CaptureFixture[str]) -> None:
     mount.leave_failure = DegradedError("provider a still holds 3 shares after 1 s")
     assert run("provider", "drain", "demo", "a", "--deadline", "1") == Exit.DEGRADED

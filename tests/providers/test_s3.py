@@ -29,7 +29,7 @@ from icnfs.errors import (
 )
 from icnfs.limits import KIB, MIB, OBJECT_MAX
 from icnfs.providers import breaker, http
-from icnfs.providers.base import Pieces, list_all
+from icnfs.providers.base import Data, Pieces, list_all
 from icnfs.providers.guard import guard
 from icnfs.providers.open import ProviderSpec, open_provider, parse_url
 from icnfs.providers.s3 import S3Provider
@@ -94,8 +94,8 @@ def keys(tmp_path: Path) -> Path:
     return write_keys(tmp_path / "keys")
 
 
-def provider_of(url: str, keys: Path, more: str = "") -> S3Provider:
-    made = open_provider(ProviderSpec("alpha", f"s3://bucket/p?endpoint={url}{more}", credentials=str(keys)))
+def provider_of(url: str, keys: Path, more: str = "", bucket: str = "bucket") -> S3Provider:
+    made = open_provider(ProviderSpec("alpha", f"s3://{bucket}/p?endpoint={url}{more}", credentials=str(keys)))
     assert isinstance(made, S3Provider)
     return made
 
@@ -152,7 +152,7 @@ ANSWERS: list[tuple[bytes, list[str], type[ProviderError], str]] = [
     (reply(403, error("QuotaExceeded")), ["put"], ProviderFullError, "raise the quota"),
     (reply(507, error("XMinioStorageFull")), ["put"], ProviderFullError, "free space"),
     (reply(405, error("MethodNotAllowed")), ["put", "delete"], ProviderRefusedError, "read-only or locked"),
-    (reply(400, error("InvalidRequest")), ["put"], ProviderRefusedError, "400 InvalidRequest"),
+    (reply(400, error("InvalidArgument")), ["put"], ProviderRefusedError, "400 InvalidArgument"),
     (reply(404, error("NoSuchBucket")), EVERY, ProviderRefusedError, "make the bucket"),
     (reply(404, error("NoSuchKey")), ["get", "whole", "size"], ObjectMissingError, "no such object"),
     (reply(404, HTML, "Content-Type: text/html"), EVERY, ProviderLiesError, "web page"),
@@ -630,6 +630,30 @@ def test_other_authority_of_the_same_name_is_named(tmp_path: Path, keys: Path) -
         ask(provider_of(server.url, keys, f"&ca={other}"), CALLS["probe"])
 
 
+def test_authorities_that_are_renewed_in_place_are_read_anew(tmp_path: Path, keys: Path) -> None:
+    first, _, _ = certify(tmp_path / "first", days=2, host="127.0.0.1")
+    second, certificate, key = certify(tmp_path / "second", days=2, host="127.0.0.1")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    used = tmp_path / "used.pem"
+    used.write_bytes(Path(first).read_bytes())
+
+    async def main(provider: S3Provider) -> None:
+        with pytest.raises(ProviderRefusedError, match="or correct ca="):
+            await provider.probe()
+        used.write_bytes(Path(second).read_bytes())
+        await provider.probe()
+        used.unlink()
+        await provider.probe()
+        used.write_bytes(Path(first).read_bytes())
+        with pytest.raises(ProviderRefusedError, match="or correct ca="):
+            await provider.probe()
+        await provider.close()
+
+    with hostile(lambda _: reply(200, listing()), tls=context) as server:
+        trio.run(main, provider_of(server.url, keys, f"&ca={used}"))
+
+
 def test_https_where_http_is_spoken(seaweed: Seaweed, keys: Path) -> None:
     with pytest.raises(ProviderAwayError, match="is it https that the endpoint speaks"):
         ask(provider_of(seaweed.http.replace("http:", "https:"), keys), CALLS["probe"])
@@ -679,14 +703,44 @@ def test_missing_bucket_is_not_a_missing_object(seaweed: Seaweed, call: str) -> 
         ask(real(seaweed, bucket="nowhere"), CALLS[call])
 
 
+@pytest.mark.parametrize("data", [b"data", Pieces(b"da", memoryview(b"ta"))])
+def test_a_bucket_with_a_default_retention_gets_the_digest_that_it_wants(
+    data: Data, tmp_path: Path, keys: Path
+) -> None:
+    (tmp_path / plain_s3.LOCKED).mkdir()
+
+    async def main(provider: S3Provider) -> None:
+        await provider.put("a", data)
+        assert await provider.get("a") == bytes(data)
+        assert await provider.put_new("b", data)
+        assert not await provider.put_new("b", b"other")
+        await provider.close()
+
+    with listening(lambda peer: plain_s3._Connection(peer, tmp_path).serve()) as (port, _):
+        trio.run(main, provider_of(f"http://127.0.0.1:{port}", keys, bucket=plain_s3.LOCKED))
+
+
+def test_who_refuses_a_put_in_spite_of_its_digest_is_asked_no_more(keys: Path) -> None:
+    with hostile(lambda _: reply(400, error("InvalidRequest"))) as server:
+        with pytest.raises(ProviderRefusedError, match="400 InvalidRequest"):
+            ask(provider_of(server.url, keys), CALLS["put"])
+        assert len(server.requests) == 2
+
+
 def test_versioned_bucket_is_warned_of_once(keys: Path, caplog: pytest.LogCaptureFixture) -> None:
     async def main(provider: S3Provider) -> None:
-        await provider.delete("a")
-        await provider.delete("b")
+        assert await provider.delete("a")
+        assert await provider.delete("b")
 
-    with hostile(lambda _: reply(204, b"", "x-amz-delete-marker: true")) as server:
-        trio.run(main, provider_of(server.url, keys))
-    assert caplog.text.count("keeps what is deleted") == 1
+    for header in ("x-amz-delete-marker: true", "x-amz-version-id: 3HL4kqtJlcpXroDTDmJ"):
+        with hostile(lambda _, header=header: reply(204, b"", header)) as server:
+            trio.run(main, provider_of(server.url, keys))
+    assert caplog.text.count("keeps what is deleted") == 2
+
+
+def test_bucket_without_versions_deletes(keys: Path) -> None:
+    with hostile(lambda _: reply(204, b"", "x-amz-version-id: null")) as server:
+        assert ask(provider_of(server.url, keys), CALLS["delete"]) is False
 
 
 def test_more_names_than_two_pages(seaweed: Seaweed) -> None:

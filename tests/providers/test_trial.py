@@ -33,8 +33,15 @@ class Flipping(MemoryProvider):
 
 
 class Keeping(MemoryProvider):
-    async def delete(self, name: str) -> None:
+    async def delete(self, name: str) -> bool:
         await trio.lowlevel.checkpoint()
+        return False
+
+
+class Versioned(MemoryProvider):
+    async def delete(self, name: str) -> bool:
+        await super().delete(name)
+        return True
 
 
 class Hiding(MemoryProvider):
@@ -58,6 +65,12 @@ class Losing(MemoryProvider):
 )
 def test_what_a_provider_cannot_do_is_said(kind: type[MemoryProvider], what: str) -> None:
     assert what in tried(kind("alpha")).error
+
+
+def test_one_that_keeps_what_is_deleted_is_told_of() -> None:
+    report = tried(Versioned("alpha"))
+    assert report.keeps_deleted and not report.error
+    assert tried(MemoryProvider("alpha")).keeps_deleted is False
 
 
 def test_provider_that_is_away_or_full_or_read_only_is_said() -> None:

@@ -150,7 +150,7 @@ class Keeping:
 
 
 def objects_of(network: Network, head: Head, segments: list[SegmentInfo]) -> frozenset[tuple[str, str]]:
-    """(provider, name) of every copy of a head, and of every share of what it names: one that comes late counts, too."""
+    """(provider, name) of every copy of a head, and every share of what it names: one that comes late, too."""
     tag_of: Callable[[str, bytes], bytes] = network.names.writer_tag
     found = {(p, str(HeadName(head.epoch, head.sequence, tag_of(p, head.writer)))) for p in network.providers}
     for segment in segments:

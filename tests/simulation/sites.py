@@ -52,11 +52,12 @@ class Vault(MemoryProvider):
             self._watcher.landed(self.name, name, None, self.objects[name])
         return added
 
-    async def delete(self, name: str) -> None:
+    async def delete(self, name: str) -> bool:
         there = name in self.objects
-        await super().delete(name)
+        kept = await super().delete(name)
         if there:
             self._watcher.deleted(self.name, name)
+        return kept
 
 
 class Site:
@@ -127,9 +128,9 @@ class Line(Provider):
     async def size(self, name: str) -> int:
         return await self._call(f"size {name}", lambda: self._site.faults.size(name))
 
-    async def delete(self, name: str) -> None:
+    async def delete(self, name: str) -> bool:
         self._watcher.deleting()
-        await self._call(f"delete {name}", lambda: self._site.faults.delete(name))
+        return await self._call(f"delete {name}", lambda: self._site.faults.delete(name))
 
     async def list(self, prefix: str, after: str = "") -> list[str]:
         return await self._call(f"list {prefix}", lambda: self._site.faults.list(prefix, after))

@@ -104,7 +104,7 @@ class Truth:
         return found
 
     def good(self, segment: SegmentInfo) -> list[int]:
-        """Indexes of the shares that lie, unharmed, where the segment says, or where it says that they are missing: those
+        """Indexes of the shares that lie, unharmed, where the segment says, or where it says that one is missing: such
         are asked for at the very end."""
         return [i for i in range(segment.n) if self.payload(segment, i) is not None]
 

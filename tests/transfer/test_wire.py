@@ -77,6 +77,11 @@ def test_memory_that_still_can_change_is_refused() -> None:
 def test_memory_shorter_than_announced_and_other_files_are_refused() -> None:
     with bulk.closing(bulk.holding([b"short"], "test")) as fd, pytest.raises(FormatError, match="announced"):
         bulk.view(fd, 6)
+    with bulk.closing(os.memfd_create("huge", os.MFD_ALLOW_SEALING | os.MFD_HUGETLB)) as fd:
+        os.ftruncate(fd, 2 << 20)
+        bulk.seal(fd)
+        with pytest.raises(FormatError, match="cannot be mapped"):
+            bulk.view(fd, 100)
     with bulk.closing(os.open("/dev/null", os.O_RDONLY)) as fd, pytest.raises(FormatError, match="no memfd"):
         bulk.view(fd, 0)
 

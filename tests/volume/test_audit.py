@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from icnfs.config import AuditRules
-from icnfs.errors import ProviderRefusedError
+from icnfs.errors import DegradedError, ProviderRefusedError
 from icnfs.format.segment import SegmentInfo
 from icnfs.providers.memory import MemoryProvider
 from icnfs.volume import audit as audits
@@ -19,7 +19,7 @@ from icnfs.volume import findings, places
 from icnfs.volume.audit import Audit
 from icnfs.volume.health import HealthCounts, ShareState
 from icnfs.volume.sweep import DAY
-from icnfs.volume.trust import Standing
+from icnfs.volume.trust import RIGHT_AGAIN, Standing
 from icnfs.volume.volume import Volume
 from tests.volume.world import World, flip, get_file, put_file
 
@@ -294,6 +294,85 @@ def test_a_suspended_provider_is_better_than_none(world: World) -> None:
         assert total == HealthCounts(degraded=total.degraded), "its shares do not count as held"
         status = volume.status()
         assert status.degraded and status.unsafe_segments == total.degraded and status.lost_shares == total.degraded
+
+    here.run(main)
+
+
+async def lost_again(world: World, volume: Volume, segment: SegmentInfo, times: int) -> list[str]:
+    """Where share 0 was stored anew, each time that it was found lost; "" for nowhere."""
+    places = []
+    for _ in range(times):
+        now = volume._segment(segment.id)
+        assert now is not None
+        if now.shares[0].stored:
+            provider, name = object_of(world, volume, now, 0)
+            del provider.objects[name]
+            await volume.findings.examine(now, 0, None)
+        await volume.care_once()
+        now = volume._segment(segment.id)
+        assert now is not None
+        places.append(now.shares[0].provider if now.shares[0].stored else "")
+    return places
+
+
+def test_what_is_lost_again_and_again_is_not_stored_anew_without_end(world: World) -> None:
+    here = world.machine()
+    here.init()
+
+    async def main(volume: Volume) -> None:
+        segment, *_ = await write(volume)
+        home = segment.shares[0].provider
+        assert await lost_again(world, volume, segment, 5) == [home, home, "", "", ""]
+
+    here.run(main)
+
+
+def test_what_is_lost_again_and_again_goes_to_another_who_may_have_it(wide: World) -> None:
+    here = wide.machine()
+    here.init()
+
+    async def main(volume: Volume) -> None:
+        segment, *_ = await write(volume)
+        volume.network.suspended = frozenset
+        *before, last = await lost_again(wide, volume, segment, 3)
+        assert before == 2 * [segment.shares[0].provider]
+        assert last not in {share.provider for share in segment.shares} | {""}
+
+    here.run(main)
+
+
+def test_sync_does_not_vouch_for_what_lies_at_a_liar_and_does_where_it_was_only_away(world: World) -> None:
+    here = world.machine()
+    here.init()
+
+    async def main(volume: Volume) -> None:
+        await write(volume)
+        record = volume.audit.trust.records["cat"]
+        record.standing = Standing.SUSPENDED
+        await volume.sync(5)
+        assert volume.unsafe_at() == []
+        record.right = RIGHT_AGAIN - 0.01
+        with pytest.raises(DegradedError, match=r"cat is suspended for wrong answers \(drain it"):
+            await volume.sync(0.5)
+        assert volume.status().degraded and volume.health().counts().degraded
+        assert volume.unsafe_at() == ["cat"]
+        assert {one.name for one in volume.status().providers if "suspended, for" in one.error} == {"cat"}
+        record.standing = Standing.VETTING
+        await volume.sync(5)
+
+    here.run(main)
+
+
+def test_sync_vouches_where_enough_owners_beside_the_liar_hold_shares(wide: World) -> None:
+    here = wide.machine()
+    here.init()
+
+    async def main(volume: Volume) -> None:
+        spare = {"cat"}
+        volume.network.liars = lambda: frozenset(spare)
+        volume.network.suspended = volume.network.liars
+        await write(volume)
+        await volume.sync(20)
 
     here.run(main)
 

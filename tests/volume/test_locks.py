@@ -37,11 +37,11 @@ class AppendOnly(MemoryProvider):
             raise ProviderRefusedError(self.name, "no permission to replace")
         await super().put(name, data)
 
-    async def delete(self, name: str) -> None:
+    async def delete(self, name: str) -> bool:
         self.asked += 1
         if not self.deletes:
             raise ProviderRefusedError(self.name, "no permission to delete")
-        await super().delete(name)
+        return await super().delete(name)
 
 
 class Replacing(AppendOnly):

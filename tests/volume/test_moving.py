@@ -15,6 +15,7 @@ import trio
 from icnfs.config.volume import VolumeConfig
 from icnfs.crypto.slots import parse_recovery_key
 from icnfs.errors import ConfigError, DegradedError, FencedError, ProviderAwayError, UsageError
+from icnfs.format import marker
 from icnfs.format.segment import SegmentInfo
 from icnfs.placement import Policy
 from icnfs.providers.base import Data
@@ -491,6 +492,57 @@ def test_other_peoples_objects_are_left_alone(wide: World) -> None:
 
     here.run(leave, providers=drained(here, "bee"))
     assert list(wide.providers["bee"].objects) == ["others/thing"]
+
+
+def test_one_that_keeps_what_it_deletes_is_told_of_however_often_it_is_left(wide: World) -> None:
+    here = wide.machine()
+    here.init()
+    here.run(write)
+    delete = wide.providers["bee"].delete
+
+    async def hide(name: str) -> bool:
+        await delete(name)
+        return True
+
+    async def leave(volume: Volume) -> None:
+        wide.providers["bee"].delete = hide  # type: ignore[method-assign]
+        for _ in range(2):
+            result = await volume.leave("bee", 30)
+            assert result.kept and not result.unreachable
+
+    here.run(leave, providers=drained(here, "bee"))
+
+
+@pytest.mark.parametrize("lie", ["keeps", "hides"])
+def test_nothing_is_said_to_be_left_only_where_the_listing_shows_it(wide: World, lie: str) -> None:
+    here = wide.machine()
+    here.init()
+    here.run(write)
+    bee = wide.providers["bee"]
+    delete, listing = bee.delete, bee.list
+    lying = True
+
+    async def keep(name: str) -> bool:
+        return False if lying else await delete(name)
+
+    async def hide(prefix: str, after: str = "") -> list[str]:
+        return [] if lying else await listing(prefix, after)
+
+    async def leave(volume: Volume) -> None:
+        nonlocal lying
+        await volume.loaded.wait()
+        if lie == "keeps":
+            bee.delete = keep  # type: ignore[method-assign]
+        else:
+            bee.list = hide  # type: ignore[method-assign]
+        result = await volume.leave("bee", 30)
+        assert ("it lists" if lie == "keeps" else "its listing hides") in result.unreachable
+        assert marker.NAME in bee.objects, "or it is not known to be ours any more"
+        lying = False
+        result = await volume.leave("bee", 30)
+        assert not result.unreachable and not bee.objects
+
+    here.run(leave, providers=drained(here, "bee"))
 
 
 def test_key_slots_go_to_a_provider_that_has_none(wide: World) -> None:

@@ -20,6 +20,7 @@ from icnfs.crypto.keys import Secret
 from icnfs.crypto.slots import Costs, parse_recovery_key
 from icnfs.errors import FsError
 from icnfs.format.segment import SegmentInfo
+from icnfs.limits import OBJECT_MAX
 from icnfs.providers.base import Capacity, Provider
 from icnfs.providers.guard import Rates
 from icnfs.providers.line import Line
@@ -158,8 +159,8 @@ class LocalTransfer:
     ) -> None:
         await self._engine.put_object(provider, name, data, new=new, deadline=deadline)
 
-    async def get_object(self, provider: str, name: str, *, deadline: float = 60.0) -> bytes:
-        return await self._engine.get_object(provider, name, deadline=deadline)
+    async def get_object(self, provider: str, name: str, *, most: int = OBJECT_MAX, deadline: float = 60.0) -> bytes:
+        return await self._engine.get_object(provider, name, most=most, deadline=deadline)
 
     async def list_objects(
         self, provider: str, prefix: str, after: str = "", *, page: bool = False, deadline: float = 60.0
@@ -169,8 +170,8 @@ class LocalTransfer:
     async def peek(self, provider: str, name: str, length: int, *, deadline: float = 60.0) -> tuple[int, bytes]:
         return await self._engine.peek(provider, name, length, deadline=deadline)
 
-    async def delete_object(self, provider: str, name: str, *, deadline: float = 60.0) -> None:
-        await self._engine.delete_object(provider, name, deadline=deadline)
+    async def delete_object(self, provider: str, name: str, *, deadline: float = 60.0) -> bool:
+        return await self._engine.delete_object(provider, name, deadline=deadline)
 
     async def probe(self, provider: str, *, deadline: float = 60.0) -> Capacity:
         return await self._engine.probe(provider, deadline=deadline)
