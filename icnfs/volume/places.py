@@ -234,14 +234,14 @@ class Places:
             wait = min(2 * wait, DOUBT_MOST) if left and left <= before else DOUBT_SECONDS
             before = left
 
-    async def watch_slots(self, look: Callable[[], Awaitable[object]]) -> None:
-        """Daily, `look` at the key slots: what is lost one by one in the months of a mount must not add up."""
+    async def watch(self, look: Callable[[], Awaitable[object]]) -> None:
+        """Daily, `look` at heads and key slots: what is lost one by one in the months of a mount must not add up."""
         while True:
             await trio.sleep(SLOTS_SECONDS)
             try:
                 await look()
             except IcnfsError as error:
-                log.warning("the key slots could not be seen to: %s", error)
+                log.warning("the providers' heads and key slots could not be looked at: %s", error)
 
     async def verify_all(self) -> int:
         """See that the key slots at every place that is ours are what was stored; how many are not.

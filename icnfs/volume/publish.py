@@ -349,6 +349,8 @@ class Publisher:
         with self._unfenced():
             survey = await self._heads.survey(self._fence.number)
             await self._fence.pass_by(survey)
+        left = set(self._network.homes) - self._fence.without_base(survey)
+        self._news |= self._network.owners(left) < self._network.durable
         try:
             if self._runs and self._fence.base is base:
                 self._fence.require_base(survey)

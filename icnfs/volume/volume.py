@@ -147,7 +147,8 @@ class Volume:
     # --- what runs beside requests ------------------------------------------------------------------------------------
 
     async def first_look(self) -> None:
-        """See early whether somebody else went on with the volume; without providers that waits for a publish."""
+        """See early, and daily, whether somebody else went on with the volume, and whether what nobody reads is there;
+        without providers that waits for a publish."""
         try:
             await (self.places.visit_all() if self.store.read_only else self.publisher.settle())
             await self.look_at_slots()
@@ -207,7 +208,7 @@ class Volume:
             nursery.start_soon(self.findings.watch, self._segment)
             back = GoneBack(self.store, self.network, self.repair, self.publisher, self.findings, self.places)
             nursery.start_soon(back.run)
-            nursery.start_soon(self.places.watch_slots, self.look_at_slots)
+            nursery.start_soon(self.places.watch, self.first_look)
             await self.audit.run(self.findings)
 
     async def _amend(self, id: bytes, change: Callable[[SegmentInfo], SegmentInfo | None]) -> None:

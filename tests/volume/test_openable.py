@@ -149,12 +149,35 @@ def test_slots_are_looked_at_daily_and_by_a_scrub(world: World, monkeypatch: pyt
         seen = trio.Event()
         monkeypatch.setattr(places, "SLOTS_SECONDS", 0.001)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(volume.places.watch_slots, look)
+            nursery.start_soon(volume.places.watch, look)
             await seen.wait()
             nursery.cancel_scope.cancel()
         assert world.objects("slots/") == before
 
     here.run(main)
+
+
+@pytest.mark.parametrize("lost", [NAMES, NAMES[:4]])
+def test_heads_that_went_are_put_again_after_a_day(world: World, lost: tuple[str, ...]) -> None:
+    """Those of all, or of so many that no recovery could be sure of finding one."""
+    here = world.machine()
+    key = here.init().recovery_key
+
+    async def main(volume: Volume) -> None:
+        await write(volume)
+        await volume.looked.wait()
+        for name in lost:
+            objects = world.providers[name].objects
+            for head in [head for head in objects if head.startswith("heads/")]:
+                del objects[head]
+        assert volume.publisher.is_idle
+        await volume.first_look()
+        assert not volume.publisher.is_idle
+        await volume.publisher.publish()
+        assert all(world.objects("heads/").values())
+
+    here.run(main)
+    assert world.machine("there").recover(key)
 
 
 def test_a_volume_all_of_whose_keys_are_local_is_never_called_safe(world: World) -> None:
