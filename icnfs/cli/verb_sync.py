@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from icnfs.cli.mounts import named
-from icnfs.cli.output import json_option, print_facts, print_json, watching
+from icnfs.cli.output import json_option, print_facts, print_json, say, watching
 from icnfs.cli.taking import TEXT, Above
 from icnfs.control.facts import Published
 from icnfs.control.protocol import WAIT_MAX, SyncRequest, take_facts
@@ -35,7 +35,12 @@ def verb(target: str | None, deadline: float | None, as_json: bool) -> None:
 
 
 def report(published: Published, as_json: bool) -> None:
-    """What was reached."""
+    """What was reached, and whose word it rests on that is worth little."""
+    for name in published.suspects:
+        say(
+            f"provider {name} is suspended for wrong answers and counts as holding what it said it stored; "
+            "`icnfs health` counts it out, `icnfs provider drain` moves what it was given"
+        )
     if as_json:
         print_json(published)
         return

@@ -42,13 +42,15 @@ class Published(msgspec.Struct, frozen=True):
     """What `sync` and `umount --drain` reached: the batch that is published, and its head's number.
 
     `unsafe` names the providers that lack shares while fewer owners than `volume.safe` hold all of it, or key slots
-    while too few hold them; never after `sync`.
+    while too few hold them; never after `sync`.  `suspects` are suspended for wrong answers, and count as holding what
+    they said they stored.
     """
 
     batch: int
     epoch: int
     sequence: int
     unsafe: list[str] = []
+    suspects: list[str] = []
 
 
 class Extent(msgspec.Struct, frozen=True):

@@ -345,7 +345,8 @@ class Front:
 
     def _published(self) -> Published:
         status = self._volume.status()
-        return Published(status.published_batch, status.epoch, status.sequence, self._volume.unsafe_at())
+        suspects = sorted(self._volume.network.liars())
+        return Published(status.published_batch, status.epoch, status.sequence, self._volume.unsafe_at(), suspects)
 
 
 def _check_same(config: VolumeConfig, path: bytes) -> None:

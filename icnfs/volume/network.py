@@ -386,8 +386,7 @@ class Network:
     def doubts(self) -> dict[str, str]:
         """These providers, and what each may have done."""
         emptied = self.doubted.keys() | self.foreign.keys() | self.vacant | self.moved | self.gone_back
-        lying = "is suspended for wrong answers (drain it, or wait until it is vetted anew)"
-        return dict.fromkeys(self.liars(), lying) | dict.fromkeys(emptied, "may have lost what it held")
+        return dict.fromkeys(emptied, "may have lost what it held")
 
     @property
     def doubtful(self) -> frozenset[str]:

@@ -8,11 +8,11 @@
     suspended   vetting       at least RIGHT_AGAIN of its last answers were right and it was there for THERE_AGAIN; or
                               it holds nothing to be asked for, and was there for PAROLE
 
-A suspended provider gets no new shares while there are enough others, and its shares do not count as held: where it
-was suspended for its answers, `sync` does not vouch for them either, as it does for one that was only away.  It is
-audited on, and that is its way back: to be vetted again, with a clean record.  Who was not there was not asked: that is
-no wrong answer.  Unknown outcomes count neither way.  While fewer than half of all providers are there, the fault is
-more likely on this side, and nobody is blamed.
+A suspended provider gets no new shares while there are enough others, and its shares do not count as held (`sync` goes
+by what was stored, and names it where that was for its answers).  It is audited on, and that is its way back: to be
+vetted again, with a clean record.  Who was not there was not asked: that is no wrong answer.  Unknown outcomes count
+neither way.  While fewer than half of all providers are there, the fault is more likely on this side, and nobody is
+blamed.
 
 Both numbers are moving averages: of the last ANSWERS answers, and of the last THERE seconds.
 """

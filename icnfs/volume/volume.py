@@ -327,11 +327,10 @@ class Volume:
         return openable.obstacle(self.network, self.keyring)
 
     def unsafe_at(self) -> list[str]:
-        """Providers that lack shares or key slots, or lie, where too few owners hold all of these; else none."""
+        """Providers that lack shares or key slots, where fewer owners than must hold all of these; else none."""
         shares = self.repair.lacking_at() if self.repair.unsafe else ()
         slots = filter(self.keyring.undelivered, self.network.keepers) if self.unopenable else ()
-        liars = self.network.liars() if self.repair.unsure else ()
-        return sorted({*shares, *slots, *liars})
+        return sorted({*shares, *slots})
 
     async def _report(self, progress: Callable[[SyncProgress], None]) -> None:
         while True:

@@ -103,7 +103,7 @@ def check(published: Published, root: Path, provider: str, how: str) -> None:
         found = altered(machine)
         assert found.keys() == {provider}, f"{provider}, {how}: altered are {found}\n{machine.log_tail()}"
         assert found[provider] >= PUBLISHES, f"{provider}, {how}: altered are {found}\n{machine.log_tail()}"
-        machine.sync()
+        assert f"provider {provider} is suspended for wrong answers" in machine.sync().stderr
         machine.icnfs("scrub", "--full", "vol")  # else it ends with another code
     shutil.rmtree(root)
 
