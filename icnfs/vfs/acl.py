@@ -10,7 +10,7 @@ them over, as the attributes system.posix_acl_access and system.posix_acl_defaul
 | 2     | permissions, 0 to 7                                           |
 | 4     | of a named user or group its id, else 2^32 - 1                |
 
-A list that says no more than a mode is never kept.
+An access list that says no more than a mode is never kept.
 """
 
 from __future__ import annotations
