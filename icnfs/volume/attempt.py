@@ -154,7 +154,7 @@ class Attempt:
         if trio.current_time() - survey.time > SURVEY_SECONDS:
             survey = await self._heads.survey(self._fence.number)
         await self._fence.pass_by(survey)
-        for provider in self._fence.without_base(survey) & self._network.taken:
+        for provider in self._fence.without_base(survey).intersection(self._network.homes):
             self._network.doubt(provider)
         if base_runs:
             self._fence.require_base(survey)

@@ -200,7 +200,7 @@ class Publisher:
     async def ask_for_base(self) -> None:
         """Doubt who answers in time and lacks the last head, where nothing was published, so that nobody was asked."""
         survey = await self._heads.survey(self._fence.number, ASK_SECONDS)
-        for provider in self._fence.without_base(survey) & self._network.taken:
+        for provider in self._fence.without_base(survey).intersection(self._network.homes):
             self._network.doubt(provider)
 
     async def publish_and(self, then: Callable[[Head, int], Awaitable[None]]) -> None:

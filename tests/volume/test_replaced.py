@@ -469,6 +469,33 @@ def test_a_mount_that_may_not_write_takes_over_a_toml_and_writes_nothing(world: 
     here.run(main, read_only=True)
 
 
+def test_who_is_drained_gets_no_heads_and_is_not_doubted_for_want_of_them(wide: World) -> None:
+    """A doubt at each publish, and at each sync, made a drain find its place unknown just when it was to be cleared."""
+    here = wide.machine()
+    here.init()
+
+    async def main(volume: Volume) -> None:
+        await volume.looked.wait()
+        await put_file(volume, b"f", b"1" * 1000)
+        await volume.sync()
+        await volume.adopt(changed(volume.config, "cat", drain=True))
+        doubted: list[str] = []
+        doubt = volume.network.doubt
+
+        def spy(provider: str) -> trio.Event:
+            doubted.append(provider)
+            return doubt(provider)
+
+        volume.network.doubt = spy  # type: ignore[method-assign]
+        for text in (b"2", b"3"):
+            await put_file(volume, b"f", text * 1000)
+            await volume.sync()
+            await volume.sync()
+        assert doubted == []
+
+    here.run(main)
+
+
 def test_what_this_machine_has_is_stored_anew_where_too_few_shares_are_left(world: World) -> None:
     """Published while two were away, and then one of the four that took it lost everything: contents and records."""
     here = world.machine()
