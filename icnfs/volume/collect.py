@@ -12,7 +12,7 @@ Promises:
 4. What a snapshot keeps stays, until a head is published that no longer has the snapshot.
 5. A crash anywhere loses nothing and leaves at most orphans.
 6. An older state that was safe does not go before what replaced it is: while the volume is not safe, nothing is deleted
-   but at providers that refuse to store more, where room is needed for it to become so.
+   that was condemned since it last was, but at providers that refuse to store more, where it may take the room.
 
 What is noted as condemned is local.  A recovery brings no notes of dead versions either: which are dead is found once
 by looking at all of them; they count as having died then, so snapshots keep more of them than they need.
@@ -112,6 +112,8 @@ class Collector:
         self.refusals: dict[str, str] = {}
         """By provider that last refused to delete, why."""
         self._ask_again: dict[str, float] = {}
+        self._safe = 0, 0
+        """When the volume was last seen to be safe (Unix time, ns), and the generation of its head then."""
 
     async def run(self) -> None:
         """A round now and then, until the volume is fenced."""
@@ -126,10 +128,7 @@ class Collector:
         try:
             await self._mark()
             await self._unmark()
-            sparse, lost = await self._condemn()
-            if lost:
-                await self.compactor.rescue(lost)
-                sparse, _ = await self._condemn()
+            sparse = await self._condemn()
             await self._carry_out(await self._passed())
             await self.compactor.run(sparse)
         except IcnfsError as error:
@@ -174,31 +173,30 @@ class Collector:
         async with self._publisher.standstill:
             return await cuts.begin_cut(self._store)
 
-    async def _condemn(self) -> tuple[dict[bytes, Places], dict[bytes, Places]]:
-        """Condemn needless segments; what is to be moved out of sparse ones, and out of those that are lost."""
+    async def _condemn(self) -> dict[bytes, Places]:
+        """Condemn needless segments; what is to be moved out of sparse ones."""
         base = self._fence.base
         assert base is not None
         cut = await self._quiet_cut()
         if cut.has_changed(base.generation, Table.SNAPSHOTS):
             cut.close()
-            return {}, {}
+            return {}
         held: defaultdict[bytes, list[int]] = defaultdict(list)
-        moving: dict[bytes, Places] = {}
-        lost = self._repair.hopeless & self._repair.lacking.keys()
+        sparse: dict[bytes, Places] = {}
         try:
             census = Census(cut, base.generation, self._publisher.parts())
             await walk(census.steps())
             needless = census.needless()[:SEGMENTS_AT_ONCE]
             await walk(_sorted_out(census.versions(needless), held))
             self.tally = tally(census)
-            await walk(gathered(census.living([*choose(census, self._network.k), *lost]), moving))
+            await walk(gathered(census.living(choose(census, self._network.k)), sparse))
         finally:
             cut.close()
         for id in needless:
             await self._release(id, held[id], base.generation)
         if needless:
             log.info("%d segments hold nothing that lives and are condemned", len(needless))
-        return {id: moving[id] for id in moving.keys() - lost}, {id: moving[id] for id in moving.keys() & lost}
+        return sparse
 
     async def _release(self, id: bytes, versions: list[int], upto: int) -> None:
         """Forget a segment and what lay in it, with a note of what is to be deleted."""
@@ -241,12 +239,12 @@ class Collector:
                 await self._fence.pass_by(await self._heads.survey(self._fence.number))
                 kept = self._kept()
                 for key, note in some:
-                    await self._delete(key, note, kept)
+                    await self._delete(key, note, frozenset() if self._was_safe(key, note) else kept)
 
     def _due(self, upto: int) -> Iterator[tuple[bytes, Condemned]]:
         """What was condemned up to a generation, the oldest first, but for what only providers that are down hold."""
         until = time.time_ns() - int(self._grace * 1e9)
-        lost = self._passed_by() | self._kept()
+        lost, kept = self._passed_by(), self._kept()
         found: list[tuple[bytes, Condemned]] = []
         for key, _ in self._store.reader.rows(Table.CONDEMNED):
             if condemned.time_of(key) > until or len(found) >= SEGMENTS_AT_ONCE:
@@ -258,7 +256,8 @@ class Collector:
                 log.warning("%s", error)
                 continue
             there = [provider for provider, _ in note.objects if provider in self._network.facts]
-            if note.generation <= upto and (not there or not lost.issuperset(there)):
+            passed_by = lost if self._was_safe(key, note) else lost | kept
+            if note.generation <= upto and (not there or not passed_by.issuperset(there)):
                 found.append((key, note))
         return iter(found)
 
@@ -300,9 +299,21 @@ class Collector:
         return {*self._network.lost(), *(name for name, due in self._ask_again.items() if now < due)}
 
     def _kept(self) -> Set[str]:
-        """Providers at which all is kept, for the volume is not safe."""
-        unsafe = self._repair.unsafe or self._repair.unsure
-        return self._network.facts.keys() - self._network.refusing().keys() if unsafe else frozenset()
+        """Providers at which what was condemned since the volume was safe is kept, for it is not safe now.
+
+        Contents of which too few shares are left become safe by nothing that is kept.
+        """
+        given_up = self._repair.hopeless - self._publisher.parts()
+        if self._repair.unsafe_but(given_up) or self._repair.unsure:
+            return self._network.facts.keys() - self._network.refusing().keys()
+        if self._fence.base is not None and not self._publisher.owes_head:
+            self._safe = time.time_ns(), self._fence.base.generation
+        return frozenset()
+
+    def _was_safe(self, key: bytes, note: Condemned) -> bool:
+        """Whether the volume was safe without it."""
+        moment, generation = self._safe
+        return condemned.time_of(key) <= moment and note.generation <= generation
 
     def _refused(self, error: ProviderRefusedError) -> None:
         """Nothing more is asked of it for a while: what it keeps waits, noted."""

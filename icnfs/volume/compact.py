@@ -9,8 +9,7 @@ without it, the grace.  Promises:
    old one, which no machine deletes before a later head and the grace.
 2. Chunks move as ciphertext, vouched for by their shares' hash trees; neither the dirty data nor the local copies have
    any part in it.  So versions that only snapshots keep move like all others.
-3. Of a segment of which fewer than k shares are left, what lies on this machine is moved as well, and at once.
-4. A crash leaves nothing behind: a new segment is condemned before it is uploaded, and acquitted when it is named.
+3. A crash leaves nothing behind: a new segment is condemned before it is uploaded, and acquitted when it is named.
 
 What is moved, and what that costs.  Where u of a segment lives, u is moved to free 1 - u of it: u / (1 - u) for each
 byte freed.  Overwriting at random for ever frees, in the long run, what it writes.  Uniform overwriting lets all
@@ -29,7 +28,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
@@ -183,19 +181,6 @@ class Compactor:
         if pending and self._may():
             await self._put(pending, all_of_them=True)
 
-    async def rescue(self, plan: Mapping[bytes, Places]) -> None:
-        """Store anew what this machine still has of segments of which no k shares can be had; raises what stands in the
-        way of storing."""
-        for id in sorted(plan):
-            cut = await cuts.begin_cut(self._store)
-            try:
-                pending = await trio.to_thread.run_sync(_here, cut, plan[id])
-            finally:
-                cut.close()
-            if pending:
-                log.warning("segment %s: too few shares are left; what lies here of it is stored anew", id.hex())
-                await self._put(pending, all_of_them=True, at_any_rate=True)
-
     def _may(self) -> bool:
         """Whether the volume is at peace: requests, publishing and repair come first."""
         store, network = self._store, self._network
@@ -224,18 +209,15 @@ class Compactor:
 
     # --- storing ------------------------------------------------------------------------------------------------------
 
-    async def _put(
-        self, pending: dict[int, tuple[Location, bytes]], *, all_of_them: bool, at_any_rate: bool = False
-    ) -> None:
-        """Pack what was read, oldest first, and keep for later what fills no pack unless it is `all_of_them`;
-        `at_any_rate` where a segment that is not safe is better than none."""
+    async def _put(self, pending: dict[int, tuple[Location, bytes]], *, all_of_them: bool) -> None:
+        """Pack what was read, oldest first, and keep for later what fills no pack unless it is `all_of_them`."""
         made = packs.plan(((version, len(pending[version][1])) for version in sorted(pending)), self._network.k)
         for pack in made if all_of_them else made[:-1]:
-            await self._store_pack(pack, pending, at_any_rate)
+            await self._store_pack(pack, pending)
             for version in pack.versions:
                 del pending[version]
 
-    async def _store_pack(self, pack: Pack, pending: Mapping[int, tuple[Location, bytes]], at_any_rate: bool) -> None:
+    async def _store_pack(self, pack: Pack, pending: Mapping[int, tuple[Location, bytes]]) -> None:
         k = self._network.k
         meant = self._stow.choose(pack.id, k * pack.share_len, pack.share_len, self._publisher.rotation.chunks)
         key = await self._condemn(meant)
@@ -245,7 +227,7 @@ class Compactor:
             info = await self._stow.put(meant, fd, all_shares=True)
         self.stored += info.n * info.share_len
         async with self._publisher.standstill:
-            if self._publisher.emptied.since(emptied) or not (at_any_rate or self._network.is_safe_now(info)):
+            if self._publisher.emptied.since(emptied) or not self._network.is_safe_now(info):
                 await self._condemn(info)
                 log.info("compaction waits: a new segment is not safe")
                 return
@@ -255,7 +237,7 @@ class Compactor:
                 await self._store.task(partial(garbage.settle, key, None))
             finally:  # see `Publisher._mend`
                 self._repair.note([info])
-        log.info("%d chunks, %d bytes, were moved to another segment", len(pack), pack.size)
+        log.info("%d chunks, %d bytes, were moved out of segments that are mostly dead", len(pack), pack.size)
 
     async def _condemn(self, info: SegmentInfo) -> bytes:
         """Have the shares of a segment deleted after the grace unless something names it; the note's key."""
@@ -263,15 +245,6 @@ class Compactor:
         document = condemned.writer_of(Condemned(0, info.id, condemned.shares_of(self._network, info)))
         await self._store.task(partial(garbage.condemn, [(key, document)]))
         return key
-
-
-def _here(cut: cuts.PublishCut, places: Places) -> dict[int, tuple[Location, bytes]]:
-    """In a thread: those of these chunks that lie on this machine.  What is damaged stays so: its record tells."""
-    found = {}
-    for version, location in places:
-        with suppress(KeyError):
-            found[version] = location, bytes(cut.sealed_chunk(version))
-    return found
 
 
 def gathered(living: Iterator[tuple[int, Location] | None], into: dict[bytes, Places]) -> Iterator[None]:

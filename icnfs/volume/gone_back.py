@@ -71,6 +71,8 @@ class GoneBack:
         self._places = places
         self._kept = fences.load_acknowledged(store)
         self._busy: set[str] = set()
+        self._forgotten: set[str] = set()
+        """Those of which what was under way to them no longer counts, until it is known what they hold."""
 
     async def run(self) -> None:
         """Keep who stored which head, and find out what those that went back still hold, until cancelled."""
@@ -78,6 +80,7 @@ class GoneBack:
             async with trio.open_nursery() as nursery:
                 while True:
                     await self._keep()
+                    self._forgotten &= self._network.gone_back
                     back = self._network.gone_back - self._network.lost() - self._busy
                     for provider in () if self._store.read_only else sorted(back):
                         self._busy.add(provider)
@@ -109,9 +112,11 @@ class GoneBack:
     async def _compare(self, provider: str) -> None:
         """Note what is not there any more of what `provider` was given."""
         network, url = self._network, self._network.facts[provider].url
-        async with self._publisher.standstill:  # what is being stored just now is not believed either
-            self._repair.lose([provider])
-            self._publisher.uploads.lose([provider])
+        async with self._publisher.standstill:  # what is being stored just now is not believed either, once
+            if provider not in self._forgotten:
+                self._forgotten.add(provider)
+                self._repair.lose([provider])
+                self._publisher.uploads.lose([provider])
             given = [id for id, (group, _) in self._repair.held() if provider in group.providers]
         there = Named([provider])
         if given:

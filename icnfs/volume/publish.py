@@ -110,7 +110,8 @@ class Publisher:
         self._runs: tuple[RunInfo, ...] = base.runs if base is not None else ()
         self._news = False
         """Whether the next head is wanted although no record changed: for mended runs, or a place without any head."""
-        self._owes_head = False
+        self.owes_head = False
+        """Whether shares do not lie where the last head says: but for those that came late where they belong."""
         self.emptied = repair.emptied
         self._dirty_before = 0
         """Of the last look: what was written since may be the beginning of more."""
@@ -199,7 +200,10 @@ class Publisher:
 
     async def ask_for_base(self) -> None:
         """Doubt who answers in time and lacks the last head, where nothing was published, so that nobody was asked."""
+        base = self._fence.base
         survey = await self._heads.survey(self._fence.number, ASK_SECONDS)
+        if self._fence.base is not base:  # published meanwhile
+            return
         for provider in self._fence.without_base(survey).intersection(self._network.homes):
             self._network.doubt(provider)
 
@@ -250,16 +254,13 @@ class Publisher:
         self.progress = Progress()
         await self._settle()
         before = self.emptied.times.copy()
-        if not self._repair.hopeless.isdisjoint(self.parts()):
-            log.error("records of which too few shares are left anywhere are published anew")
-            self._drop_runs()
         await self._fold()
         cut = await cuts.begin_cut(self._store)
         self._cut_ns = cut.time_ns
         try:
             if not self._must() and not await trio.to_thread.run_sync(self._has_changed, cut):
                 self._idle_batch = self.batch = cut.batch
-                self._owes_head = False
+                self.owes_head = False
                 return
             attempt = Attempt(
                 self._store,
@@ -280,7 +281,7 @@ class Publisher:
         finally:
             cut.close()
         self._idle_batch = cut.batch
-        self._owes_head = False
+        self.owes_head = False
         self._published(head, added)
         for provider in moved:  # what was stored before that lies elsewhere
             await self._mend([without(s, provider) for s in (*added, *self._parts()) if may_lack(s, provider)])
@@ -306,13 +307,10 @@ class Publisher:
     def _start_anew(self, error: RolledBackError) -> None:
         """Providers went back behind the base, or lost it: the next publish leans on nothing that they should have."""
         log.error("%s", error)
-        self._drop_runs()
-        self.failure = error
-        self._failures += 1
-
-    def _drop_runs(self) -> None:
         self._drop_parts(part.id for part in self._parts())
         self._runs, self._news = (), True
+        self.failure = error
+        self._failures += 1
 
     def _drop_parts(self, ids: Iterable[bytes]) -> None:
         """No head names these parts of runs any more; those that a snapshot keeps have records."""
@@ -350,7 +348,7 @@ class Publisher:
             survey = await self._heads.survey(self._fence.number)
             await self._fence.pass_by(survey)
         left = set(self._network.homes) - self._fence.without_base(survey)
-        self._news |= self._network.owners(left) < self._network.durable
+        self._news |= self._fence.base is base and self._network.owners(left) < self._network.durable
         try:
             if self._runs and self._fence.base is base:
                 self._fence.require_base(survey)
@@ -360,12 +358,6 @@ class Publisher:
             async with self.standstill:
                 with self._unfenced():
                     await self._settle()
-
-    @property
-    def owes_head(self) -> bool:
-        """Whether shares do not lie where the last head says, but for those that came late where they belong; or too
-        few are left of the records that it names."""
-        return self._owes_head or not self._repair.hopeless.isdisjoint(self.parts())
 
     @property
     def _owes(self) -> bool:
@@ -449,7 +441,7 @@ class Publisher:
         note = partial(cuts.put_segments, records)
         if records:
             self._store.touch()
-        self._owes_head |= not all(part.bears_out(before[part.id]) for part in parts)
+        self.owes_head |= not all(part.bears_out(before[part.id]) for part in parts)
         try:
             if in_runs:
                 await self._mend_runs(in_runs, note)

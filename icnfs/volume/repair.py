@@ -133,6 +133,7 @@ class Repair:
 
     def _settled(self, id: bytes) -> None:
         """Nothing is missing: what has come says nothing of what goes missing later."""
+        self.hopeless.discard(id)
         if self.lacking.pop(id, None) is not None:
             for key in [key for key in self._come if key[0] == id]:
                 del self._come[key]
@@ -196,9 +197,17 @@ class Repair:
     def unsafe(self) -> bool:
         """Whether fewer than `safe` distinct owners hold a segment that is to be mended: it lacks a share, or one lies
         with a provider that the TOML no longer names."""
-        network = self._network
-        gone = any(not network.facts.keys() >= set(held) and self._is_short(held) for held in self._groups)
-        return gone or any(map(self._is_short, map(_holders, self.lacking.values())))
+        return self.unsafe_but(())
+
+    def unsafe_but(self, given_up: Collection[bytes]) -> bool:
+        """Whether it is unsafe for another reason than that these segments lack shares."""
+        left = (segment for id, segment in self.lacking.items() if id not in given_up)
+        return self._is_gone or any(map(self._is_short, map(_holders, left)))
+
+    @property
+    def _is_gone(self) -> bool:
+        """Whether too few others hold a segment that lies with a provider that the TOML no longer names."""
+        return any(not self._network.facts.keys() >= set(held) and self._is_short(held) for held in self._groups)
 
     def _is_short(self, held: Iterable[str]) -> bool:
         return self._network.owners(held) < self._network.safe

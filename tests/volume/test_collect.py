@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import msgspec
 import pytest
 import trio
 
@@ -239,6 +240,58 @@ def test_a_safe_state_outlives_one_that_is_not_safe_yet(world: World, here: Mach
     with pytest.raises(TooFewProvidersError, match=f"--at-most {safe[0][0]}-{safe[0][1]}"):
         world.machine("elsewhere").recover(key)
     assert recovered(world, key, bound=Bound(number=safe[0])) == {b"one": content(1)}
+
+
+def test_what_a_safe_state_did_without_goes_while_a_later_one_is_not_safe(world: World, here: Machine) -> None:
+    here.init()
+
+    async def main(volume: Volume) -> None:
+        for seed in range(3):
+            await put_file(volume, b"f", content(seed))
+            await volume.sync()
+        volume.collector._grace = 0.0
+        await volume.collector.round()
+        await volume.sync()
+        await volume.collector.round()
+        before = volume.collector.deleted
+        for seed in range(3, 5):
+            await put_file(volume, b"f", content(seed))
+            await volume.sync()
+        await volume.collector.round()
+        await volume.sync()
+        volume.collector._safe = time.time_ns(), volume.publisher.head.generation  # type: ignore[union-attr]
+        world.away("cat")
+        await put_file(volume, b"f", content(5))
+        await volume.drain(10)
+        assert volume.repair.unsafe
+        await volume.collector.round()
+        assert volume.collector.deleted > before
+
+    here.run(main)
+
+
+def test_contents_that_are_lost_stop_no_collection(world: World, here: Machine) -> None:
+    here.init()
+
+    async def main(volume: Volume) -> None:
+        await put_file(volume, b"lost", content(9))
+        await volume.sync()
+        lost = next(segment for id in volume.repair.ids() if (segment := volume.store.segment(id)) is not None)
+        volume.repair.note(
+            [
+                msgspec.structs.replace(
+                    lost,
+                    shares=tuple(
+                        msgspec.structs.replace(share, stored=index < 2) for index, share in enumerate(lost.shares)
+                    ),
+                )
+            ]
+        )
+        assert volume.repair.unsafe and volume.collector._kept()
+        volume.repair.hopeless.add(lost.id)
+        assert volume.repair.unsafe and not volume.collector._kept()
+
+    here.run(main)
 
 
 def test_room_is_made_where_it_is_wanted_though_the_volume_is_not_safe(world: World, here: Machine) -> None:

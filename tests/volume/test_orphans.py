@@ -433,12 +433,12 @@ def test_an_orphan_that_repair_needs_meanwhile_stays(tmp_path: Path, clock: Cloc
             return await real(*asked, deadline=deadline)  # type: ignore[arg-type]
 
         volume.network.transfer.peek = peek  # type: ignore[method-assign, assignment]
-        volume.publisher._owes_head = False
+        volume.publisher.owes_head = False
         fence = volume.orphans._publisher
         delete = volume.orphans._delete
 
         async def unowed(*args: object) -> None:
-            fence._owes_head = False
+            fence.owes_head = False
             await delete(*args)  # type: ignore[arg-type]
 
         volume.orphans._delete = unowed  # type: ignore[method-assign, assignment]

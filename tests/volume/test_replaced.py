@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,6 @@ import trio
 from icnfs.config.volume import VolumeConfig
 from icnfs.errors import (
     ConfigError,
-    DegradedError,
-    IcnfsError,
     ProviderAwayError,
     ProviderLiesError,
     TooFewProvidersError,
@@ -494,40 +491,3 @@ def test_who_is_drained_gets_no_heads_and_is_not_doubted_for_want_of_them(wide: 
         assert doubted == []
 
     here.run(main)
-
-
-def test_what_this_machine_has_is_stored_anew_where_too_few_shares_are_left(world: World) -> None:
-    """Published while two were away, and then one of the four that took it lost everything: contents and records."""
-    here = world.machine()
-    key = here.init().recovery_key
-    data = random.Random(7).randbytes(700_000)
-
-    async def main(volume: Volume) -> None:
-        await volume.loaded.wait()
-        await put_file(volume, b"old", b"old")
-        await volume.sync()
-        world.away("bee", "dog")
-        for name in ("bee", "dog"):
-            with pytest.raises(IcnfsError):
-                await volume.network.transfer.probe(name, deadline=1)
-        await put_file(volume, b"new", data)
-        await volume.drain(10)
-        world.providers["eel"].objects.clear()
-        world.away()
-        volume.network.doubt("eel")
-        await volume.network.wake()
-        with pytest.raises(DegradedError):
-            await volume.sync(deadline=2)
-        await volume.collector.round()
-        await volume.sync()
-        assert volume.store.committer.dirty_bytes == 0
-
-    here.run(main)
-    world.lose("ada", "cat")
-    there = world.machine("there")
-    there.recover(key)
-
-    async def read(volume: Volume) -> list[bytes]:
-        return [await get_file(volume, name) for name in (b"old", b"new")]
-
-    assert there.run(read) == [b"old", data]
