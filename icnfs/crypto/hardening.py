@@ -57,11 +57,9 @@ def give_up_privileges(kept: int = OVER_FILES) -> None:
     if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
         code = ctypes.get_errno()
         raise OSError(code, f"prctl(PR_SET_NO_NEW_PRIVS): {os.strerror(code)}")
-    for capability in range(64):
+    for capability in range(64):  # in vain for who is not root, and where the kernel knows no such one
         if not kept >> capability & 1:
-            libc.prctl(
-                _PR_CAPBSET_DROP, capability, 0, 0, 0
-            )  # not for one who is not root, nor for one that is not known
+            libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
     header, sets = _Header(_CAPABILITIES_3, 0), (_Sets * 2)()
     if libc.capget(ctypes.byref(header), sets) == 0:
         for word, held in enumerate(sets):

@@ -154,8 +154,7 @@ class Attempt:
         if trio.current_time() - survey.time > SURVEY_SECONDS:
             survey = await self._heads.survey(self._fence.number)
         await self._fence.pass_by(survey)
-        for provider in self._fence.without_base(survey).intersection(self._network.homes):
-            self._network.doubt(provider)
+        self._fence.doubt_lacking(survey)
         if base_runs:
             self._fence.require_base(survey)
         head = self._head(cut, runs.join(base_runs, run), keyring, own)

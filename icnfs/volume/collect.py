@@ -231,6 +231,7 @@ class Collector:
         return milestones.passed(extended, now, grace)
 
     async def _carry_out(self, upto: int) -> None:
+        self._note_safe()
         due = self._due(upto)
         while some := list(islice(due, HELD_AT_ONCE)):
             async with self._still, self._publisher.standstill:
@@ -306,9 +307,12 @@ class Collector:
         given_up = self._repair.hopeless - self._publisher.parts()
         if self._repair.unsafe_but(given_up) or self._repair.unsure:
             return self._network.facts.keys() - self._network.refusing().keys()
-        if self._fence.base is not None and not self._publisher.owes_head:
-            self._safe = time.time_ns(), self._fence.base.generation
         return frozenset()
+
+    def _note_safe(self) -> None:
+        """Remember this moment where the volume is safe."""
+        if self._fence.base is not None and not self._publisher.owes_head and not self._kept():
+            self._safe = time.time_ns(), self._fence.base.generation
 
     def _was_safe(self, key: bytes, note: Condemned) -> bool:
         """Whether the volume was safe without it."""

@@ -140,6 +140,11 @@ class Fence:
             if HeadName(base.epoch, base.sequence, tag_of(provider, base.writer)) not in names
         }
 
+    def doubt_lacking(self, survey: Survey) -> None:
+        """Have the places looked at of those that are given heads, answer, and do not show the base."""
+        for provider in self.without_base(survey).intersection(self._network.homes):
+            self._network.doubt(provider)
+
     def require_base(self, survey: Survey) -> None:
         """Raise `RolledBackError` where a survey that passed does not show the base, which was durable."""
         base = self.base
@@ -149,8 +154,8 @@ class Fence:
             return
         raise RolledBackError(
             f"no provider that answers shows the head {base.epoch}-{base.sequence}, which this machine published: they "
-            "went back to an older state, or lost it; all records are published anew, and what "
-            "contents are lost is being found out"
+            "went back to an older state, or lost it; all records are published anew, and it is looked which contents "
+            "are lost"
         )
 
     def _require(self, survey: Survey) -> None:

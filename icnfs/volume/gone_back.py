@@ -19,14 +19,13 @@ from typing import Final
 import msgspec
 import trio
 
-from icnfs.errors import IcnfsError, ProviderLiesError
+from icnfs.errors import IcnfsError
 from icnfs.format.segment import SegmentInfo
-from icnfs.limits import LIST_PAGE
-from icnfs.providers.base import LISTED_MAX
 from icnfs.state.store import Store
 from icnfs.transfer.checks import MISSING
 from icnfs.volume import fence as fences
 from icnfs.volume.findings import Findings
+from icnfs.volume.listing import pages
 from icnfs.volume.network import SHARES_PREFIX, Network
 from icnfs.volume.orphans import Named
 from icnfs.volume.places import Places
@@ -40,9 +39,6 @@ LOOK_SECONDS: Final = 0.5
 
 AGAIN_SECONDS: Final = 10.0
 """Until one that could not be listed is listed again."""
-
-LIST_SECONDS: Final = 60.0
-"""Bound of each page."""
 
 KEEP_SECONDS: Final = 1.0
 """Who stored the last head is kept, when the mount ends, if that takes no longer."""
@@ -135,16 +131,8 @@ class GoneBack:
 
     async def _list(self, provider: str, there: Named) -> None:
         """Take down all shares that it lists."""
-        after, full, count = "", True, 0
-        while full:
-            page = await self._network.transfer.list_objects(
-                provider, SHARES_PREFIX, after, page=True, deadline=LIST_SECONDS
-            )
+        async for page in pages(self._network, provider, SHARES_PREFIX):
             there.add((provider, name) for name in page)
-            full, count = len(page) >= LIST_PAGE, count + len(page)
-            if count > LISTED_MAX:
-                raise ProviderLiesError(provider, f"its listing does not end within {LISTED_MAX} names")
-            after = page[-1] if page else after
         await trio.to_thread.run_sync(there.sort)
 
     async def _note(self, provider: str, there: Named, ids: Sequence[bytes]) -> int:

@@ -31,14 +31,12 @@ from typing import Final
 
 import trio
 
-from icnfs.errors import DegradedError, FormatError, IcnfsError, ObjectMissingError, ProviderLiesError, UsageError
+from icnfs.errors import DegradedError, FormatError, IcnfsError, ObjectMissingError, UsageError
 from icnfs.format import head as head_format
 from icnfs.format import marker
 from icnfs.format import share as share_format
 from icnfs.format.records import Table
 from icnfs.format.segment import SegmentInfo
-from icnfs.limits import LIST_PAGE
-from icnfs.providers.base import LISTED_MAX
 from icnfs.state import cut as cuts
 from icnfs.state.store import Store
 from icnfs.volume import condemned
@@ -46,6 +44,7 @@ from icnfs.volume.collect import DELETE_SECONDS, DELETES_AT_ONCE, walk
 from icnfs.volume.fence import Fence, keep
 from icnfs.volume.heads import Heads
 from icnfs.volume.keyring import is_slot_name
+from icnfs.volume.listing import pages
 from icnfs.volume.network import SHARES_PREFIX, Network
 from icnfs.volume.publish import Publisher
 from icnfs.volume.together import together
@@ -65,7 +64,7 @@ PEEKS_AT_ONCE: Final = 4
 HELD_AT_ONCE: Final = 256
 """Orphans deleted while publisher and repair stand still."""
 
-LIST_SECONDS: Final = 60.0
+PEEK_SECONDS: Final = 60.0
 SHOWN: Final = 5
 """Foreign objects of each provider that are named."""
 
@@ -291,20 +290,13 @@ class Orphans:
 
     async def _list(self, provider: str, named: Named, there: _Found, listed: Callable[[int], None]) -> None:
         """Sort out what lies at one provider, page by page."""
-        after, full, count = "", True, 0
-        while full:
-            page = await self._network.transfer.list_objects(provider, "", after, page=True, deadline=LIST_SECONDS)
-            full = len(page) >= LIST_PAGE
+        async for page in pages(self._network, provider, ""):
             for name in page:
                 if _SHARE.fullmatch(name) is not None:
                     if not named.has(provider, name):
                         _take(there, there.orphans, name)
                 elif not _is_ours(name):
                     _take(there, there.foreign, name)
-            after = page[-1] if page else after
-            count += len(page)
-            if count > LISTED_MAX:
-                raise ProviderLiesError(provider, f"its listing does not end within {LISTED_MAX} names")
             listed(len(page))
 
     async def _peek_all(self, found: dict[str, _Found], skipped: dict[str, str]) -> None:
@@ -315,7 +307,7 @@ class Orphans:
                 return
             try:
                 size, head = await self._network.transfer.peek(
-                    provider, name, share_format.FIXED_SIZE, deadline=LIST_SECONDS
+                    provider, name, share_format.FIXED_SIZE, deadline=PEEK_SECONDS
                 )
             except ObjectMissingError:
                 there.orphans.pop(name, None)

@@ -202,10 +202,8 @@ class Publisher:
         """Doubt who answers in time and lacks the last head, where nothing was published, so that nobody was asked."""
         base = self._fence.base
         survey = await self._heads.survey(self._fence.number, ASK_SECONDS)
-        if self._fence.base is not base:  # published meanwhile
-            return
-        for provider in self._fence.without_base(survey).intersection(self._network.homes):
-            self._network.doubt(provider)
+        if self._fence.base is base:  # else it was published meanwhile
+            self._fence.doubt_lacking(survey)
 
     async def publish_and(self, then: Callable[[Head, int], Awaitable[None]]) -> None:
         """Publish, and do `then` while nothing else is published or noted.
@@ -347,7 +345,7 @@ class Publisher:
         with self._unfenced():
             survey = await self._heads.survey(self._fence.number)
             await self._fence.pass_by(survey)
-        left = set(self._network.homes) - self._fence.without_base(survey)
+        left = set(self._network.homes) - self._fence.without_base(survey)  # too few for a recovery to be sure of one?
         self._news |= self._fence.base is base and self._network.owners(left) < self._network.durable
         try:
             if self._runs and self._fence.base is base:

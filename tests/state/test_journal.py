@@ -519,9 +519,11 @@ def test_a_journal_of_another_size_is_read_before_it_is_made_anew(
     copies[0].run(look, upkeep=False)
 
 
-def test_a_full_disk_at_replay_is_told_and_loses_nothing(
-    local: Local, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_disk_that_takes_nothing_at_replay_is_told_and_loses_nothing(
+    local: Local, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: bool
 ) -> None:
+    """One that is full, and one that fails: what the journal holds is not passed over as if there were none."""
     copies: list[Local] = []
 
     async def body(store: Store) -> None:
@@ -535,38 +537,14 @@ def test_a_full_disk_at_replay_is_told_and_loses_nothing(
     def full(*_: object) -> None:
         raise lmdb.DiskError("full")
 
-    local.run(body, upkeep=False)
-    with monkeypatch.context() as patch:
-        patch.setattr(Writer, "put_counters", full)
-        with pytest.raises(LocalDiskError, match="takes no more"):
-            Store.open(copies[0].root, local.master)
-    copies[0].run(look, upkeep=False)
-
-
-def test_a_disk_that_fails_at_replay_is_told_and_loses_nothing(
-    local: Local, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What the journal holds is not passed over as if there were none."""
-    copies: list[Local] = []
-
-    async def body(store: Store) -> None:
-        make(store, b"one", b"1")
-        await store.persist()
-        copies.append(crash(local, tmp_path / "copy"))
-
-    async def look(store: Store) -> None:
-        assert await content(store, b"one") == b"1"
-
-    def full(*_: object) -> None:
-        raise lmdb.DiskError("full")
-
-    def fails(*_: object) -> bool:
+    def fail(*_: object) -> bool:
         raise OSError(5, "Input/output error")
 
     local.run(body, upkeep=False)
     with monkeypatch.context() as patch:
         patch.setattr(Writer, "put_counters", full)
-        patch.setattr(Environments, "give_up_reserve", fails)
-        with pytest.raises(LocalDiskError, match="cannot be taken over"):
+        if fails:
+            patch.setattr(Environments, "give_up_reserve", fail)
+        with pytest.raises(LocalDiskError, match="cannot be taken over" if fails else "takes no more"):
             Store.open(copies[0].root, local.master)
     copies[0].run(look, upkeep=False)

@@ -259,7 +259,10 @@ def test_what_a_safe_state_did_without_goes_while_a_later_one_is_not_safe(world:
             await volume.sync()
         await volume.collector.round()
         await volume.sync()
-        volume.collector._safe = time.time_ns(), volume.publisher.head.generation  # type: ignore[union-attr]
+        volume.collector._grace = 3600.0
+        await volume.collector.round()
+        volume.collector._grace = 0.0
+        before = volume.collector.deleted
         world.away("cat")
         await put_file(volume, b"f", content(5))
         await volume.drain(10)

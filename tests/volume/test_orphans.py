@@ -348,7 +348,7 @@ def test_names_are_listed_page_by_page(world: World, clock: Clock, monkeypatch: 
         monkeypatch.setattr("icnfs.volume.orphans.STRAYS_MAX", 100)
         report = await volume.orphans.run()
         assert report.providers["bee"].orphans == 100 and report.providers["bee"].more
-        monkeypatch.setattr("icnfs.volume.orphans.LISTED_MAX", 1500)
+        monkeypatch.setattr("icnfs.volume.listing.LISTED_MAX", 1500)
         report = await volume.orphans.run()
         assert "does not end" in report.skipped["bee"] and report.providers.keys() == world.providers.keys() - {"bee"}
 
@@ -394,7 +394,7 @@ def test_a_provider_that_never_tells_how_large_objects_are_is_waited_for_once(
 
     async def main(volume: Volume) -> None:
         clock.set(volume)
-        monkeypatch.setattr("icnfs.volume.orphans.LIST_SECONDS", 0.3)
+        monkeypatch.setattr("icnfs.volume.orphans.PEEK_SECONDS", 0.3)
         bee.size = size  # type: ignore[method-assign]
         report = await volume.orphans.run()
         assert "no answer within" in report.skipped["bee"]
